@@ -1,0 +1,47 @@
+//! Each stage alone, on one thread: where the time of `embed(text)` goes.
+//!
+//! Texts are the bodies of `sql/docs.parquet`, as they come. Items are tokens, so the counters read tokens per second.
+//! Left out: DataFusion itself, Parquet, and the pool that runs several batches at once; `benches/sql.rs` has them.
+//!
+//! `cargo bench --bench stages`
+
+use datafusion::arrow::array::AsArray;
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use datafusion_embed::Precision;
+use datafusion_embed::stages::Stages;
+use divan::counter::ItemsCount;
+
+fn main() {
+    divan::main();
+}
+
+/// The first 64 bodies of the sample.
+fn texts() -> Vec<String> {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let batches = runtime.block_on(async {
+        let ctx = SessionContext::new();
+        ctx.register_parquet("docs", "sql/docs.parquet", ParquetReadOptions::default()).await?;
+        ctx.sql("SELECT body FROM docs WHERE body IS NOT NULL ORDER BY id LIMIT 64").await?.collect().await
+    });
+    let batches = batches.expect("sql/docs.parquet");
+    batches.iter().flat_map(|batch| batch.column(0).as_string_view().iter().flatten()).map(str::to_owned).collect()
+}
+
+#[divan::bench]
+fn texts_to_tokens(bencher: divan::Bencher<'_, '_>) {
+    let stages = Stages::load(Precision::F32).expect("the bundled model");
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let tokens = stages.tokenize(&texts).expect("tokens").tokens();
+    bencher.counter(ItemsCount::new(tokens)).bench_local(|| stages.tokenize(&texts));
+}
+
+/// Model batches of different lengths: what is lost on small ones is what `embed.batch_tokens` is there for.
+#[divan::bench(args = [1, 4, 16, 64])]
+fn tokens_to_vectors(bencher: divan::Bencher<'_, '_>, batch_size: usize) {
+    let mut stages = Stages::load(Precision::F32).expect("the bundled model");
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let batch = stages.tokenize(&texts[..batch_size]).expect("tokens");
+    bencher.counter(ItemsCount::new(batch.tokens())).bench_local(|| stages.encode(&batch));
+}

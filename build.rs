@@ -1,0 +1,36 @@
+//! Compiles the bundled model in, where its folder is there and the feature asks for it.
+//!
+//! Writes `bundled.rs`: the model's files as `(path, bytes)` and the hash of its weights as its revision. Where there is
+//! nothing to bundle (a published package leaves `models/` out) the list is empty and the same name resolves through the
+//! hub.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const MODEL: &str = "models/all-MiniLM-L6-v2";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join(MODEL);
+    let wanted = env::var_os("CARGO_FEATURE_BUNDLED_MODEL").is_some();
+    let (mut files, mut revision) = (String::new(), String::new());
+    if wanted && root.is_dir() {
+        println!("cargo::rerun-if-changed={MODEL}");
+        // SHA256SUMS is both the list of files and where the revision comes from.
+        let sums = fs::read_to_string(root.join("SHA256SUMS")).expect("models/all-MiniLM-L6-v2/SHA256SUMS is readable");
+        for (sum, path) in sums.lines().filter_map(|line| line.split_once("  ")) {
+            let path = path.trim_start_matches("./");
+            if path == "model.safetensors" {
+                revision = format!("sha256:{}", &sum[..16]);
+            }
+            let absolute = root.join(path);
+            writeln!(files, "    ({path:?}, include_bytes!({absolute:?})),").expect("a string takes it");
+        }
+    }
+    let source = format!(
+        "pub(super) static FILES: &[(&str, &[u8])] = &[\n{files}];\npub(super) const REVISION: &str = {revision:?};\n"
+    );
+    let out = env::var("OUT_DIR").expect("cargo sets it");
+    fs::write(Path::new(&out).join("bundled.rs"), source).expect("OUT_DIR is writable");
+}

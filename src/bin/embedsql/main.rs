@@ -1,0 +1,2 @@
+//! Placeholder while the program is written.
+fn main() {}

@@ -1,0 +1,36 @@
+//! One error for the whole crate, converted to [`DataFusionError`] at the border.
+
+use datafusion::error::DataFusionError;
+
+/// What went wrong, in one line: noun first, the value and the limit, the next step.
+///
+/// Reaches a query as [`DataFusionError::External`], so a program can find it again with
+/// `DataFusionError::find_root` and a downcast.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting or an argument has a value that cannot be used.
+    #[error("{0}")]
+    Setting(String),
+    /// A model's files are missing, broken, or say something this crate does not support.
+    #[error("{0}")]
+    Model(String),
+    /// A device is not built in, not there, or failed.
+    #[error("{0}")]
+    Device(String),
+    /// A text cannot be embedded under the current settings.
+    #[error("{0}")]
+    Text(String),
+    /// The session was asked to stop its running calls, see [`cancel`](crate::cancel).
+    #[error("embed: cancelled")]
+    Cancelled,
+}
+
+/// The crate's own result.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}

@@ -1,0 +1,177 @@
+//! `embed(text[, model])`, `embed_query(text[, model])`, `embed_document(text[, model])`.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{FixedSizeListArray, Float32Array};
+use datafusion::arrow::buffer::NullBuffer;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{ScalarValue, exec_err, internal_err};
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion_macros::user_doc;
+
+use super::{Settings, literal_text, rebuilt, text};
+use crate::engine::Call;
+use crate::model::Role;
+
+/// The embedding function in one of its roles.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Embed {
+    role: Role,
+    pub(crate) settings: Settings,
+    signature: Signature,
+}
+
+impl Embed {
+    pub(super) fn new(role: Role, settings: Settings) -> Self {
+        Self { role, settings, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    fn call(&self, model: Option<&str>) -> Call {
+        self.settings.call(self.role, model)
+    }
+}
+
+impl ScalarUDFImpl for Embed {
+    fn name(&self) -> &str {
+        match self.role {
+            Role::Plain => "embed",
+            Role::Query => "embed_query",
+            Role::Document => "embed_document",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        text::coerce(self.name(), types)
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        internal_err!("the type of {} depends on its model, see return_field_from_args", self.name())
+    }
+
+    /// The dimension comes from the model's small files; the weights are not read (I5).
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let call = self.call(text::model_of(self.name(), &args)?);
+        let description = call.describe()?;
+        let dimensions = call.dimensions(&description)?;
+        let provenance = [
+            ("embed.model", description.name.clone()),
+            ("embed.revision", description.revision.clone().unwrap_or_default()),
+            ("embed.precision", call.options.precision.to_string()),
+            ("embed.role", call.role.to_string()),
+        ];
+        let nullable = args.arg_fields[0].is_nullable();
+        let field = Field::new(self.name(), vector_type(dimensions), nullable)
+            .with_metadata(provenance.map(|(key, value)| (key.to_owned(), value)).into());
+        Ok(Arc::new(field))
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        rebuilt(Self::new(self.role, self.settings.updated(config)))
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let model = match args.args.get(1) {
+            None => None,
+            Some(ColumnarValue::Scalar(value)) => Some(text::named(self.name(), value)?),
+            Some(ColumnarValue::Array(_)) => return exec_err!("{}: argument 2 must be a literal", self.name()),
+        };
+        let call = self.call(model);
+        match &args.args[0] {
+            ColumnarValue::Array(array) => {
+                let rows = text::rows(array)?;
+                let values = self.settings.session.embed(&call, &rows)?;
+                let nulls = rows.iter().map(Option::is_some).collect::<Vec<_>>().into();
+                Ok(ColumnarValue::Array(Arc::new(vectors(values, nulls, args.return_field.data_type())?)))
+            }
+            ColumnarValue::Scalar(value) => {
+                let Some(text) = literal_text(value) else {
+                    return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(args.return_field.data_type())?));
+                };
+                let values = self.settings.session.embed_literal(&call, text)?;
+                let array = vectors(values, NullBuffer::new_valid(1), args.return_field.data_type())?;
+                Ok(ColumnarValue::Scalar(ScalarValue::FixedSizeList(Arc::new(array))))
+            }
+        }
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        match self.role {
+            Role::Plain => EmbedDoc.doc(),
+            Role::Query => EmbedQueryDoc.doc(),
+            Role::Document => EmbedDocumentDoc.doc(),
+        }
+    }
+}
+
+/// The type of a vector column.
+fn vector_type(dimensions: usize) -> DataType {
+    DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), dimensions as i32)
+}
+
+/// `[rows, dimensions]` values as a column of this type, without a copy.
+fn vectors(values: Vec<f32>, nulls: NullBuffer, data_type: &DataType) -> Result<FixedSizeListArray> {
+    let DataType::FixedSizeList(item, dimensions) = data_type else {
+        return internal_err!("a vector column is a FixedSizeList, not {data_type}");
+    };
+    if values.len() != nulls.len() * *dimensions as usize {
+        return internal_err!("{} values do not fill {} rows of {dimensions}", values.len(), nulls.len());
+    }
+    let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
+    let values = Arc::new(Float32Array::from(values));
+    Ok(FixedSizeListArray::try_new(Arc::clone(item), *dimensions, values, nulls)?)
+}
+
+#[user_doc(
+    doc_section(label = "Embedding Functions"),
+    description = "Vector of a text, as sentence-transformers' `encode` gives it: FixedSizeList<Float32>, as long as the \
+model's dimension. NULL gives NULL, and nothing else does.",
+    syntax_example = "embed(text[, model])",
+    sql_example = r#"```sql
+> SELECT id, embed(body) FROM 'docs.parquet' LIMIT 128;
+```"#,
+    argument(name = "text", description = "Text: Utf8, LargeUtf8, Utf8View, or a dictionary of one of them."),
+    argument(
+        name = "model",
+        description = "Literal: bundled name, directory, or hub id owner/name[@revision]. Default: the setting embed.model."
+    ),
+    related_udf(name = "embed_query"),
+    related_udf(name = "embed_document"),
+    related_udf(name = "cosine_similarity")
+)]
+struct EmbedDoc;
+
+#[user_doc(
+    doc_section(label = "Embedding Functions"),
+    description = "Vector of a text with the model's query prompt before it, as sentence-transformers' `encode_query` \
+gives it. For a model without prompts the same as embed.",
+    syntax_example = "embed_query(text[, model])",
+    argument(name = "text", description = "Text, as in embed."),
+    argument(name = "model", description = "Literal, as in embed."),
+    related_udf(name = "embed"),
+    related_udf(name = "embed_document")
+)]
+struct EmbedQueryDoc;
+
+#[user_doc(
+    doc_section(label = "Embedding Functions"),
+    description = "Vector of a text with the model's document prompt before it, as sentence-transformers' \
+`encode_document` gives it. For a model without prompts the same as embed.",
+    syntax_example = "embed_document(text[, model])",
+    argument(name = "text", description = "Text, as in embed."),
+    argument(name = "model", description = "Literal, as in embed."),
+    related_udf(name = "embed"),
+    related_udf(name = "embed_query")
+)]
+struct EmbedDocumentDoc;

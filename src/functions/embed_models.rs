@@ -1,0 +1,111 @@
+//! `embed_models()`: what each model of this session is and did.
+
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::{Session as PlanSession, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::plan_err;
+use datafusion::datasource::MemTable;
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::engine::{ModelUse, Session};
+
+/// The table function, and the table that it gives.
+#[derive(Debug, Clone)]
+pub(super) struct EmbedModels {
+    session: Arc<Session>,
+}
+
+/// Column names and types; the first ten describe the model, the rest are counters.
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    let count = |name: &str| Field::new(name, DataType::Int64, false);
+    Arc::new(Schema::new(vec![
+        text("model", false),
+        text("source", false),
+        text("revision", true),
+        text("architecture", false),
+        count("dim"),
+        count("max_tokens"),
+        text("device", false),
+        text("precision", false),
+        count("rows_embedded"),
+        count("rows_cached"),
+        count("rows_duplicate"),
+        count("rows_truncated"),
+        count("tokens"),
+        count("model_batches"),
+        count("encode_ms"),
+    ]))
+});
+
+impl EmbedModels {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self { session }
+    }
+}
+
+impl TableFunctionImpl for EmbedModels {
+    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
+        if args.exprs().is_empty() {
+            Ok(Arc::new(self.clone()))
+        } else {
+            plan_err!("embed_models takes no arguments, got {}", args.exprs().len())
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for EmbedModels {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&SCHEMA)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    /// The counts are those of the moment when the query is planned.
+    async fn scan(
+        &self,
+        state: &dyn PlanSession,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rows = rows(&self.session.usage())?;
+        MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, filters, limit).await
+    }
+}
+
+fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
+    let text = |value: fn(&ModelUse) -> Option<String>| -> ArrayRef {
+        Arc::new(models.iter().map(value).collect::<StringArray>())
+    };
+    let count = |value: fn(&ModelUse) -> i64| -> ArrayRef {
+        Arc::new(models.iter().map(|model| Some(value(model))).collect::<Int64Array>())
+    };
+    let columns = vec![
+        text(|model| Some(model.description.name.clone())),
+        text(|model| Some(model.description.source.to_owned())),
+        text(|model| model.description.revision.clone()),
+        text(|model| Some(model.description.architecture().to_owned())),
+        count(|model| model.description.dim as i64),
+        count(|model| model.description.max_tokens as i64),
+        text(|model| Some(model.place.device.to_string())),
+        text(|model| Some(model.place.precision.to_string())),
+        count(|model| model.counts.rows_embedded),
+        // No vector comes from a cache as long as there is none.
+        count(|_| 0),
+        count(|model| model.counts.rows_duplicate),
+        count(|model| model.counts.rows_truncated),
+        count(|model| model.counts.tokens),
+        count(|model| model.counts.model_batches),
+        count(|model| model.counts.encode_ms),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(&SCHEMA), columns)?)
+}

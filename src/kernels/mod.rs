@@ -1,0 +1,23 @@
+//! CPU arithmetic: packed matrices, attention, normalisation.
+//!
+//! The only `unsafe` arithmetic of the crate lives here. Every kernel comes in three *paths*, chosen once per process:
+//! AVX-512, AVX2 with FMA, and portable Rust. What a row of the result contains depends on that row of the input alone,
+//! and is added up in an order that does not depend on how many rows there are: that is what makes a vector the same to
+//! the bit in any batch (I1).
+//!
+//! | file | what |
+//! |---|---|
+//! | `path.rs` | which instructions this machine has |
+//! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
+//! | `attention.rs` | softmax(q k^T) v of one text |
+//! | `rows.rs` | layer normalisation, exp, erf |
+
+mod attention;
+mod matrix;
+mod path;
+mod rows;
+
+pub(crate) use attention::{Attention, Scores};
+pub(crate) use matrix::{Epilogue, PackedMatrix};
+pub(crate) use path::Path;
+pub(crate) use rows::{Activation, LayerNorm};

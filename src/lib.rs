@@ -1,0 +1,151 @@
+//! Sentence-embedding models inside the Apache DataFusion query engine.
+//!
+//! `embed(text)` is a vectorised scalar function: a text column goes in, a `FixedSizeList<Float32>` column comes out, with
+//! the vectors that [sentence-transformers](https://sbert.net) gives. No Python, no server, no second copy of the data,
+//! and with the bundled model no network and no set-up either.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use datafusion::prelude::SessionContext;
+//!
+//! let ctx = SessionContext::new();
+//! datafusion_embed::register(&ctx)?;
+//! let nearest = "SELECT column1 AS text FROM (VALUES ('a red rose'), ('a tax form'), ('a garden')) \
+//!                ORDER BY cosine_similarity(embed(column1), embed('flower')) DESC LIMIT 1";
+//! let rows = ctx.sql(nearest).await?.to_string().await?;
+//! # #[cfg(feature = "bundled-model")]
+//! assert!(rows.contains("a red rose"));
+//! # datafusion::error::Result::<()>::Ok(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Architecture
+//!
+//! ```text
+//! SQL --> functions/ ----> engine/ ------------------------------------------> Arrow array --> sink
+//!         &str rows       texts  -> tokens -> model batches -> model/ -> vectors
+//!                         distinct  u32       flat, under      kernels/  f32
+//!                         rows      ids       a token budget             [rows, dim]
+//! ```
+//!
+//! | place | what |
+//! |---|---|
+//! | `lib.rs` | front door: this page, re-exports, [`register`] |
+//! | `options.rs` | [`EmbedOptions`]: every setting, its unit, its default and why |
+//! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
+//! | `functions/` | one file per SQL function; a face, not a body |
+//! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
+//! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
+//! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
+//! | `stages.rs` | each stage alone, for the benches |
+//! | `bin/embedsql/` | the program: a *user* of the crate, sees public items only |
+//!
+//! # Invariants
+//!
+//! * **I1** The vector of a text depends on the text, model, role, precision, `max_tokens` and `dimensions` only: not on
+//!   its neighbours, the batch size, the partition count or the row order. On the CPU this holds to the bit for one
+//!   machine and one kernel path.
+//! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
+//! * **I3** Only `functions/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only `engine/`
+//!   starts threads.
+//! * **I4** The library prints nothing, changes no environment variable, and touches the network only to fetch a model
+//!   that was asked for by hub id.
+//! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
+//!   literal; an equal literal is embedded at most once per query, however often it occurs.
+//! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
+//!
+//! `tests/it/invariants.rs` holds I1, I2 and I5; `tests/it/tidy.rs` holds I3 and I4 by reading the sources.
+
+mod engine;
+mod error;
+mod functions;
+#[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
+mod kernels;
+mod model;
+mod options;
+#[doc(hidden)]
+pub mod stages;
+
+pub use error::Error;
+#[cfg(feature = "hub")]
+pub use model::{Download, observe_downloads};
+pub use options::{Device, EmbedOptions, Precision};
+
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::prelude::SessionContext;
+
+use engine::Session;
+use functions::{Embed, Settings};
+
+/// Puts `embed` and its sisters into a session, with the settings that it has already or their defaults.
+///
+/// Changes no `datafusion.*` setting. Calling it again keeps the counters of `embed_models()`.
+pub fn register(ctx: &SessionContext) -> Result<()> {
+    let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
+    register_with(ctx, options.unwrap_or_default())
+}
+
+/// Puts `embed` and its sisters into a session, with these settings.
+///
+/// ```
+/// use datafusion::prelude::SessionContext;
+/// use datafusion_embed::{EmbedOptions, register_with};
+///
+/// let ctx = SessionContext::new();
+/// register_with(&ctx, EmbedOptions { model: "BAAI/bge-small-en-v1.5".into(), ..Default::default() })?;
+/// # datafusion::error::Result::<()>::Ok(())
+/// ```
+pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> {
+    let session = session_of(ctx).unwrap_or_default();
+    let state = ctx.state_ref();
+    let mut state = state.write();
+    state.config_mut().options_mut().extensions.insert(options);
+    let settings = Settings::new(state.config().options(), session);
+    functions::register(&mut state, &settings)
+}
+
+/// Makes every embed call that runs in this session stop soon: workers look between the layers of a model. The calls
+/// return [`Error::Cancelled`]; calls that begin later are not touched.
+///
+/// DataFusion stops a query between record batches, and one record batch can take a model minutes: this is for a program
+/// whose user does not want to wait that long.
+pub fn cancel(ctx: &SessionContext) {
+    if let Some(session) = session_of(ctx) {
+        session.cancel();
+    }
+}
+
+/// The devices that this build can use.
+pub fn devices() -> Vec<&'static str> {
+    let built_in = [("cpu", true), ("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
+    built_in.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The instructions that the CPU kernels use on this machine: `avx512`, `avx2` or `portable`. The environment variable
+/// `DATAFUSION_EMBED_KERNELS` asks for a lower one.
+pub fn kernel_path() -> &'static str {
+    kernels::Path::detect().name()
+}
+
+/// The features that this build has; `bundled-model` only where the model's files were there to be compiled in.
+pub fn features() -> Vec<&'static str> {
+    let features = [
+        ("bundled-model", model::is_bundled(model::BUNDLED_NAME)),
+        ("cli", cfg!(feature = "cli")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("hub", cfg!(feature = "hub")),
+        ("metal", cfg!(feature = "metal")),
+    ];
+    features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The session that [`register`] gave this context.
+fn session_of(ctx: &SessionContext) -> Option<Arc<Session>> {
+    let state = ctx.state_ref();
+    let state = state.read();
+    let function = state.scalar_functions().get("embed")?;
+    let embed = function.inner().downcast_ref::<Embed>()?;
+    Some(Arc::clone(&embed.settings.session))
+}

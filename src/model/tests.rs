@@ -1,0 +1,309 @@
+//! The encoder against others: sentence-transformers' vectors (`tests/fixtures/README.md` says how they were made), and
+//! candle's own forward pass on the same weights. Every comparison is of the largest absolute difference.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+use super::candle::CandleEncoder;
+use super::pooling::PoolingMode;
+use super::*;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn texts() -> Vec<String> {
+    let json = fs::read_to_string(fixtures().join("texts.json")).expect("fixture");
+    serde_json::from_str(&json).expect("a list of texts")
+}
+
+/// A tensor of `expected.safetensors`, row by row.
+fn expected(name: &str) -> Vec<Vec<f32>> {
+    let bytes = fs::read(fixtures().join("expected.safetensors")).expect("fixture");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let tensor = tensors.tensor(name).expect(name);
+    let values: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    values.chunks(tensor.shape()[1]).map(<[f32]>::to_vec).collect()
+}
+
+fn expected_lengths(name: &str) -> Vec<usize> {
+    let bytes = fs::read(fixtures().join("expected.safetensors")).expect("fixture");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let data = tensors.tensor(name).expect(name).data().to_vec();
+    data.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b) as usize).collect()
+}
+
+fn fixture_model(name: &str) -> Model {
+    let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
+    let description = Description::read(&files).expect("description");
+    Model::load(&files, Arc::new(description), Device::Cpu).expect("model")
+}
+
+fn bundled_model() -> Model {
+    let files = ModelFiles::find(BUNDLED_NAME, true).expect("bundled");
+    let description = Description::read(&files).expect("description");
+    Model::load(&files, Arc::new(description), Device::Cpu).expect("model")
+}
+
+/// The same model with its encoder replaced by candle's, on candle's CPU device.
+fn on_candle(mut model: Model, files: &ModelFiles) -> Model {
+    let weights = Weights::open(files, &model.description.folder).expect("weights");
+    let device = candle::open_device(Device::Cpu).expect("candle's CPU device");
+    let encoder = CandleEncoder::load(&model.description, &weights, &device).expect("candle");
+    model.encoder = Encoder::Candle(encoder);
+    model
+}
+
+/// Vectors of texts in model batches of `size` texts.
+fn encode(model: &Model, texts: &[String], role: Role, size: usize) -> Vec<Vec<f32>> {
+    let mut room = Room::default();
+    let mut vectors = Vec::new();
+    for batch in texts.chunks(size) {
+        let (mut ids, mut starts) = (Vec::new(), vec![0]);
+        for text in batch {
+            let prompt = model.description.prompt(role);
+            ids.extend(model.tokenize(prompt, text, model.description.max_tokens).expect("tokens").ids);
+            starts.push(ids.len());
+        }
+        let dim = model.description.dim;
+        let encoded = model.encode(&ids, &starts, dim, &mut room, &|| true).expect("vectors");
+        vectors.extend(encoded.chunks(dim).map(<[f32]>::to_vec));
+    }
+    vectors
+}
+
+#[track_caller]
+fn assert_close(what: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert_eq!(got.len(), expected.len(), "{what}");
+        let difference = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference <= tolerance, "{what}: text {i} differs by {difference}, allowed {tolerance}");
+    }
+}
+
+#[test]
+fn tiny_models_give_the_vectors_of_sentence_transformers() {
+    let texts = texts();
+    let tiny = fixture_model("tiny-bert");
+    for (role, name) in [(Role::Plain, "plain"), (Role::Query, "query"), (Role::Document, "document")] {
+        let expected = expected(&format!("tiny-bert.{name}"));
+        for size in [1, 32] {
+            assert_close(name, &encode(&tiny, &texts, role, size), &expected, 1e-5);
+        }
+    }
+    // Not normalised: values reach 3.4.
+    let cls = fixture_model("tiny-bert-cls");
+    assert_close("cls", &encode(&cls, &texts, Role::Plain, 32), &expected("tiny-bert-cls.plain"), 1e-5);
+}
+
+#[test]
+fn every_pooling_mode_matches_sentence_transformers() {
+    let texts = texts();
+    let mut tiny = fixture_model("tiny-bert");
+    for (mode, name, _) in PoolingMode::ALL {
+        let description = Arc::get_mut(&mut tiny.description).expect("only owner");
+        description.pooling = pooling::Pooling(vec![mode]);
+        description.normalize = Normalize::None;
+        let expected = expected(&format!("tiny-bert.pool.{}", name.replace("_tokens", "")));
+        let largest = expected.iter().flatten().fold(1.0f32, |max, x| max.max(x.abs()));
+        assert_close(name, &encode(&tiny, &texts, Role::Plain, 32), &expected, 1e-5 * largest);
+    }
+}
+
+#[test]
+fn token_counts_match_sentence_transformers() {
+    for (model, name) in [(fixture_model("tiny-bert"), "tiny-bert.tokens"), (bundled_model(), "minilm.tokens")] {
+        let expected = expected_lengths(name);
+        let limit = model.description.max_tokens;
+        for (text, expected) in texts().iter().zip(expected) {
+            assert_eq!(model.count_tokens(text).expect("count"), expected, "{name}: {text:?}");
+            let tokens = model.tokenize("", text, limit).expect("tokens");
+            assert_eq!((tokens.full_length, tokens.ids.len()), (expected, expected.min(limit)), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn the_bundled_model_is_the_original_within_its_f16_weights() {
+    let expected = expected("minilm.plain");
+    assert_close("bundled", &encode(&bundled_model(), &texts(), Role::Plain, 16), &expected, 5e-4);
+}
+
+#[test]
+fn the_device_path_gives_the_vectors_of_sentence_transformers() {
+    let texts = texts();
+    for name in ["tiny-bert", "tiny-bert-cls"] {
+        let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
+        let model = on_candle(fixture_model(name), &files);
+        assert_close(name, &encode(&model, &texts, Role::Plain, 16), &expected(&format!("{name}.plain")), 1e-5);
+    }
+}
+
+#[test]
+fn our_forward_pass_matches_candles_on_the_same_weights() {
+    let texts = texts();
+    let files = ModelFiles::find(BUNDLED_NAME, true).expect("bundled");
+    let twin = encode(&on_candle(bundled_model(), &files), &texts, Role::Plain, 1);
+    assert_close("bundled", &encode(&bundled_model(), &texts, Role::Plain, 32), &twin, 1e-5);
+}
+
+#[test]
+fn a_text_has_the_same_bits_in_any_batch() {
+    let texts = texts();
+    let model = bundled_model();
+    let alone = encode(&model, &texts, Role::Plain, 1);
+    for size in [2, 7, 64] {
+        assert_eq!(encode(&model, &texts, Role::Plain, size), alone, "batches of {size}");
+    }
+}
+
+#[test]
+fn embeddings_can_be_cut_and_are_normalised_again() {
+    let model = fixture_model("tiny-bert");
+    let tokens = model.tokenize("", "a short text", 48).expect("tokens");
+    let whole = model.encode(&tokens.ids, &[0, tokens.ids.len()], 32, &mut Room::default(), &|| true).expect("vector");
+    let cut = model.encode(&tokens.ids, &[0, tokens.ids.len()], 8, &mut Room::default(), &|| true).expect("vector");
+    let length = whole[..8].iter().map(|x| x * x).sum::<f32>().sqrt();
+    for (cut, whole) in cut.iter().zip(&whole) {
+        assert!((cut - whole / length).abs() < 1e-6);
+    }
+}
+
+/// A copy of a fixture model that a test may damage.
+fn copy_of(name: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("temporary directory");
+    copy_folder(&fixtures().join(name), copy.path());
+    copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("folder");
+    for entry in fs::read_dir(from).expect("folder") {
+        let entry = entry.expect("entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("file");
+        }
+    }
+}
+
+/// Loads a directory and gives the error.
+fn load_error(directory: &Path) -> String {
+    let load = || {
+        let files = ModelFiles::find(&directory.display().to_string(), true)?;
+        let description = Description::read(&files)?;
+        Model::load(&files, Arc::new(description), Device::Cpu)
+    };
+    load().expect_err("a damaged model").to_string()
+}
+
+/// Changes one key of a JSON file and gives the error.
+fn error_with(file: &str, key: &str, value: serde_json::Value) -> String {
+    let copy = copy_of("tiny-bert");
+    let path = copy.path().join(file);
+    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).expect("file")).expect("json");
+    json[key] = value;
+    fs::write(&path, json.to_string()).expect("write");
+    load_error(copy.path())
+}
+
+#[test]
+fn what_is_not_supported_names_the_file_and_the_value() {
+    let cases: [(&str, &str, serde_json::Value); 13] = [
+        ("config.json", "model_type", "t5".into()),
+        ("config.json", "position_embedding_type", "alibi".into()),
+        ("config.json", "is_decoder", true.into()),
+        ("config.json", "hidden_act", "swoosh".into()),
+        ("config.json", "num_attention_heads", 5.into()),
+        ("config.json", "hidden_size", 0.into()),
+        ("config.json", "vocab_size", u64::MAX.into()),
+        ("1_Pooling/config.json", "pooling_mode", "best".into()),
+        ("1_Pooling/config.json", "embedding_dimension", 31.into()),
+        ("1_Pooling/config.json", "include_prompt", false.into()),
+        ("sentence_bert_config.json", "max_seq_length", 65.into()),
+        ("config_sentence_transformers.json", "default_prompt_name", "poem".into()),
+        ("config_sentence_transformers.json", "truncate_dim", 8.into()),
+    ];
+    for (file, key, value) in cases {
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let message = error_with(file, key, value);
+        assert!(message.contains(file) && message.contains(key) && message.contains(&shown), "{key}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_shape_or_a_small_table_names_the_tensor() {
+    let message = error_with("config.json", "hidden_size", 64.into());
+    assert!(message.contains("embedding_dimension") || message.contains("tensor"), "{message}");
+    let message = error_with("config.json", "intermediate_size", 65.into());
+    assert!(message.contains("intermediate.dense.weight") && message.contains("[64, 32]"), "{message}");
+    let message = error_with("config.json", "num_hidden_layers", 3.into());
+    assert!(message.contains("encoder.layer.2") && message.contains("not found"), "{message}");
+    let message = error_with("config.json", "vocab_size", 100.into());
+    assert!(message.contains("vocab_size") && message.contains("100"), "{message}");
+}
+
+#[test]
+fn a_missing_file_is_named_and_a_missing_normalize_folder_is_fine() {
+    for file in ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"] {
+        let copy = copy_of("tiny-bert");
+        fs::remove_file(copy.path().join(file)).expect("remove");
+        let message = load_error(copy.path());
+        assert!(message.contains(file) && message.contains("not found"), "{message}");
+    }
+    let copy = copy_of("tiny-bert");
+    fs::remove_dir_all(copy.path().join("2_Normalize")).expect("remove");
+    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
+    assert_eq!(Description::read(&files).expect("description").normalize, Normalize::L2);
+}
+
+#[test]
+fn a_pickled_checkpoint_is_refused_with_the_way_out() {
+    let copy = copy_of("tiny-bert");
+    fs::rename(copy.path().join("model.safetensors"), copy.path().join("pytorch_model.bin")).expect("rename");
+    let message = load_error(copy.path());
+    assert!(message.contains("pytorch_model.bin") && message.contains("convert"), "{message}");
+}
+
+#[test]
+fn damaged_weights_are_an_error_wherever_they_are_cut() {
+    let whole = fs::read(fixtures().join("tiny-bert/model.safetensors")).expect("weights");
+    let copy = copy_of("tiny-bert");
+    for length in [0, 5, 8, 9, 100, 3000, whole.len() / 2, whole.len() - 1] {
+        fs::write(copy.path().join("model.safetensors"), &whole[..length]).expect("write");
+        let message = load_error(copy.path());
+        assert!(message.contains("model.safetensors"), "cut at {length}: {message}");
+    }
+    for (at, byte) in [(0, 0xff), (7, 0xff), (8, b'x'), (20, 0xc3)] {
+        let mut bytes = whole.clone();
+        bytes[at] = byte;
+        fs::write(copy.path().join("model.safetensors"), bytes).expect("write");
+        load_error(copy.path());
+    }
+}
+
+#[test]
+fn weights_that_overflow_are_an_error_and_not_a_vector() {
+    let mut bytes = fs::read(fixtures().join("tiny-bert/model.safetensors")).expect("weights");
+    let length = bytes.len();
+    bytes[length - 40_000..].fill(0x7f);
+    let copy = copy_of("tiny-bert");
+    fs::write(copy.path().join("model.safetensors"), bytes).expect("write");
+    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
+    let description = Arc::new(Description::read(&files).expect("description"));
+    let model = Model::load(&files, description, Device::Cpu).expect("model");
+    let message = model.encode(&[2, 7, 3], &[0, 3], 32, &mut Room::default(), &|| true).expect_err("NaN").to_string();
+    assert!(message.contains("NaN"), "{message}");
+}
+
+#[test]
+fn a_stopped_batch_is_cancelled() {
+    let model = fixture_model("tiny-bert");
+    let result = model.encode(&[2, 3], &[0, 2], 32, &mut Room::default(), &|| false);
+    assert_eq!(result, Err(Error::Cancelled));
+}

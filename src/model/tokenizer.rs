@@ -1,0 +1,85 @@
+//! Text -> tokens, with the model's `tokenizer.json`.
+
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{Tokenizer, TruncationDirection};
+
+use super::description::Description;
+use super::files::ModelFiles;
+use crate::error::{Error, Result};
+
+/// The tokens of one text.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    /// Token ids after truncation, special tokens included.
+    pub(crate) ids: Vec<u32>,
+    /// Number of tokens before truncation, special tokens counted.
+    pub(crate) full_length: usize,
+}
+
+/// A model's tokenizer.
+#[derive(Debug)]
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    /// Tokens that the tokenizer adds to every text ([CLS] and [SEP]).
+    special: usize,
+    /// How an error names the model.
+    label: String,
+}
+
+impl TextTokenizer {
+    /// Reads `tokenizer.json`. Its own truncation and padding are settings of whoever saved it last and are ignored.
+    pub(crate) fn load(files: &ModelFiles, description: &Description) -> Result<Self> {
+        let path = format!("{}tokenizer.json", description.folder);
+        let text = files.require_text(&path)?;
+        let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
+        let mut tokenizer: Tokenizer = text.parse().map_err(|error| wrong(format!("{error}")))?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| wrong(format!("{error}")))?;
+        if description.lower_case {
+            let mut steps = vec![Lowercase.into()];
+            steps.extend(tokenizer.get_normalizer().cloned());
+            tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(|error| wrong(format!("{error}")))?;
+        }
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        let rows = description.bert.vocab_size;
+        if largest >= rows {
+            return Err(wrong(format!(
+                "token id {largest} is outside the embedding table of {rows} rows (vocab_size)"
+            )));
+        }
+        let probe = tokenizer.encode_fast("", true).map_err(|error| wrong(format!("{error}")))?;
+        Ok(Self { tokenizer, special: probe.len(), label: files.label() })
+    }
+
+    /// Tokens of `prompt + text`, cut to `max_tokens`, special tokens counted and kept.
+    pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
+        let failed = |error: tokenizers::Error| Error::Text(format!("{}: tokenizer: {error}", self.label));
+        let mut encoding = self.encode(prompt, text)?;
+        let full_length = encoding.len() + self.special;
+        if full_length > max_tokens {
+            encoding.truncate(max_tokens.saturating_sub(self.special), 0, TruncationDirection::Right);
+            encoding.take_overflowing();
+        }
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), full_length })
+    }
+
+    /// Number of tokens of a text before truncation, special tokens counted.
+    pub(crate) fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.encode("", text)?.len() + self.special)
+    }
+
+    /// Tokens without the special ones.
+    fn encode(&self, prompt: &str, text: &str) -> Result<tokenizers::Encoding> {
+        let joined;
+        let input = if prompt.is_empty() {
+            text
+        } else {
+            joined = format!("{prompt}{text}");
+            &joined
+        };
+        self.tokenizer
+            .encode_fast(input, false)
+            .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
+    }
+}

@@ -1,0 +1,336 @@
+//! Every setting: its unit, its default and why.
+//!
+//! The same ten keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
+//! [`EmbedOptions`]. A value is checked when it is set, so that a wrong one is reported where it was written and not in
+//! the middle of a query.
+
+use std::any::Any;
+use std::fmt;
+use std::str::FromStr;
+
+use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
+use datafusion::error::Result as DataFusionResult;
+
+use crate::error::{Error, Result};
+use crate::model::BUNDLED_NAME;
+
+/// Settings of `embed` and its sisters, one set per session.
+///
+/// ```
+/// use datafusion_embed::EmbedOptions;
+///
+/// let options = EmbedOptions { max_tokens: 128, ..EmbedOptions::default() };
+/// assert_eq!(options.model, "sentence-transformers/all-MiniLM-L6-v2");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EmbedOptions {
+    /// `embed.model`: bundled name, local directory, or hub id `owner/name[@revision]`, looked for in this order.
+    pub model: String,
+    /// `embed.device`: where the model runs. `auto` is the best device that is built in and found.
+    pub device: Device,
+    /// `embed.precision`: arithmetic of the encoder. `f32` gives the vectors of sentence-transformers.
+    pub precision: Precision,
+    /// `embed.concurrency`: model batches in flight. 0 is `datafusion.execution.target_partitions`. On the CPU never more
+    /// than there are cores, because each batch already keeps one core busy.
+    pub concurrency: usize,
+    /// `embed.batch_tokens`: token budget of one model batch, at least 1; a longer text is a batch of its own. The
+    /// default keeps the activations of a small model inside a core's second-level cache; speed is flat from 256 to 2048.
+    pub batch_tokens: usize,
+    /// `embed.batch_size`: most texts in one model batch. 0 is by tokens alone.
+    pub batch_size: usize,
+    /// `embed.max_tokens`: truncation length in tokens, special tokens counted. 0 is the model's own.
+    pub max_tokens: usize,
+    /// `embed.truncate`: `false` makes a longer text an error that names its length and the limit.
+    pub truncate: bool,
+    /// `embed.dimensions`: keep the first so many values of a vector (Matryoshka), re-normalised where the model
+    /// normalises. 0 is all.
+    pub dimensions: usize,
+    /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
+    pub offline: bool,
+}
+
+impl Default for EmbedOptions {
+    fn default() -> Self {
+        Self {
+            model: BUNDLED_NAME.to_owned(),
+            device: Device::Auto,
+            precision: Precision::F32,
+            concurrency: 0,
+            batch_tokens: 512,
+            batch_size: 0,
+            max_tokens: 0,
+            truncate: true,
+            dimensions: 0,
+            offline: false,
+        }
+    }
+}
+
+/// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
+const SETTINGS: [(&str, &str); 10] = [
+    ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
+    ("device", "Where the model runs: auto, cpu, cuda[:n] or metal (mps)"),
+    ("precision", "Arithmetic of the encoder: f32"),
+    ("concurrency", "Model batches in flight; 0 is target_partitions, at most the cores on the CPU"),
+    ("batch_tokens", "Token budget of one model batch"),
+    ("batch_size", "Most texts in one model batch; 0 is by tokens alone"),
+    ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
+    ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
+    ("dimensions", "Keep the first so many values of a vector (Matryoshka); 0 is all"),
+    ("offline", "Never touch the network (also HF_HUB_OFFLINE=1)"),
+];
+
+impl EmbedOptions {
+    /// Sets one setting from its text, `key` without the `embed.` prefix.
+    fn set_text(&mut self, key: &str, value: &str) -> Result<()> {
+        let value = value.trim();
+        match key {
+            "model" if value.is_empty() => {
+                return Err(Error::Setting("embed.model: empty; give a name, a directory or a hub id".into()));
+            }
+            "model" => self.model = value.to_owned(),
+            "device" => self.device = value.parse()?,
+            "precision" => self.precision = value.parse()?,
+            "concurrency" => self.concurrency = parse_count(key, value, 0)?,
+            "batch_tokens" => self.batch_tokens = parse_count(key, value, 1)?,
+            "batch_size" => self.batch_size = parse_count(key, value, 0)?,
+            "max_tokens" => self.max_tokens = parse_count(key, value, 0)?,
+            "truncate" => self.truncate = parse_bool(key, value)?,
+            "dimensions" => self.dimensions = parse_count(key, value, 0)?,
+            "offline" => self.offline = parse_bool(key, value)?,
+            _ => {
+                let known: Vec<_> = SETTINGS.iter().map(|(key, _)| *key).collect();
+                return Err(Error::Setting(format!("setting \"embed.{key}\" not found (known: {})", known.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of one setting; what [`Self::set_text`] reads back to the same value.
+    fn text(&self, key: &str) -> String {
+        match key {
+            "model" => self.model.clone(),
+            "device" => self.device.to_string(),
+            "precision" => self.precision.to_string(),
+            "concurrency" => self.concurrency.to_string(),
+            "batch_tokens" => self.batch_tokens.to_string(),
+            "batch_size" => self.batch_size.to_string(),
+            "max_tokens" => self.max_tokens.to_string(),
+            "truncate" => self.truncate.to_string(),
+            "dimensions" => self.dimensions.to_string(),
+            "offline" => self.offline.to_string(),
+            _ => unreachable!("a key of SETTINGS"),
+        }
+    }
+}
+
+/// Most that a counting setting takes: far beyond any use, and small enough that no product of two overflows.
+const MAX_COUNT: usize = 1 << 31;
+
+fn parse_count(key: &str, value: &str, least: usize) -> Result<usize> {
+    match value.parse::<usize>() {
+        Ok(count) if (least..=MAX_COUNT).contains(&count) => Ok(count),
+        _ => {
+            Err(Error::Setting(format!("embed.{key}: '{value}' is not a whole number between {least} and {MAX_COUNT}")))
+        }
+    }
+}
+
+fn parse_bool(key: &str, value: &str) -> Result<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "on" | "1" => Ok(true),
+        "false" | "off" | "0" => Ok(false),
+        _ => Err(Error::Setting(format!("embed.{key}: '{value}' is not true or false"))),
+    }
+}
+
+impl ConfigExtension for EmbedOptions {
+    const PREFIX: &'static str = "embed";
+}
+
+impl ExtensionOptions for EmbedOptions {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> DataFusionResult<()> {
+        Ok(self.set_text(key, value)?)
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        let entry = |&(key, description): &(&str, &'static str)| ConfigEntry {
+            key: format!("{}.{key}", Self::PREFIX),
+            value: Some(self.text(key)),
+            description,
+        };
+        SETTINGS.iter().map(entry).collect()
+    }
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Device {
+    /// The best device that is built in and found: CUDA, then Metal, then the CPU.
+    Auto,
+    /// The CPU, on this crate's own kernels.
+    Cpu,
+    /// The CUDA device with this ordinal (feature `cuda`).
+    Cuda(usize),
+    /// The Apple GPU (feature `metal`).
+    Metal,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let lower = text.to_ascii_lowercase();
+        let device = match lower.as_str() {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "cuda" => Self::Cuda(0),
+            "metal" | "mps" => Self::Metal,
+            _ => match lower.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Self::Cuda(ordinal),
+                _ => {
+                    return Err(Error::Setting(format!(
+                        "embed.device: '{text}' is not a device (auto, cpu, cuda, cuda:N, metal)"
+                    )));
+                }
+            },
+        };
+        device.require_built_in()?;
+        Ok(device)
+    }
+}
+
+impl Device {
+    /// The device itself, `auto` replaced by the best one that is built in and found.
+    pub(crate) fn resolve(self) -> Self {
+        match self {
+            Self::Auto => crate::model::best_device(),
+            device => device,
+        }
+    }
+
+    /// An error that says how to get the device, when this build does not have it.
+    pub(crate) fn require_built_in(self) -> Result<()> {
+        let feature = match self {
+            Self::Cuda(_) if !cfg!(feature = "cuda") => "cuda",
+            Self::Metal if !cfg!(feature = "metal") => "metal",
+            _ => return Ok(()),
+        };
+        Err(Error::Device(format!(
+            "embed.device: '{self}' is not built in; build with `cargo build --release --features {feature}`, or use cpu"
+        )))
+    }
+}
+
+/// Arithmetic of the encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32-bit floating point: the vectors of sentence-transformers.
+    F32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "f32" => Ok(Self::F32),
+            _ => Err(Error::Setting(format!("embed.precision: '{text}' is not supported (supported: f32)"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_survives_a_round_trip() {
+        let changed = EmbedOptions {
+            model: "models/x".into(),
+            device: Device::Cpu,
+            precision: Precision::F32,
+            concurrency: 3,
+            batch_tokens: 7,
+            batch_size: 9,
+            max_tokens: 11,
+            truncate: false,
+            dimensions: 13,
+            offline: true,
+        };
+        let mut read = EmbedOptions::default();
+        for entry in changed.entries() {
+            let key = entry.key.strip_prefix("embed.").expect("prefix");
+            read.set(key, &entry.value.expect("every setting has a value")).expect("its own text");
+        }
+        assert_eq!(read, changed);
+    }
+
+    #[test]
+    fn wrong_values_name_the_key_and_the_value() {
+        let wrong = [
+            ("model", " "),
+            ("device", "tpu"),
+            ("device", "cuda:x"),
+            ("precision", "f64"),
+            ("concurrency", "-1"),
+            ("batch_tokens", "0"),
+            ("batch_size", "many"),
+            ("max_tokens", "1e3"),
+            ("truncate", "maybe"),
+            ("dimensions", "99999999999999999999"),
+            ("offline", "2"),
+            ("colour", "red"),
+        ];
+        for (key, value) in wrong {
+            let message = EmbedOptions::default().set_text(key, value).expect_err(value).to_string();
+            assert!(message.contains(&format!("embed.{key}")), "{message}");
+            assert!(message.contains(value.trim()) || key == "colour", "{message}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_built_in_says_how_to_get_it() {
+        if !cfg!(feature = "cuda") {
+            let message = "cuda:1".parse::<Device>().expect_err("no cuda").to_string();
+            assert!(message.contains("--features cuda"), "{message}");
+        }
+        if !cfg!(feature = "metal") {
+            let message = "mps".parse::<Device>().expect_err("no metal").to_string();
+            assert!(message.contains("--features metal"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Each stage of the pipeline alone, for this repository's benches. Not part of the public interface.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernels::{Epilogue, PackedMatrix, Path};
+use crate::model::{self, Model, Place, Role, Room};
+use crate::options::{Device, EmbedOptions, Precision};
+
+/// A loaded model and one worker's room.
+#[derive(Debug)]
+pub struct Stages {
+    model: Arc<Model>,
+    room: Room,
+}
+
+/// A flat model batch.
+#[derive(Debug, Clone)]
+pub struct FlatBatch {
+    ids: Vec<u32>,
+    starts: Vec<usize>,
+}
+
+impl FlatBatch {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+impl Stages {
+    /// Loads the bundled model on the CPU.
+    pub fn load(precision: Precision) -> std::result::Result<Self, Error> {
+        let place = Place { device: Device::Cpu, precision };
+        let model = model::load(&EmbedOptions::default().model, true, place)?;
+        Ok(Self { model, room: Room::default() })
+    }
+
+    /// texts -> tokens, joined to one model batch.
+    pub fn tokenize(&self, texts: &[&str]) -> Result<FlatBatch> {
+        let mut batch = FlatBatch { ids: Vec::new(), starts: vec![0] };
+        for text in texts {
+            let prompt = self.model.description.prompt(Role::Plain);
+            batch.ids.extend(self.model.tokenize(prompt, text, self.model.description.max_tokens)?.ids);
+            batch.starts.push(batch.ids.len());
+        }
+        Ok(batch)
+    }
+
+    /// model batch -> vectors, `[texts, dim]`.
+    pub fn encode(&mut self, batch: &FlatBatch) -> Result<Vec<f32>> {
+        self.model.encode(&batch.ids, &batch.starts, self.model.description.dim, &mut self.room, &|| true)
+    }
+}
+
+/// One matrix product of the f32 kernel, `[rows, inputs] x [inputs, outputs]`.
+#[derive(Debug)]
+pub struct Product {
+    matrix: PackedMatrix,
+    inputs: Vec<f32>,
+    outputs: Vec<f32>,
+}
+
+impl Product {
+    /// Packs a matrix of made-up numbers.
+    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        let numbers = |n: usize| (0..n).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect::<Vec<_>>();
+        Self {
+            matrix: PackedMatrix::pack(&numbers(outputs * inputs), &vec![0.0; outputs], inputs),
+            inputs: numbers(rows * inputs),
+            outputs: vec![0.0; rows * outputs],
+        }
+    }
+
+    /// Runs it.
+    pub fn run(&mut self) {
+        self.matrix.multiply(Path::detect(), &self.inputs, Epilogue::Bias, &mut self.outputs);
+    }
+}

@@ -1,0 +1,70 @@
+//! What the integration tests share: sessions, runs, and how a vector column is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+/// A new session with `embed`, SELECT from file names, and SHOW.
+pub(crate) fn session(target_partitions: usize, batch_size: usize) -> SessionContext {
+    let config = SessionConfig::new()
+        .with_information_schema(true)
+        .with_target_partitions(target_partitions)
+        .with_batch_size(batch_size);
+    let ctx = SessionContext::new_with_config(config).enable_url_table();
+    datafusion_embed::register(&ctx).expect("register");
+    ctx
+}
+
+/// Runs a statement and gives its rows.
+pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Vec<RecordBatch> {
+    let frame = ctx.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    frame.collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Runs a query of one Int64 value.
+pub(crate) async fn count(ctx: &SessionContext, sql: &str) -> i64 {
+    let batches = run(ctx, sql).await;
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0).expect("a row");
+    batch.column(0).as_primitive::<Int64Type>().value(0)
+}
+
+/// The bits of the vectors of a query `id, vector`, by id; `None` for NULL.
+pub(crate) async fn vectors_by_id(ctx: &SessionContext, sql: &str) -> BTreeMap<i64, Option<Vec<u32>>> {
+    let mut found = BTreeMap::new();
+    for batch in run(ctx, sql).await {
+        let ids = batch.column(0).as_primitive::<Int64Type>();
+        let vectors = batch.column(1).as_fixed_size_list();
+        for row in 0..batch.num_rows() {
+            let vector = vectors.is_valid(row).then(|| {
+                let values = vectors.value(row);
+                values.as_primitive::<Float32Type>().values().iter().map(|x| x.to_bits()).collect()
+            });
+            assert!(found.insert(ids.value(row), vector).is_none(), "an id comes once");
+        }
+    }
+    found
+}
+
+/// A table `texts(id, body)` in memory, in record batches of the given size.
+pub(crate) fn register_texts(ctx: &SessionContext, texts: &[Option<String>], batch_rows: usize) {
+    use datafusion::arrow::array::Int64Array;
+    use datafusion::datasource::MemTable;
+
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("body", DataType::Utf8, true)]));
+    let ids: Vec<i64> = (0..texts.len() as i64).collect();
+    let batches: Vec<_> = ids
+        .chunks(batch_rows)
+        .zip(texts.chunks(batch_rows))
+        .map(|(ids, texts)| {
+            let columns: Vec<Arc<dyn Array>> =
+                vec![Arc::new(Int64Array::from(ids.to_vec())), Arc::new(texts.iter().collect::<StringArray>())];
+            RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch")
+        })
+        .collect();
+    let table = MemTable::try_new(schema, vec![batches]).expect("a table");
+    ctx.register_table("texts", Arc::new(table)).expect("registered");
+}
