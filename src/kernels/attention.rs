@@ -3,11 +3,16 @@
 //! No padding and no mask: a text's rows are all it sees. Query rows are taken in blocks, so the scores need
 //! `BLOCK x tokens` values and never `tokens x tokens`.
 
-use super::path::{Path, fused, per_path};
-use super::rows::{LANES, add_up, exp};
+use std::ops::Range;
 
-/// Query rows per block.
-const BLOCK: usize = 32;
+use super::path::{Path, per_path};
+use super::rows::{LANES, add_up, exp};
+use super::tile::{self, View};
+
+/// Query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
+const BLOCK: usize = 48;
+/// Tokens per tile of scores.
+const WIDE: usize = 4 * LANES;
 
 /// The shape of a model's attention.
 #[derive(Debug, Clone, Copy)]
@@ -18,143 +23,147 @@ pub(crate) struct Attention {
     pub(crate) head: usize,
 }
 
-/// Room for the scores of one block and the transposed keys of one head, kept between texts.
+/// Room for one head of one text, kept between texts.
 #[derive(Debug, Default)]
 pub(crate) struct Scores {
-    /// `[BLOCK, tokens]`, one row per query, `tokens` rounded up to whole lanes.
+    /// `[BLOCK, stride]`: one row per query, one column per token, `stride` being whole registers.
     scores: Vec<f32>,
-    /// `[head, tokens]`: keys turned so that the scores of 16 tokens are added up at once.
+    /// `[head, stride]`: keys turned, so that the scores of many tokens are added up at once.
     keys: Vec<f32>,
+    /// `[BLOCK]`: what a query's weights add up to.
+    totals: Vec<f32>,
 }
 
 impl Attention {
     /// Attends within one text. `qkv` is `[tokens, 3 * heads * head]` (queries, keys, values side by side), `out` is
     /// `[tokens, heads * head]`.
-    pub(crate) fn apply(&self, path: Path, qkv: &[f32], scores: &mut Scores, out: &mut [f32]) {
+    pub(crate) fn apply(&self, path: Path, qkv: &[f32], room: &mut Scores, out: &mut [f32]) {
         let hidden = self.heads * self.head;
         let tokens = out.len() / hidden;
         assert_eq!(qkv.len(), tokens * 3 * hidden, "queries, keys and values of every token");
         let stride = tokens.next_multiple_of(LANES);
-        scores.scores.resize(BLOCK * stride, 0.0);
-        scores.keys.resize(self.head * stride, 0.0);
-        for head in 0..self.heads {
-            attend(path, *self, head, qkv, scores, out);
+        grow(&mut room.scores, BLOCK * stride);
+        grow(&mut room.keys, self.head * stride);
+        grow(&mut room.totals, BLOCK);
+        for number in 0..self.heads {
+            let head = Head { first: number * self.head, width: self.head, hidden, tokens, stride };
+            turn_keys(path, qkv, &head, &mut room.keys);
+            for first in (0..tokens).step_by(BLOCK) {
+                let block = first..tokens.min(first + BLOCK);
+                head.score(path, qkv, block.clone(), room);
+                soften(path, &head, block.len(), room);
+                head.weigh(path, qkv, block, room, out);
+            }
+        }
+    }
+}
+
+/// Makes a buffer long enough; what is in it does not matter.
+fn grow(buffer: &mut Vec<f32>, length: usize) {
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+}
+
+/// One head of one text.
+struct Head {
+    /// Its first column among the queries, the keys and the values.
+    first: usize,
+    width: usize,
+    hidden: usize,
+    tokens: usize,
+    /// Length of a row of scores.
+    stride: usize,
+}
+
+impl Head {
+    /// `scores[q][t] = query q . key t`, tile by tile.
+    fn score(&self, path: Path, qkv: &[f32], block: Range<usize>, room: &mut Scores) {
+        let rows = 3 * self.hidden;
+        for left in (0..self.stride).step_by(WIDE) {
+            let width = WIDE.min(self.stride - left);
+            let keys = View { values: &room.keys[left..], stride: self.stride };
+            for top in block.clone().step_by(tile::tallest(path, width)) {
+                let height = tile::tallest(path, width).min(block.end - top);
+                let queries = View { values: &qkv[top * rows + self.first..], stride: rows };
+                let out = &mut room.scores[(top - block.start) * self.stride + left..];
+                tile::multiply(path, queries, keys, (height, self.width, width), out, self.stride);
+            }
+        }
+    }
+
+    /// `out[q] = sum over tokens of weight[q][t] * value t, over the total of the weights`.
+    fn weigh(&self, path: Path, qkv: &[f32], block: Range<usize>, room: &mut Scores, out: &mut [f32]) {
+        let rows = 3 * self.hidden;
+        let whole = self.width / LANES * LANES;
+        for left in (0..whole).step_by(2 * LANES) {
+            let width = (2 * LANES).min(whole - left);
+            let values = View { values: &qkv[2 * self.hidden + self.first + left..], stride: rows };
+            for top in block.clone().step_by(tile::tallest(path, width)) {
+                let height = tile::tallest(path, width).min(block.end - top);
+                let weights = View { values: &room.scores[(top - block.start) * self.stride..], stride: self.stride };
+                let out = &mut out[top * self.hidden + self.first + left..];
+                tile::multiply(path, weights, values, (height, self.tokens, width), out, self.hidden);
+            }
+        }
+        for query in block.clone() {
+            let weights = &room.scores[(query - block.start) * self.stride..][..self.tokens];
+            let out = &mut out[query * self.hidden + self.first..][..self.width];
+            // Columns past whole registers, in models with odd heads.
+            for (column, out) in out.iter_mut().enumerate().skip(whole) {
+                let value = |token: usize| qkv[token * rows + 2 * self.hidden + self.first + column];
+                *out = weights.iter().enumerate().map(|(token, &w)| w * value(token)).sum();
+            }
+            let scale = 1.0 / room.totals[query - block.start];
+            out.iter_mut().for_each(|out| *out *= scale);
         }
     }
 }
 
 per_path! {
-    /// One head of one text.
-    fn attend(shape: Attention, number: usize, qkv: &[f32], room: &mut Scores, out: &mut [f32]) = attend_body;
+    /// Turns the keys of a head, zero past the last token.
+    fn turn_keys(qkv: &[f32], head: &Head, keys: &mut [f32]) = turn_keys_body;
 }
 
 #[inline(always)]
-fn attend_body<const FMA: bool>(shape: Attention, number: usize, qkv: &[f32], room: &mut Scores, out: &mut [f32]) {
-    let Attention { heads, head } = shape;
-    let hidden = heads * head;
-    let tokens = out.len() / hidden;
-    let stride = tokens.next_multiple_of(LANES);
-    let at = |token: usize, part: usize| token * 3 * hidden + part * hidden + number * head;
-    let scale = 1.0 / (head as f32).sqrt();
-
-    for token in 0..tokens {
-        for (i, &k) in qkv[at(token, 1)..][..head].iter().enumerate() {
-            room.keys[i * stride + token] = k;
+fn turn_keys_body<const FMA: bool>(qkv: &[f32], head: &Head, keys: &mut [f32]) {
+    let first = head.hidden + head.first;
+    for (i, keys) in keys.chunks_exact_mut(head.stride).take(head.width).enumerate() {
+        for (token, key) in keys[..head.tokens].iter_mut().enumerate() {
+            *key = qkv[token * 3 * head.hidden + first + i];
         }
-    }
-    for i in 0..head {
-        room.keys[i * stride + tokens..(i + 1) * stride].fill(0.0);
-    }
-    for first in (0..tokens).step_by(BLOCK) {
-        let block = BLOCK.min(tokens - first);
-        for (row, scores) in room.scores.chunks_exact_mut(stride).take(block).enumerate() {
-            let query = &qkv[at(first + row, 0)..][..head];
-            score::<FMA>(query, &room.keys, scale, scores);
-            softmax::<FMA>(&mut scores[..tokens]);
-        }
-        for (row, scores) in room.scores.chunks_exact(stride).take(block).enumerate() {
-            let out = &mut out[(first + row) * hidden + number * head..][..head];
-            weigh::<FMA>(&scores[..tokens], |token| &qkv[at(token, 2)..][..head], out);
-        }
+        keys[head.tokens..].fill(0.0);
     }
 }
 
-/// `scores[t] = scale * sum over i of query[i] * keys[i][t]`, 64 tokens at a time so that the sums stay in registers.
-#[inline(always)]
-fn score<const FMA: bool>(query: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-    const WIDE: usize = 4 * LANES;
-    let stride = scores.len();
-    let wide = stride / WIDE * WIDE;
-    for t in (0..wide).step_by(WIDE) {
-        score_lanes::<FMA, WIDE>(query, keys, stride, t, scale, scores);
-    }
-    for t in (wide..stride).step_by(LANES) {
-        score_lanes::<FMA, LANES>(query, keys, stride, t, scale, scores);
-    }
+per_path! {
+    /// Turns scores into weights: `e^(scale * (score - largest))`, and their totals.
+    fn soften(head: &Head, queries: usize, room: &mut Scores) = soften_body;
 }
 
 #[inline(always)]
-fn score_lanes<const FMA: bool, const N: usize>(
-    query: &[f32],
-    keys: &[f32],
-    stride: usize,
-    t: usize,
-    scale: f32,
-    scores: &mut [f32],
-) {
-    let mut sums = [0.0f32; N];
-    for (i, &q) in query.iter().enumerate() {
-        for (sum, &k) in sums.iter_mut().zip(&keys[i * stride + t..][..N]) {
-            *sum = fused::<FMA>(q, k, *sum);
-        }
-    }
-    for (score, &sum) in scores[t..t + N].iter_mut().zip(&sums) {
-        *score = sum * scale;
-    }
-}
-
-/// Softmax in place. The largest score is taken off first, so nothing overflows.
-#[inline(always)]
-fn softmax<const FMA: bool>(scores: &mut [f32]) {
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks(LANES) {
-        for (max, &s) in largest.iter_mut().zip(chunk) {
-            *max = if s > *max { s } else { *max };
-        }
-    }
-    let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    let mut totals = [0.0f32; LANES];
-    for chunk in scores.chunks_mut(LANES) {
-        for (total, s) in totals.iter_mut().zip(chunk) {
-            *s = exp::<FMA>(*s - max);
-            *total += *s;
-        }
-    }
-    let scale = 1.0 / add_up(totals);
-    for s in scores {
-        *s *= scale;
-    }
-}
-
-/// `out = sum over tokens of weight[t] * value(t)`.
-#[inline(always)]
-fn weigh<'a, const FMA: bool>(weights: &[f32], value: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
-    let chunks = out.len() / LANES * LANES;
-    for i in (0..chunks).step_by(LANES) {
-        let mut sums = [0.0f32; LANES];
-        for (token, &w) in weights.iter().enumerate() {
-            for (sum, &v) in sums.iter_mut().zip(&value(token)[i..i + LANES]) {
-                *sum = fused::<FMA>(w, v, *sum);
+fn soften_body<const FMA: bool>(head: &Head, queries: usize, room: &mut Scores) {
+    let scale = 1.0 / (head.width as f32).sqrt();
+    for (scores, total) in room.scores.chunks_exact_mut(head.stride).zip(&mut room.totals).take(queries) {
+        // Past the last token a score must count for nothing.
+        scores[head.tokens..].fill(f32::NEG_INFINITY);
+        let (chunks, _) = scores.as_chunks_mut::<LANES>();
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks.iter() {
+            for (max, &s) in largest.iter_mut().zip(chunk) {
+                *max = if s > *max { s } else { *max };
             }
         }
-        out[i..i + LANES].copy_from_slice(&sums);
-    }
-    for (i, out) in out.iter_mut().enumerate().skip(chunks) {
-        let mut sum = 0.0;
-        for (token, &w) in weights.iter().enumerate() {
-            sum = fused::<FMA>(w, value(token)[i], sum);
+        // The largest score is taken off first, so nothing overflows.
+        let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        let mut totals = [0.0f32; LANES];
+        for chunk in chunks {
+            for (sum, s) in totals.iter_mut().zip(chunk) {
+                *s = exp::<FMA>(scale * (*s - max));
+                *sum += *s;
+            }
         }
-        *out = sum;
+        *total = add_up(totals);
     }
 }
 
@@ -196,7 +205,7 @@ mod tests {
                 for path in Path::available() {
                     let mut out = vec![f32::NAN; tokens * heads * head];
                     // Old contents of the room must not leak into the result.
-                    let mut room = Scores { scores: vec![f32::NAN; 7], keys: vec![f32::NAN; 9999] };
+                    let mut room = Scores { scores: vec![f32::NAN; 7], keys: vec![f32::NAN; 9999], totals: Vec::new() };
                     Attention { heads, head }.apply(path, &qkv, &mut room, &mut out);
                     for (y, twin) in out.iter().zip(&expected) {
                         assert!(

@@ -5,8 +5,9 @@
 //! [`TILE_ROWS`] rows by one panel, with the sums in registers. Each sum runs over `k` from first to last whatever the
 //! tile's height, so a row's result does not depend on its neighbours.
 
-use super::path::{Path, fused, per_path};
+use super::path::{Path, per_path};
 use super::rows::{Activation, activate};
+use super::tile::{self, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
@@ -76,7 +77,8 @@ impl PackedMatrix {
             for top in (0..rows).step_by(TILE_ROWS) {
                 let height = TILE_ROWS.min(rows - top);
                 let inputs = &x[top * self.inputs..(top + height) * self.inputs];
-                multiply_tile(path, inputs, panel, height, &mut tile);
+                let (x, w) = (View { values: inputs, stride: self.inputs }, View { values: panel, stride: PANEL });
+                tile::multiply(path, x, w, (height, self.inputs, PANEL), tile.as_flattened_mut(), PANEL);
                 let place = Place { top, height, first, width, stride: self.outputs };
                 store(path, &mut tile, bias, epilogue, place, out);
             }
@@ -127,139 +129,6 @@ fn store_body<const FMA: bool>(tile: &mut Tile, bias: &[f32], epilogue: Epilogue
 fn activate_row<const FMA: bool>(activation: Activation, sums: &mut [f32; PANEL]) {
     for sum in sums {
         *sum = activate::<FMA>(activation, *sum);
-    }
-}
-
-/// `tile[i][j] = sum over k of x[i][k] * panel[k][j]` for the first `height` rows.
-fn multiply_tile(path: Path, x: &[f32], panel: &[f32], height: usize, tile: &mut Tile) {
-    match path {
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => x86::multiply_tile_avx512(x, panel, height, tile),
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => x86::multiply_tile_avx2(x, panel, height, tile),
-        Path::Portable => multiply_tile_portable(x, panel, height, tile),
-    }
-}
-
-/// The tile in plain Rust, one row at a time and 16 outputs at a time, which fits the 16 registers of every target.
-fn multiply_tile_portable(x: &[f32], panel: &[f32], height: usize, tile: &mut Tile) {
-    const WIDTH: usize = 16;
-    let k = x.len() / height;
-    for (row, sums) in x.chunks_exact(k).zip(tile) {
-        for (block, out) in sums.chunks_exact_mut(WIDTH).enumerate() {
-            let mut acc = [0.0f32; WIDTH];
-            for (&a, w) in row.iter().zip(panel.chunks_exact(PANEL)) {
-                for (sum, &w) in acc.iter_mut().zip(&w[block * WIDTH..][..WIDTH]) {
-                    *sum = fused::<false>(a, w, *sum);
-                }
-            }
-            out.copy_from_slice(&acc);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    //! The micro-kernels. Each is a small function of its own: inlined into one big `match` the compiler spills the sums.
-
-    use std::arch::x86_64::*;
-
-    use super::{PANEL, TILE_ROWS, Tile};
-
-    /// Calls the micro-kernel for this many rows.
-    macro_rules! by_height {
-        ($kernel:ident, $height:expr, $($arg:expr),*) => {
-            match $height {
-                1 => $kernel::<1>($($arg),*),
-                2 => $kernel::<2>($($arg),*),
-                3 => $kernel::<3>($($arg),*),
-                4 => $kernel::<4>($($arg),*),
-                5 => $kernel::<5>($($arg),*),
-                _ => $kernel::<TILE_ROWS>($($arg),*),
-            }
-        };
-    }
-
-    pub(super) fn multiply_tile_avx512(x: &[f32], panel: &[f32], height: usize, tile: &mut Tile) {
-        let k = x.len() / height;
-        assert!(height <= TILE_ROWS && x.len() == height * k && panel.len() == k * PANEL, "a tile's shape");
-        // SAFETY: the path exists only where the processor has AVX-512 F (Path::available); the shapes were just checked.
-        unsafe { by_height!(avx512, height, x, panel, k, tile) }
-    }
-
-    pub(super) fn multiply_tile_avx2(x: &[f32], panel: &[f32], height: usize, tile: &mut Tile) {
-        let k = x.len() / height;
-        assert!(height <= TILE_ROWS && x.len() == height * k && panel.len() == k * PANEL, "a tile's shape");
-        // SAFETY: the path exists only where the processor has AVX2 and FMA; the shapes were just checked.
-        unsafe { by_height!(avx2, height, x, panel, k, tile) }
-    }
-
-    /// `ROWS` rows by four registers of 16 outputs.
-    ///
-    /// # Safety
-    /// `x` is `[ROWS, k]`, `panel` is `[k, PANEL]`.
-    #[target_feature(enable = "avx512f")]
-    #[inline(never)]
-    unsafe fn avx512<const ROWS: usize>(x: &[f32], panel: &[f32], k: usize, tile: &mut Tile) {
-        let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
-        let mut w = panel.as_ptr();
-        let x = x.as_ptr();
-        for i in 0..k {
-            // SAFETY: i < k, so 64 weights start at panel[i * 64], and x[row * k + i] exists for every row < ROWS.
-            unsafe {
-                let columns = [
-                    _mm512_loadu_ps(w),
-                    _mm512_loadu_ps(w.add(16)),
-                    _mm512_loadu_ps(w.add(32)),
-                    _mm512_loadu_ps(w.add(48)),
-                ];
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*x.add(row * k + i));
-                    for (sum, &column) in sums.iter_mut().zip(&columns) {
-                        *sum = _mm512_fmadd_ps(a, column, *sum);
-                    }
-                }
-                w = w.add(PANEL);
-            }
-        }
-        for (sums, out) in sums.iter().zip(tile) {
-            for (j, &sum) in sums.iter().enumerate() {
-                // SAFETY: out has 64 values and j < 4.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(j * 16), sum) };
-            }
-        }
-    }
-
-    /// `ROWS` rows by two registers of 8 outputs, four times: 12 sums, 2 weights and an input fill 15 of 16 registers.
-    ///
-    /// # Safety
-    /// `x` is `[ROWS, k]`, `panel` is `[k, PANEL]`.
-    #[target_feature(enable = "avx2,fma")]
-    #[inline(never)]
-    unsafe fn avx2<const ROWS: usize>(x: &[f32], panel: &[f32], k: usize, tile: &mut Tile) {
-        let x = x.as_ptr();
-        for block in 0..PANEL / 16 {
-            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            for i in 0..k {
-                // SAFETY: i < k, so 16 weights start at panel[i * 64 + block * 16], and x[row * k + i] exists.
-                unsafe {
-                    let w = panel.as_ptr().add(i * PANEL + block * 16);
-                    let columns = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let a = _mm256_set1_ps(*x.add(row * k + i));
-                        for (sum, &column) in sums.iter_mut().zip(&columns) {
-                            *sum = _mm256_fmadd_ps(a, column, *sum);
-                        }
-                    }
-                }
-            }
-            for (sums, out) in sums.iter().zip(tile.iter_mut()) {
-                for (j, &sum) in sums.iter().enumerate() {
-                    // SAFETY: out has 64 values, block < 4 and j < 2.
-                    unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(block * 16 + j * 8), sum) };
-                }
-            }
-        }
     }
 }
 

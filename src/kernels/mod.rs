@@ -8,6 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `path.rs` | which instructions this machine has |
+//! | `tile.rs` | the micro-kernels: a tile of a product with its sums in registers |
 //! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
 //! | `attention.rs` | softmax(q k^T) v of one text |
 //! | `rows.rs` | layer normalisation, exp, erf |
@@ -16,6 +17,7 @@ mod attention;
 mod matrix;
 mod path;
 mod rows;
+mod tile;
 
 pub(crate) use attention::{Attention, Scores};
 pub(crate) use matrix::{Epilogue, PackedMatrix};
