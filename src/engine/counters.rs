@@ -8,7 +8,15 @@ use crate::model::{Description, Place};
 
 /// The models that a session used, in the order of their first use.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<Vec<(Arc<Description>, Place, Arc<Counters>)>>);
+pub(super) struct Registry(Mutex<Vec<Entry>>);
+
+/// One model at one place.
+#[derive(Debug)]
+struct Entry {
+    description: Arc<Description>,
+    place: Place,
+    counters: Arc<Counters>,
+}
 
 /// Running counts of one model at one place.
 #[derive(Debug, Default)]
@@ -53,22 +61,25 @@ impl Registry {
     /// The counters of a model at a place.
     pub(super) fn counters(&self, description: &Arc<Description>, place: Place) -> Arc<Counters> {
         let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |known: &Description| (&known.name, &known.revision) == (&description.name, &description.revision);
-        if let Some((_, _, counters)) = models.iter().find(|(known, at, _)| same(known) && *at == place) {
-            return Arc::clone(counters);
+        let same = |entry: &&Entry| {
+            let known = &entry.description;
+            entry.place == place && (&known.name, &known.revision) == (&description.name, &description.revision)
+        };
+        if let Some(entry) = models.iter().find(same) {
+            return Arc::clone(&entry.counters);
         }
         let counters = Arc::new(Counters::default());
-        models.push((Arc::clone(description), place, Arc::clone(&counters)));
+        models.push(Entry { description: Arc::clone(description), place, counters: Arc::clone(&counters) });
         counters
     }
 
     /// Every model with its counts.
     pub(super) fn usage(&self) -> Vec<ModelUse> {
         let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = |(description, place, counters): &(Arc<Description>, Place, Arc<Counters>)| ModelUse {
-            description: Arc::clone(description),
-            place: *place,
-            counts: counters.counts(),
+        let row = |entry: &Entry| ModelUse {
+            description: Arc::clone(&entry.description),
+            place: entry.place,
+            counts: entry.counters.counts(),
         };
         models.iter().map(row).collect()
     }

@@ -34,7 +34,7 @@ enum Origin {
     Bundled,
     Directory(PathBuf),
     #[cfg(feature = "hub")]
-    Hub(super::hub::Snapshot),
+    Hub(Box<super::hub::Snapshot>),
 }
 
 /// The bytes of a weight file: compiled in, or a file to read from.
@@ -66,7 +66,7 @@ impl ModelFiles {
     fn find_on_hub(id: &str, revision: Option<&str>, offline: bool) -> Result<Self> {
         let snapshot = super::hub::Snapshot::open(id, revision, offline)?;
         let revision = Some(snapshot.commit().to_owned());
-        Ok(Self { name: id.to_owned(), revision, origin: Origin::Hub(snapshot) })
+        Ok(Self { name: id.to_owned(), revision, origin: Origin::Hub(Box::new(snapshot)) })
     }
 
     #[cfg(not(feature = "hub"))]

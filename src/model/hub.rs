@@ -8,6 +8,8 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
@@ -141,10 +143,23 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Fetches a file, from where a download before broke off.
+    ///
+    /// The tries are made here: hf-hub's own ones begin at byte 0 when the first try of a resumed download brings nothing,
+    /// and append that to the part that is there.
     fn fetch(&self, repo: &ApiRepo, path: &str) -> Result<PathBuf> {
-        let report = Report(Download { file: path.to_owned(), received: 0, total: None, done: false });
-        repo.download_with_progress(path, report)
-            .map_err(|error| hub_error(&self.id, &self.revision, Some(path), &error))
+        let mut pauses = [300, 600, 1200].map(Duration::from_millis).into_iter();
+        loop {
+            let report = Report(Download { file: path.to_owned(), received: 0, total: None, done: false });
+            let error = match repo.download_with_progress(path, report) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            };
+            match pauses.next().filter(|_| !is_refusal(&error.to_string())) {
+                Some(pause) => thread::sleep(pause),
+                None => return Err(hub_error(&self.id, &self.revision, Some(path), &error)),
+            }
+        }
     }
 
     fn repo(&self) -> Result<ApiRepo> {
@@ -194,7 +209,7 @@ fn ask_hub(id: &str, revision: &str) -> Result<(String, HashSet<String>)> {
 fn api_repo(id: &str, revision: &str) -> Result<ApiRepo> {
     let cache = Cache::new(cache_directory());
     let token = env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
-    let mut builder = ApiBuilder::from_cache(cache).with_progress(false).with_retries(3).with_token(token);
+    let mut builder = ApiBuilder::from_cache(cache).with_progress(false).with_retries(0).with_token(token);
     if let Ok(endpoint) = env::var("HF_ENDPOINT") {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
@@ -210,14 +225,24 @@ fn hub_error(id: &str, revision: &str, file: Option<&str>, error: &ApiError) -> 
     let text = error.to_string();
     let what =
         file.map_or_else(|| format!("model \"{id}@{revision}\""), |file| format!("model \"{id}@{revision}\": {file}"));
-    let next = if text.contains("401") || text.contains("403") {
+    let next = if has_status(&text, 401) || has_status(&text, 403) {
         "the name is wrong, or the model needs a token: set HF_TOKEN, or log in with the hub's own tool"
-    } else if text.contains("404") {
+    } else if has_status(&text, 404) {
         "there is no such model or revision"
     } else {
         "the hub could not be reached; give a model directory, or try again with the network"
     };
     Error::Model(format!("hub: {what}: {text}; {next}"))
+}
+
+/// Whether hf-hub's error is an answer with this status; a number alone could be a port.
+fn has_status(error: &str, status: u16) -> bool {
+    error.contains(&format!("status: {status}"))
+}
+
+/// Whether another try would get the same answer.
+fn is_refusal(error: &str) -> bool {
+    [401, 403, 404].iter().any(|&status| has_status(error, status))
 }
 
 /// `HF_HUB_OFFLINE`, read here because hf-hub does not.

@@ -88,14 +88,22 @@ impl Weights {
         let metadata: Metadata =
             serde_json::from_slice(&header).map_err(|error| damaged(format!("safetensors header: {error}")))?;
         let data_start = 8 + header_length;
+        let mut last = data_start;
         for (name, info) in metadata.tensors() {
-            let end = data_start + info.data_offsets.1 as u64;
+            let end = data_start.saturating_add(info.data_offsets.1 as u64);
             if end > length {
                 return Err(damaged(format!(
                     "tensor {name} ends at byte {end} but the file has {length}; it is cut off, fetch it again"
                 )));
             }
+            last = last.max(end);
             self.tensors.insert(name, (self.shards.len(), info.clone()));
+        }
+        // The format allows no byte after the last tensor: a download that was joined wrongly shows here.
+        if last != length {
+            return Err(damaged(format!(
+                "the tensors end at byte {last} but the file has {length}; it is damaged, fetch it again"
+            )));
         }
         self.shards.push(Shard { path, data_start, bytes });
         Ok(())
@@ -169,7 +177,7 @@ fn weight_files(files: &ModelFiles, folder: &str) -> Result<Vec<String>> {
     let index = format!("{folder}{INDEX}");
     if let Some(ShardIndex { weight_map }) = files.json(&index)? {
         let shards: BTreeSet<_> = weight_map.into_values().map(|file| format!("{folder}{file}")).collect();
-        if shards.iter().any(|file| file.contains("..")) {
+        if shards.iter().any(|file| file.contains("..") || file.starts_with('/')) {
             return Err(Error::Model(format!("{}: {index} names a file outside the model", files.label())));
         }
         return Ok(shards.into_iter().collect());
