@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
 use datafusion_macros::user_doc;
 
@@ -31,7 +31,11 @@ pub(super) struct CosineSimilarity {
 
 impl CosineSimilarity {
     pub(super) fn new() -> Self {
-        Self { signature: Signature::user_defined(Volatility::Immutable) }
+        let list = DataType::new_list(DataType::Float32, true);
+        // UserDefined decides. Nullary lets a call without arguments reach our own error, and Exact is an example of a
+        // call, without which SHOW FUNCTIONS would not list the function.
+        let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::Exact(vec![list; 2])];
+        Self { signature: Signature::one_of(kinds, Volatility::Immutable) }
     }
 }
 
@@ -44,21 +48,25 @@ impl ScalarUDFImpl for CosineSimilarity {
         &self.signature
     }
 
+    /// A wrong type stays as it is and is refused by [`Self::return_type`]: an error made here would be buried in
+    /// DataFusion's list of candidate functions.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        match types {
-            [a, b] => Ok(vec![coerce(1, a)?, coerce(2, b)?]),
-            _ => plan_err!("cosine_similarity takes two vectors, got {} arguments", types.len()),
-        }
+        let coerced: Option<Vec<_>> = types.iter().map(coerce).collect();
+        Ok(coerced.unwrap_or_else(|| types.to_vec()))
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        let length = |data_type: &DataType| match data_type {
-            DataType::FixedSizeList(_, length) => Some(*length),
-            _ => None,
+        let [a, b] = types else {
+            return plan_err!("cosine_similarity takes two vectors, got {} arguments", types.len());
         };
-        match (types.first().and_then(length), types.get(1).and_then(length)) {
+        for (number, data_type) in [(1, a), (2, b)] {
+            if coerce(data_type).is_none() {
+                return plan_err!("cosine_similarity: argument {number} is {data_type}, not a list of numbers");
+            }
+        }
+        match (a, b) {
             // Known before a row is read: say so before a row is embedded.
-            (Some(a), Some(b)) if a != b => {
+            (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) if a != b => {
                 plan_err!("cosine_similarity: vectors of {a} and of {b} values cannot be compared")
             }
             _ => Ok(DataType::Float32),
@@ -89,17 +97,19 @@ impl ScalarUDFImpl for CosineSimilarity {
     }
 }
 
-/// The type in which an argument is read: lists of Float32 as they are, other lists of numbers cast to them.
-fn coerce(number: usize, data_type: &DataType) -> Result<DataType> {
+/// The type in which an argument is read: lists of Float32 as they are, other lists of numbers cast to them; `None` for
+/// anything else.
+fn coerce(data_type: &DataType) -> Option<DataType> {
     let float = |item: &Field| Arc::new(item.clone().with_data_type(DataType::Float32));
     match data_type {
-        DataType::Null => Ok(DataType::new_list(DataType::Float32, true)),
-        DataType::FixedSizeList(item, length) if is_number(item.data_type()) => {
-            Ok(DataType::FixedSizeList(float(item), *length))
+        DataType::Null => Some(DataType::new_list(DataType::Float32, true)),
+        DataType::FixedSizeList(item, _) if *item.data_type() == DataType::Float32 => Some(data_type.clone()),
+        // DataFusion casts a FixedSizeList of other numbers to a List, not to another FixedSizeList.
+        DataType::FixedSizeList(item, _) | DataType::List(item) if is_number(item.data_type()) => {
+            Some(DataType::List(float(item)))
         }
-        DataType::List(item) if is_number(item.data_type()) => Ok(DataType::List(float(item))),
-        DataType::LargeList(item) if is_number(item.data_type()) => Ok(DataType::LargeList(float(item))),
-        other => plan_err!("cosine_similarity: argument {number} is {other}, not a list of numbers"),
+        DataType::LargeList(item) if is_number(item.data_type()) => Some(DataType::LargeList(float(item))),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use datafusion::common::{ScalarValue, exec_err, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 use datafusion_macros::user_doc;
 
@@ -27,7 +27,7 @@ pub(crate) struct Embed {
 
 impl Embed {
     pub(super) fn new(role: Role, settings: Settings) -> Self {
-        Self { role, settings, signature: Signature::user_defined(Volatility::Immutable) }
+        Self { role, settings, signature: text::signature() }
     }
 
     fn call(&self, model: Option<&str>) -> Call {
@@ -49,7 +49,7 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        text::coerce(self.name(), types)
+        Ok(text::coerce(types))
     }
 
     fn return_type(&self, _types: &[DataType]) -> Result<DataType> {

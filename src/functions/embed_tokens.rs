@@ -8,7 +8,7 @@ use datafusion::common::{ScalarValue, exec_err, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 use datafusion_macros::user_doc;
 
@@ -35,7 +35,7 @@ pub(super) struct EmbedTokens {
 
 impl EmbedTokens {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, signature: Signature::user_defined(Volatility::Immutable) }
+        Self { settings, signature: text::signature() }
     }
 }
 
@@ -49,7 +49,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        text::coerce(self.name(), types)
+        Ok(text::coerce(types))
     }
 
     fn return_type(&self, _types: &[DataType]) -> Result<DataType> {

@@ -1,34 +1,50 @@
 //! How the functions read their text column and the name of a model.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::ReturnFieldArgs;
+use datafusion::logical_expr::{ReturnFieldArgs, Signature, TypeSignature, Volatility};
 
 use super::literal_text;
 
-/// Checks the argument types of `function(text[, model])` and says to which they are to be cast.
-pub(super) fn coerce(function: &str, types: &[DataType]) -> Result<Vec<DataType>> {
-    let (text, model) = match types {
+/// What `function(text[, model])` takes.
+///
+/// `UserDefined` decides, see [`coerce`]. `Nullary` lets a call without arguments reach this crate's own error. `String`
+/// is an example of a call: `SHOW FUNCTIONS` lists a function only where its signature gives one.
+pub(super) fn signature() -> Signature {
+    let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::String(1)];
+    Signature::one_of(kinds, Volatility::Immutable)
+}
+
+/// To which types the arguments of `function(text[, model])` are cast. A wrong type stays as it is and is refused by
+/// [`check`]: an error made here would be buried in DataFusion's list of candidate functions.
+pub(super) fn coerce(types: &[DataType]) -> Vec<DataType> {
+    let cast = |(position, data_type): (usize, &DataType)| match (position, data_type) {
+        // An untyped NULL is a NULL text.
+        (0, DataType::Null) => DataType::Utf8,
+        (1, name) if is_text(name) => DataType::Utf8,
+        (_, other) => other.clone(),
+    };
+    types.iter().enumerate().map(cast).collect()
+}
+
+/// Refuses what is not `function(text[, model])`.
+fn check(function: &str, fields: &[FieldRef]) -> Result<()> {
+    let (text, model) = match fields {
         [text] => (text, None),
         [text, model] => (text, Some(model)),
-        _ => return plan_err!("{function} takes a text and optionally a model name, got {} arguments", types.len()),
+        _ => return plan_err!("{function} takes a text and optionally a model name, got {} arguments", fields.len()),
     };
-    let text = match text {
-        // An untyped NULL is a NULL text.
-        DataType::Null => DataType::Utf8,
-        text if is_text(text) => text.clone(),
-        other => {
-            return plan_err!(
-                "{function}: argument 1 is {other}, not text; cast it, as in {function}(CAST(x AS VARCHAR))"
-            );
+    match (text.data_type(), model.map(|model| model.data_type())) {
+        (other, _) if !is_text(other) => {
+            plan_err!("{function}: argument 1 is {other}, not text; cast it, as in {function}(CAST(x AS VARCHAR))")
         }
-    };
-    match model {
-        None => Ok(vec![text]),
-        Some(model) if is_text(model) => Ok(vec![text, DataType::Utf8]),
-        Some(other) => plan_err!("{function}: argument 2 is {other}, not the name of a model"),
+        (_, Some(other)) if !is_text(other) => plan_err!(
+            "{function}: argument 2 is {other}, not the name of a model; write it as a literal, as in \
+             {function}(x, 'owner/name')"
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -40,8 +56,9 @@ fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-/// The model that the second argument names: a literal, because its dimension is part of the type.
+/// The model that the second argument names: a literal, because its dimension is part of the type. Checks the arguments.
 pub(super) fn model_of<'a>(function: &str, args: &ReturnFieldArgs<'a>) -> Result<Option<&'a str>> {
+    check(function, args.arg_fields)?;
     match args.scalar_arguments.get(1) {
         None => Ok(None),
         Some(Some(value)) => named(function, value).map(Some),
@@ -53,7 +70,7 @@ pub(super) fn model_of<'a>(function: &str, args: &ReturnFieldArgs<'a>) -> Result
 pub(super) fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
     match literal_text(value).map(str::trim) {
         Some(name) if !name.is_empty() => Ok(name),
-        _ => plan_err!("{function}: argument 2 must be the name of a model, got {value}"),
+        _ => plan_err!("{function}: argument 2 must be the name of a model, got '{value}'"),
     }
 }
 
