@@ -1,2 +1,89 @@
-//! Placeholder while the program is written.
-fn main() {}
+//! embedsql: SQL over files with `embed(text)`, from a command line, a script, a pipe or a prompt.
+//!
+//! arguments -> session -> statements -> exit code. Everything it knows about models it has from the crate's public items.
+
+mod args;
+mod complete;
+mod copy;
+#[cfg(feature = "hub")]
+mod downloads;
+mod error;
+mod job;
+mod output;
+mod print;
+mod repl;
+mod session;
+mod sink;
+mod statements;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::args::{Args, Source};
+use crate::error::Failure;
+use crate::job::{Job, Runner, Text, run_texts};
+use crate::output::Output;
+
+/// How long the end of a failed run may wait for threads that are cleaning up.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    error::report_panics_in_one_line();
+    let (args, sources) = match Args::from_command_line() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let result = if args.version { print_version() } else { start(&args, sources) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Sets everything up, then runs the sources or the prompt.
+fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
+    let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
+    let runtime = runtime(args)?;
+    let ctx = runtime.block_on(session::session(args))?;
+    let output = Arc::new(Output::open(args.output.as_deref())?);
+    #[cfg(feature = "hub")]
+    downloads::show(args.quiet);
+    let job = Job::new(ctx, output.clone(), args.format, args.quiet);
+    let result = Runner::new(runtime.handle().clone()).and_then(|runner| match texts.is_empty() {
+        true => repl::run(&runner, &job),
+        false => runner.run(&job, run_texts(job.clone(), texts)),
+    });
+    let result = result.and_then(|()| output.finish());
+    if result.is_ok() {
+        // Threads may still be busy with rows that a LIMIT made superfluous.
+        runtime.shutdown_background();
+        return result;
+    }
+    error::ignore_panics();
+    output.discard();
+    job.clean_up();
+    runtime.shutdown_timeout(LAST_WAIT);
+    result
+}
+
+fn runtime(args: &Args) -> Result<Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = args.threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build().map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))
+}
+
+fn print_version() -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "embedsql {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "features: {}", datafusion_embed::features().join(", "))?;
+    writeln!(out, "devices: {}", datafusion_embed::devices().join(", "))?;
+    writeln!(out, "kernels: {}", datafusion_embed::kernel_path())?;
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The command line: what may be typed, and what it means.
+
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+
+use crate::error::{self, Failure};
+use crate::print::Format;
+
+const EXAMPLES: &str = "\
+Examples:
+  embedsql -c \"SELECT title, embed(body) FROM 'docs.parquet' LIMIT 10\"
+  embedsql -c \"COPY (SELECT id, embed(body) AS vector FROM 'docs.parquet') TO 'vectors.parquet'\"
+  embedsql -f report.sql --format csv --output report.csv
+  embedsql --model sentence-transformers/all-mpnet-base-v2 --device cuda < queries.sql
+  embedsql                                 (a prompt; \\? there for help)
+
+Exit codes: 0 success, 1 a statement failed, 2 wrong usage, 130 Ctrl-C.";
+
+/// SQL over files, with sentence-embedding models as the function embed(text).
+///
+/// Runs the SQL of -c and -f in the order given; without them the SQL on standard input; on a terminal, a prompt.
+/// The first statement that fails ends the run.
+#[derive(Debug, Parser)]
+#[command(name = "embedsql", disable_version_flag = true, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Run this SQL, one or more statements (repeatable)
+    #[arg(short, long, value_name = "SQL")]
+    pub(crate) command: Vec<String>,
+
+    /// Run the SQL of this file; - is standard input (repeatable)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+
+    /// How results are written
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+
+    /// Write results to this file instead of standard output; it appears only when all went well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Model of embed(): bundled name, directory, or hub id owner/name[@revision] (= --set embed.model=NAME)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+
+    /// Where the model runs: auto, cpu, cuda[:n], metal (= --set embed.device=DEVICE)
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+
+    /// Arithmetic of the model: f32, bf16, int8 (= --set embed.precision=NAME)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) precision: Option<String>,
+
+    /// Threads for queries and for the model [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Memory that sorts, joins and aggregates may take before they spill, such as 512M or 2G [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory_limit: Option<usize>,
+
+    /// Set any embed.* or datafusion.* setting (repeatable); SHOW ALL lists them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) set: Vec<(String, String)>,
+
+    /// Results and errors only: no greeting, no row counts, no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Print version, features, devices and CPU kernels
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+}
+
+/// One thing to run, in the order of the command line.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The SQL text of a -c.
+    Command(String),
+    /// The path of a -f.
+    File(PathBuf),
+    /// Standard input: `-f -`, or neither -c nor -f and standard input is not a terminal.
+    Stdin,
+}
+
+impl Args {
+    /// Reads the command line; `Err` is the exit code after help was printed or an error reported.
+    pub(crate) fn from_command_line() -> Result<(Args, Vec<Source>), ExitCode> {
+        let matches = Args::command().try_get_matches().map_err(|e| answer(&e))?;
+        let args = Args::from_arg_matches(&matches).map_err(|e| answer(&e))?;
+        let mut sources = sources(&args, &matches);
+        if sources.is_empty() && !std::io::stdin().is_terminal() {
+            sources.push(Source::Stdin);
+        }
+        Ok((args, sources))
+    }
+}
+
+/// clap keeps -c and -f apart; their indices bring back the order in which they were typed.
+fn sources(args: &Args, matches: &ArgMatches) -> Vec<Source> {
+    let indices = |name| matches.indices_of(name).into_iter().flatten();
+    let commands = args.command.iter().map(|sql| Source::Command(sql.clone()));
+    let files = args.file.iter().map(|path| match path.as_os_str() == "-" {
+        true => Source::Stdin,
+        false => Source::File(path.clone()),
+    });
+    let mut sources: Vec<(usize, Source)> =
+        indices("command").zip(commands).chain(indices("file").zip(files)).collect();
+    sources.sort_by_key(|(index, _)| *index);
+    sources.into_iter().map(|(_, source)| source).collect()
+}
+
+/// Prints help as clap has it, and an error as one line like every other error of this program.
+fn answer(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help into a closed pipe is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let told = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let told = error::tidy(&told.collect::<Vec<_>>().join("\n"));
+    let told = told.strip_prefix("error: ").unwrap_or(&told);
+    Failure::Usage(format!("{told} (see embedsql --help)")).report()
+}
+
+/// Bytes of `512K`, `1.5G`, `2GB`, `1048576`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let wrong = || format!("{text:?} is not a size (a number with K, M, G or T, such as 512M or 2G)");
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match &lower[digits.len()..] {
+        "" | "b" => 1u64,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bytes = number * scale as f64;
+    match bytes >= 1.0 && bytes < usize::MAX as f64 {
+        true => Ok(bytes as usize),
+        false => Err(wrong()),
+    }
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as embed.batch_size=64")?;
+    let key = key.trim().to_ascii_lowercase();
+    match key.starts_with("embed.") || key.starts_with("datafusion.") {
+        true => Ok((key, value.to_owned())),
+        false => Err(format!("setting {key:?} is neither embed.* nor datafusion.*")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        assert_eq!(parse_size("1.5k"), Ok(1536));
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        for wrong in ["", "G", "2X", "-1G", "0", "inf", "NaN", "1e400", "2 G G", "é"] {
+            assert!(parse_size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn commands_and_files_keep_their_order() {
+        let line = ["embedsql", "-f", "a.sql", "-c", "b", "-f", "-", "--command", "c"];
+        let matches = Args::command().try_get_matches_from(line).expect("valid line");
+        let args = Args::from_arg_matches(&matches).expect("valid line");
+        let expected =
+            [Source::File("a.sql".into()), Source::Command("b".into()), Source::Stdin, Source::Command("c".into())];
+        assert_eq!(sources(&args, &matches), expected);
+    }
+
+    #[test]
+    fn command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,201 @@
+//! Work on the runtime's threads while this thread waits for its end or for Ctrl-C.
+//!
+//! A call of embed() holds a worker thread for a whole model batch, and a worker that is held polls neither timers nor
+//! signals. So signals have a thread of their own, and the waiting is done on the main thread, which is no worker.
+
+use std::fs;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use datafusion::prelude::SessionContext;
+use tokio::runtime::Handle;
+
+use crate::args::Source;
+use crate::copy::Staging;
+use crate::error::Failure;
+use crate::output::Output;
+use crate::print::Format;
+use crate::statements;
+
+/// How long a cancelled job may take to unwind before it is left behind.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Bytes written between two looks at whether the job was cancelled.
+const PIECE: usize = 16 * 1024;
+
+/// What running statements need to know. Cheap to clone; every job has one.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) ctx: SessionContext,
+    pub(crate) output: Arc<Output>,
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+    cancelled: Arc<AtomicBool>,
+    staging: Arc<Mutex<Option<Staging>>>,
+}
+
+impl Job {
+    pub(crate) fn new(ctx: SessionContext, output: Arc<Output>, format: Format, quiet: bool) -> Self {
+        Self { ctx, output, format, quiet, cancelled: Arc::default(), staging: Arc::default() }
+    }
+
+    /// Writes a piece of the result; a job left behind after Ctrl-C says nothing more.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
+        for piece in bytes.chunks(PIECE) {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Failure::Interrupted);
+            }
+            self.output.write(piece)?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the staging files of the statement that now begins.
+    pub(crate) fn stages(&self, staging: Option<Staging>) {
+        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = staging;
+    }
+
+    /// Removes what a failed COPY left behind. For the end of the program only: see [`Staging`].
+    pub(crate) fn clean_up(&self) {
+        if let Some(staging) = &*self.staging.lock().unwrap_or_else(PoisonError::into_inner) {
+            staging.clean_up();
+        }
+    }
+}
+
+/// A named text to run.
+#[derive(Debug)]
+pub(crate) struct Text {
+    /// The name that errors give; `-c` has none.
+    pub(crate) name: Option<String>,
+    pub(crate) sql: String,
+}
+
+impl Text {
+    /// Reads a source whole, before anything runs: a file that is not there must not cost half a script.
+    pub(crate) fn read(source: Source) -> Result<Self, Failure> {
+        let (name, bytes) = match source {
+            Source::Command(sql) => return Ok(Self { name: None, sql }),
+            Source::File(path) => {
+                let bytes = fs::read(&path).map_err(|e| Failure::Usage(format!("file {path:?}: {e}")))?;
+                (path.display().to_string(), bytes)
+            }
+            Source::Stdin => {
+                let mut bytes = Vec::new();
+                io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Failure::Usage(format!("<stdin>: {e}")))?;
+                ("<stdin>".to_owned(), bytes)
+            }
+        };
+        let sql = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Failure::Usage(format!("file {name:?}: byte {at} is not UTF-8; SQL must be"))
+        })?;
+        // Editors on Windows begin a file with a byte order mark.
+        let sql = sql.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(sql);
+        Ok(Self { name: Some(name), sql })
+    }
+}
+
+/// Runs all statements of all texts, up to the first failure.
+pub(crate) async fn run_texts(job: Job, texts: Vec<Text>) -> Result<(), Failure> {
+    for text in texts {
+        let script = statements::split(&text.sql);
+        let at = |failure: Failure, line: u64| match &text.name {
+            Some(name) => failure.at(&format!("{name}:{line}")),
+            None => failure,
+        };
+        for statement in script.statements {
+            let line = statement.line;
+            statements::run(&job, statement).await.map_err(|failure| at(failure, line))?;
+            job.stages(None);
+        }
+        if let Some(broken) = script.broken {
+            return Err(at(Failure::Statement(broken.message), broken.line));
+        }
+    }
+    Ok(())
+}
+
+/// What the waiting thread hears of.
+enum Event {
+    Interrupt,
+    Done(Result<(), Failure>),
+}
+
+/// Runs jobs, one at a time, and knows about Ctrl-C.
+pub(crate) struct Runner {
+    runtime: Handle,
+    /// Who hears of Ctrl-C: the job that is running.
+    listener: Arc<Mutex<Option<Sender<Event>>>>,
+}
+
+impl Runner {
+    /// From here on Ctrl-C no longer kills the process.
+    pub(crate) fn new(runtime: Handle) -> Result<Self, Failure> {
+        let listener: Arc<Mutex<Option<Sender<Event>>>> = Arc::default();
+        let heard = listener.clone();
+        let no_signals = |e: io::Error| Failure::Statement(format!("cannot listen for Ctrl-C: {e}"));
+        let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_signals)?;
+        // Now, and not on the thread: the line editor puts back the handler that it finds when it starts.
+        let mut interrupts = signals.block_on(async { interrupts() }).map_err(no_signals)?;
+        let listen = move || {
+            while signals.block_on(interrupts.recv()).is_some() {
+                if let Some(listener) = &*heard.lock().unwrap_or_else(PoisonError::into_inner) {
+                    let _ = listener.send(Event::Interrupt);
+                }
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(no_signals)?;
+        Ok(Self { runtime, listener })
+    }
+
+    /// Runs a job to its end; on Ctrl-C stops it and returns [`Failure::Interrupted`] soon, whatever its threads do.
+    pub(crate) fn run(
+        &self,
+        job: &Job,
+        work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let (sender, events) = channel();
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+        let task = self.runtime.spawn(work);
+        let abort = task.abort_handle();
+        self.runtime.spawn(async move {
+            let result =
+                task.await.unwrap_or_else(|e| Err(if e.is_panic() { Failure::Panic } else { Failure::Interrupted }));
+            let _ = sender.send(Event::Done(result));
+        });
+        match events.recv() {
+            Ok(Event::Done(result)) => result,
+            Ok(Event::Interrupt) | Err(_) => {
+                job.cancelled.store(true, Ordering::Relaxed);
+                datafusion_embed::cancel(&job.ctx);
+                abort.abort();
+                wait_for_end(&events);
+                Err(Failure::Interrupted)
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn interrupts() -> io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+}
+
+#[cfg(windows)]
+fn interrupts() -> io::Result<tokio::signal::windows::CtrlC> {
+    tokio::signal::windows::ctrl_c()
+}
+
+/// Gives a stopped job a moment, so that what it holds is released before anything else happens.
+fn wait_for_end(events: &Receiver<Event>) {
+    let deadline = Instant::now() + GRACE;
+    while let Ok(event) = events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if matches!(event, Event::Done(_)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Record batches to bytes, in the format asked for, batch by batch.
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
+use datafusion::arrow::csv;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::writer::{EncoderOptions, LineDelimited, WriterBuilder, make_encoder};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::config::FormatOptions as Settings;
+
+use crate::error::Failure;
+use crate::table::Table;
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people; vectors shortened, NULL as NULL.
+    Table,
+    /// Comma-separated, with a header; a vector is one field with a JSON array.
+    Csv,
+    /// Tab-separated, otherwise as csv.
+    Tsv,
+    /// One array of objects.
+    Json,
+    /// One object per line.
+    Ndjson,
+}
+
+/// What a statement's result looks like, as far as printing cares.
+#[derive(Debug, Clone)]
+pub(crate) struct Shape {
+    pub(crate) schema: SchemaRef,
+    /// A plan is text of many lines: as a table it is printed as it stands.
+    pub(crate) is_plan: bool,
+}
+
+/// Turns the batches of one result into bytes. Holds at most one chunk of table rows.
+pub(crate) struct Printer {
+    shape: Shape,
+    format: Format,
+    row_count: bool,
+    rows: usize,
+    table: Table,
+}
+
+impl Printer {
+    /// A printer for one result; `row_count` adds `(3 rows)` below a table.
+    pub(crate) fn new(format: Format, shape: Shape, row_count: bool, settings: Settings) -> Self {
+        let table = Table::new(&shape.schema, settings);
+        Self { shape, format, row_count, rows: 0, table }
+    }
+
+    /// The bytes that this batch makes ready to be written.
+    pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, Failure> {
+        let first = self.rows == 0;
+        self.rows += batch.num_rows();
+        if batch.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(match self.format {
+            Format::Table if self.shape.is_plan => plan_text(batch).into_bytes(),
+            Format::Table => self.table.push(batch)?.into_bytes(),
+            Format::Csv => delimited(batch, b',', first)?,
+            Format::Tsv => delimited(batch, b'\t', first)?,
+            Format::Ndjson => json_lines(batch)?,
+            Format::Json => {
+                let mut bytes = if first { b"[".to_vec() } else { b",\n".to_vec() };
+                let lines = json_lines(batch)?;
+                // A line break never occurs inside a JSON string: each one ends a row.
+                let lines = lines.strip_suffix(b"\n").unwrap_or(&lines);
+                for &byte in lines {
+                    match byte {
+                        b'\n' => bytes.extend_from_slice(b",\n"),
+                        other => bytes.push(other),
+                    }
+                }
+                bytes
+            }
+        })
+    }
+
+    /// What follows the last batch: rows still held, the end of the array, the header of an empty result.
+    pub(crate) fn finish(&mut self) -> Result<Vec<u8>, Failure> {
+        let empty = self.rows == 0;
+        Ok(match self.format {
+            Format::Table if self.shape.is_plan => Vec::new(),
+            Format::Table => {
+                let mut text = self.table.finish();
+                if self.row_count {
+                    text.push_str(&row_count(self.rows));
+                }
+                text.into_bytes()
+            }
+            Format::Csv if empty => delimited(&RecordBatch::new_empty(self.shape.schema.clone()), b',', true)?,
+            Format::Tsv if empty => delimited(&RecordBatch::new_empty(self.shape.schema.clone()), b'\t', true)?,
+            Format::Csv | Format::Tsv | Format::Ndjson => Vec::new(),
+            Format::Json if empty => b"[]\n".to_vec(),
+            Format::Json => b"]\n".to_vec(),
+        })
+    }
+}
+
+fn row_count(rows: usize) -> String {
+    match rows {
+        1 => "(1 row)\n".to_owned(),
+        n => format!("({n} rows)\n"),
+    }
+}
+
+/// The cells of EXPLAIN as they stand, each under its plan type.
+fn plan_text(batch: &RecordBatch) -> String {
+    let cell = |column: usize, row: usize| {
+        let text = batch.column(column).as_string_opt::<i32>();
+        text.map(|text| text.value(row)).unwrap_or_default()
+    };
+    let mut text = String::new();
+    for row in 0..batch.num_rows() {
+        text.push_str(&format!("-- {}\n{}\n", cell(0, row), cell(1, row).trim_end()));
+    }
+    text
+}
+
+/// Rows as csv or tsv. Nested values become text first, because arrow's writer refuses them.
+fn delimited(batch: &RecordBatch, delimiter: u8, header: bool) -> Result<Vec<u8>, Failure> {
+    let batch = with_columns(batch, |field, column| match column.data_type().is_nested() {
+        true => json_column(field, column),
+        false => Ok(column.clone()),
+    })?;
+    let mut bytes = Vec::new();
+    let mut writer = csv::WriterBuilder::new().with_header(header).with_delimiter(delimiter).build(&mut bytes);
+    writer.write(&batch)?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// Rows as one JSON object each. A NULL is written, so that every object has every key.
+fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, Failure> {
+    let batch = with_columns(batch, |field, column| match make_encoder(field, column, &EncoderOptions::default()) {
+        Ok(_) => Ok(column.clone()),
+        Err(_) => text_column(column),
+    })?;
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    writer.write(&batch)?;
+    writer.finish()?;
+    Ok(writer.into_inner())
+}
+
+/// The batch with each column replaced by what `convert` makes of it.
+fn with_columns(
+    batch: &RecordBatch,
+    convert: impl Fn(&Arc<Field>, &ArrayRef) -> Result<ArrayRef, ArrowError>,
+) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        let column = convert(field, column)?;
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// Each value as JSON text, with floats in the shortest form that reads back to the same bits.
+fn json_column(field: &Arc<Field>, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let Ok(mut encoder) = make_encoder(field, column, &options) else {
+        return text_column(column);
+    };
+    let mut text = StringBuilder::new();
+    let mut cell = Vec::new();
+    for row in 0..column.len() {
+        if column.is_null(row) {
+            text.append_null();
+            continue;
+        }
+        cell.clear();
+        encoder.encode(row, &mut cell);
+        text.append_value(String::from_utf8_lossy(&cell));
+    }
+    Ok(Arc::new(text.finish()))
+}
+
+/// Each value as arrow displays it: for the few types that JSON has no encoder for.
+fn text_column(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let options = FormatOptions::new().with_display_error(true);
+    let formatter = ArrayFormatter::try_new(column, &options)?;
+    let mut text = StringBuilder::new();
+    for row in 0..column.len() {
+        match column.is_null(row) {
+            true => text.append_null(),
+            false => text.append_value(formatter.value(row).to_string()),
+        }
+    }
+    Ok(Arc::new(text.finish()))
+}
+
+/// Is this a list of floats, and so a vector?
+pub(crate) fn is_vector(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type().is_floating()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::{FixedSizeListBuilder, Float32Builder, Int64Array};
+
+    fn vectors(rows: &[Option<[f32; 2]>]) -> RecordBatch {
+        let mut list = FixedSizeListBuilder::new(Float32Builder::new(), 2);
+        for row in rows {
+            match row {
+                Some(values) => list.values().append_slice(values),
+                None => list.values().append_nulls(2),
+            }
+            list.append(row.is_some());
+        }
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows.len() as i64));
+        RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("v", Arc::new(list.finish()) as ArrayRef, true)])
+            .expect("valid batch")
+    }
+
+    fn print(format: Format, batches: &[RecordBatch]) -> String {
+        let shape = Shape { schema: batches[0].schema(), is_plan: false };
+        let mut printer = Printer::new(format, shape, true, Settings::default());
+        let mut bytes = Vec::new();
+        for batch in batches {
+            bytes.extend(printer.batch(batch).expect("printable"));
+        }
+        bytes.extend(printer.finish().expect("printable"));
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn vectors_in_csv_read_back_to_the_same_bits() {
+        let values = [f32::MIN_POSITIVE, 0.1f32 + 0.2f32];
+        let text = print(Format::Csv, &[vectors(&[Some(values), None])]);
+        let field = text.lines().nth(1).and_then(|l| l.strip_prefix("0,\"")).and_then(|l| l.strip_suffix('"'));
+        let back: Vec<f32> = serde_json::from_str(field.expect("a quoted field")).expect("a JSON array");
+        assert_eq!(back, values);
+        assert_eq!(text.lines().nth(2), Some("1,"));
+    }
+
+    #[test]
+    fn json_is_one_array_over_all_batches() {
+        let batch = vectors(&[Some([0.5, -1.0]), None]);
+        let text = print(Format::Json, &[batch.slice(0, 1), batch.slice(0, 0), batch.slice(1, 1)]);
+        assert_eq!(text, "[{\"id\":0,\"v\":[0.5,-1.0]},\n{\"id\":1,\"v\":null}]\n");
+        assert_eq!(print(Format::Json, &[batch.slice(0, 0)]), "[]\n");
+    }
+
+    #[test]
+    fn an_empty_result_still_has_a_header() {
+        let batch = vectors(&[]);
+        assert_eq!(print(Format::Csv, std::slice::from_ref(&batch)), "id,v\n");
+        assert_eq!(print(Format::Tsv, std::slice::from_ref(&batch)), "id\tv\n");
+        assert_eq!(print(Format::Ndjson, std::slice::from_ref(&batch)), "");
+        assert_eq!(print(Format::Table, &[batch]), " id | v\n----+---\n(0 rows)\n");
+    }
+}

@@ -1,0 +1,219 @@
+//! SQL text to statements, and one statement to its result.
+
+use std::sync::Arc;
+
+use datafusion::common::config::Dialect;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
+use futures::StreamExt;
+
+use crate::copy;
+use crate::error::{Failure, tidy};
+use crate::job::Job;
+use crate::print::{Printer, Shape};
+
+/// One statement, still unparsed: a syntax error in it must not keep the statements before it from running.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// Tokens with their place in the whole text, so that errors name lines of the file.
+    tokens: Vec<TokenWithSpan>,
+    /// The whole text.
+    source: Arc<str>,
+    /// Line of the first token, from 1.
+    pub(crate) line: u64,
+}
+
+/// A text cut at its semicolons.
+#[derive(Debug)]
+pub(crate) struct Script {
+    pub(crate) statements: Vec<Statement>,
+    /// Does the text end after a semicolon (or hold nothing but blanks and comments)?
+    pub(crate) complete: bool,
+    /// Text after the last good statement that is no SQL at all, such as a quote that never ends.
+    pub(crate) broken: Option<Broken>,
+}
+
+/// Where and why the text could not be read on.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) line: u64,
+    pub(crate) message: String,
+    /// More text could mend it.
+    pub(crate) unterminated: bool,
+}
+
+impl Broken {
+    fn new(error: &TokenizerError) -> Self {
+        let message = error.message.trim_end_matches([' ', '.']);
+        let place = error.location;
+        Self {
+            line: place.line.max(1),
+            message: tidy(&format!("syntax error: {message} at line {}, column {}", place.line, place.column)),
+            unterminated: message.starts_with("Unterminated") || message.contains("EOF"),
+        }
+    }
+}
+
+/// Cuts a text into statements; semicolons in quotes, comments and dollar quotes do not count.
+pub(crate) fn split(text: &str) -> Script {
+    let mut tokens = Vec::new();
+    let read = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
+    let broken = read.err().map(|error| Broken::new(&error));
+    let source = Arc::from(text);
+    let mut statements = Vec::new();
+    let mut current: Vec<TokenWithSpan> = Vec::new();
+    for token in tokens {
+        match token.token {
+            Token::SemiColon => statements.extend(statement(std::mem::take(&mut current), &source)),
+            _ => current.push(token),
+        }
+    }
+    let rest = statement(current, &source);
+    let complete = rest.is_none() && broken.is_none();
+    match (rest, broken) {
+        // The start of what is broken must not run alone.
+        (Some(rest), Some(mut broken)) => {
+            broken.line = rest.line;
+            Script { statements, complete, broken: Some(broken) }
+        }
+        (rest, broken) => {
+            statements.extend(rest);
+            Script { statements, complete, broken }
+        }
+    }
+}
+
+/// `None` when there is nothing but blanks and comments.
+fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>) -> Option<Statement> {
+    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)))?;
+    Some(Statement { line: first.span.start.line, tokens, source: source.clone() })
+}
+
+/// Plans and runs one statement and writes its result.
+pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
+    let plan = plan(&job.ctx, statement).await?;
+    let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let plan = copy::prepare(plan)?;
+    check_is_runnable(&plan)?;
+    job.stages(copy::Staging::of(&plan));
+    let frame = job.ctx.execute_logical_plan(plan).await?;
+    let schema = frame.schema().inner().clone();
+    let mut stream = frame.execute_stream().await?;
+    // SET, CREATE and the like have a result without columns: nothing to print.
+    if schema.fields().is_empty() {
+        while let Some(batch) = stream.next().await {
+            batch?;
+        }
+        return Ok(());
+    }
+    let settings = job.ctx.state().config_options().format.clone();
+    let mut printer = Printer::new(job.format, Shape { schema, is_plan }, !job.quiet, settings);
+    while let Some(batch) = stream.next().await {
+        job.write(&printer.batch(&batch?)?)?;
+    }
+    job.write(&printer.finish()?)
+}
+
+async fn plan(ctx: &SessionContext, statement: Statement) -> Result<LogicalPlan, Failure> {
+    let state = ctx.state();
+    let options = &state.config_options().sql_parser;
+    let parsed = match options.dialect {
+        Dialect::Generic => parse(statement.tokens, options.recursion_limit.get())?,
+        // The tokens are those of the generic dialect: let another dialect read the text for itself.
+        other => state.sql_to_statement(statement.text(), &other)?,
+    };
+    Ok(state.statement_to_plan(parsed).await?)
+}
+
+fn parse(tokens: Vec<TokenWithSpan>, recursion_limit: usize) -> Result<ParsedStatement, Failure> {
+    let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(recursion_limit).build()?;
+    let mut statements = parser.parse_statements()?;
+    let first = statements.pop_front();
+    first.ok_or_else(|| Failure::Statement("syntax error: no statement".to_owned()))
+}
+
+impl Statement {
+    /// The statement as it was typed.
+    fn text(&self) -> &str {
+        let (Some(first), Some(last)) = (self.tokens.first(), self.tokens.last()) else {
+            return "";
+        };
+        let start = offset(&self.source, first.span.start);
+        let end = offset(&self.source, last.span.end);
+        self.source.get(start..end).unwrap_or_default()
+    }
+}
+
+/// The byte at a tokenizer's location, which counts lines and characters from 1.
+fn offset(text: &str, location: Location) -> usize {
+    let mut here = Location { line: 1, column: 1 };
+    for (at, c) in text.char_indices() {
+        if here == location {
+            return at;
+        }
+        here = match c {
+            '\n' => Location { line: here.line + 1, column: 1 },
+            _ => Location { line: here.line, column: here.column + 1 },
+        };
+    }
+    text.len()
+}
+
+/// DataFusion plans a few statements that its execution then rejects in a way nobody can read.
+fn check_is_runnable(plan: &LogicalPlan) -> Result<(), Failure> {
+    match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateIndex(_)) => {
+            Err(Failure::Statement("CREATE INDEX is not supported".to_owned()))
+        }
+        LogicalPlan::Ddl(DdlStatement::CreateFunction(_)) => {
+            Err(Failure::Statement("CREATE FUNCTION is not supported".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<u64> {
+        split(text).statements.iter().map(|s| s.line).collect()
+    }
+
+    #[test]
+    fn cuts_only_at_real_semicolons() {
+        let text = "SELECT ';' AS a, \";\" /* ; */ -- ;\n, $$;$$, $x$;$x$, 'it''s;';\n\n-- end\nSELECT 2";
+        assert_eq!(lines(text), [1, 5]);
+        assert!(!split(text).complete);
+        assert_eq!(lines(" ;; ; "), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn gives_back_the_text() {
+        let script = split("SELECT 'é''x',\n E'\\n' ; SELECT 2");
+        let texts: Vec<&str> = script.statements.iter().map(|s| s.text().trim()).collect();
+        assert_eq!(texts, ["SELECT 'é''x',\n E'\\n'", "SELECT 2"]);
+    }
+
+    #[test]
+    fn knows_when_a_text_is_complete() {
+        assert!(split("SELECT 1; -- done\n").complete);
+        assert!(split("-- nothing\n").complete);
+        assert!(!split("SELECT 1").complete);
+        assert!(!split("SELECT 'a;").complete);
+    }
+
+    #[test]
+    fn runs_what_stands_before_a_broken_end() {
+        for broken in ["SELECT 'no end;\nSELECT 3;", "SELECT $$ no end", "SELECT /* no end", "SELECT \"no end"] {
+            let script = split(&format!("SELECT 1;\n\n{broken}"));
+            assert_eq!(script.statements.len(), 1, "{broken}");
+            let end = script.broken.expect("broken");
+            assert!(end.unterminated, "{}", end.message);
+            assert_eq!(end.line, 3, "{}", end.message);
+        }
+    }
+}
