@@ -1,0 +1,472 @@
+//! The program through real pipes: exit codes, formats, errors, files, signals.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A query that takes minutes, in several partitions or in one.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) \
+    WHERE x % 7 = y % 11";
+
+/// One run of the program, set up step by step.
+struct Run {
+    command: Command,
+    input: Vec<u8>,
+}
+
+/// What a run left behind, with text for easy comparison.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn embedsql<const N: usize>(args: [&str; N]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
+    // The error line must be the same for those who set this.
+    command.args(args).env("RUST_BACKTRACE", "1");
+    Run { command, input: Vec::new() }
+}
+
+impl Run {
+    fn input(mut self, input: &str) -> Self {
+        self.input = input.into();
+        self
+    }
+
+    fn folder(mut self, folder: &TempDir) -> Self {
+        self.command.current_dir(folder.path());
+        self
+    }
+
+    fn start(&mut self) -> Child {
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        // A program that ends early closes the pipe; that is its right.
+        let _ = stdin.write_all(&self.input);
+        child
+    }
+
+    fn end(mut self) -> Ended {
+        self.start().wait_with_output().expect("the program ends").into()
+    }
+
+    /// Expects success and silence on standard error.
+    #[track_caller]
+    fn stdout(self) -> String {
+        let ended = self.end();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "stdout: {}", ended.stdout);
+        ended.stdout
+    }
+
+    /// Expects this exit code, one error line and nothing on standard output.
+    #[track_caller]
+    fn error(self, code: i32) -> String {
+        let ended = self.end();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert_eq!(ended.stdout, "");
+        one_error(&ended.stderr)
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+#[track_caller]
+fn one_error(stderr: &str) -> String {
+    let message = stderr.strip_prefix("error: ").and_then(|text| text.strip_suffix('\n'));
+    let message = message.unwrap_or_else(|| panic!("not an error line: {stderr:?}"));
+    assert!(!message.contains('\n'), "more than one line: {stderr}");
+    message.to_owned()
+}
+
+fn write(folder: &TempDir, name: &str, text: &str) {
+    fs::write(folder.path().join(name), text).expect("writable");
+}
+
+fn files(folder: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).expect("readable");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn tables_look_like_those_of_psql() {
+    let sql = "SELECT * FROM (VALUES (1, 'paris'), (22, NULL)) t(id, city)";
+    assert_eq!(embedsql(["-c", sql]).stdout(), " id | city\n----+-------\n  1 | paris\n 22 | NULL\n(2 rows)\n");
+    assert_eq!(embedsql(["-q", "-c", "SELECT 1 AS one"]).stdout(), " one\n-----\n   1\n");
+    assert_eq!(embedsql(["-c", "SELECT 1 AS one"]).stdout(), " one\n-----\n   1\n(1 row)\n");
+    // A row is a line, whatever is in it.
+    let text = embedsql(["-c", "SELECT concat('a', chr(10), 'b', chr(27)) AS t"]).stdout();
+    assert_eq!(text.lines().nth(2), Some(" a\\nb\\u{1b}"));
+}
+
+#[test]
+fn no_row_is_left_out() {
+    let sql = "SELECT value FROM generate_series(1, 25000)";
+    let text = embedsql(["-c", sql]).stdout();
+    assert_eq!(text.lines().count(), 25_003);
+    assert!(text.ends_with("(25000 rows)\n"));
+    assert_eq!(embedsql(["--format", "ndjson", "-c", sql]).stdout().lines().count(), 25_000);
+}
+
+#[test]
+fn vectors_are_short_in_tables_and_whole_elsewhere() {
+    let sql = "SELECT 7 AS id, embed('a cat') AS v";
+    let table = embedsql(["-c", sql]).stdout();
+    let row = table.lines().nth(2).expect("a row");
+    assert!(row.starts_with("  7 | [") && row.ends_with(", … 384]"), "{row}");
+
+    let csv = embedsql(["--format", "csv", "-c", sql]).stdout();
+    let field = csv.strip_prefix("id,v\n7,\"").and_then(|rest| rest.strip_suffix("\"\n")).expect("one quoted field");
+    let from_csv: Vec<f32> = serde_json::from_str(field).expect("a JSON array");
+    let tsv = embedsql(["--format", "tsv", "-c", sql]).stdout();
+    assert_eq!(tsv.lines().next(), Some("id\tv"));
+
+    let json = embedsql(["--format", "json", "-c", sql]).stdout();
+    let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let from_json: Vec<f32> = serde_json::from_value(rows[0]["v"].clone()).expect("numbers");
+    assert_eq!(from_json.len(), 384);
+    assert_eq!(from_json, from_csv);
+}
+
+#[test]
+fn json_formats_can_be_parsed() {
+    let sql = "SELECT * FROM (VALUES (1, 'a\"b'), (2, NULL)) t(id, s) ORDER BY id";
+    let json = embedsql(["--format", "json", "-c", sql]).stdout();
+    assert_eq!(json, "[{\"id\":1,\"s\":\"a\\\"b\"},\n{\"id\":2,\"s\":null}]\n");
+    let ndjson = embedsql(["--format", "ndjson", "-c", sql]).stdout();
+    assert_eq!(ndjson, "{\"id\":1,\"s\":\"a\\\"b\"}\n{\"id\":2,\"s\":null}\n");
+    assert_eq!(embedsql(["--format", "json", "-c", "SELECT 1 AS a WHERE false"]).stdout(), "[]\n");
+}
+
+#[test]
+fn csv_quotes_and_flattens() {
+    let sql = "SELECT 'x,\"y\"' AS s, [1, 2] AS l, named_struct('k', 'v') AS o, NULL AS n";
+    let expected = "s,l,o,n\n\"x,\"\"y\"\"\",\"[1,2]\",\"{\"\"k\"\":\"\"v\"\"}\",\n";
+    assert_eq!(embedsql(["--format", "csv", "-c", sql]).stdout(), expected);
+    assert_eq!(embedsql(["--format", "csv", "-c", "SELECT 1 AS a WHERE false"]).stdout(), "a\n");
+}
+
+#[test]
+fn plans_keep_their_lines() {
+    let text = embedsql(["-c", "EXPLAIN FORMAT INDENT SELECT 1 + 1"]).stdout();
+    assert!(text.starts_with("-- logical_plan\nProjection: Int64(2)"), "{text}");
+    assert!(!text.contains("\\n"));
+}
+
+#[test]
+fn commands_and_files_run_in_the_order_given() {
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "a.sql", "\u{feff}SELECT 2 AS n;\nSELECT 3 AS n");
+    let run = embedsql(["--format", "ndjson", "-c", "SELECT 1 AS n;", "-f", "a.sql", "-f", "-", "-c", "SELECT 5 AS n"]);
+    let expected = "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n{\"n\":4}\n{\"n\":5}\n";
+    assert_eq!(run.input("SELECT 4 AS n").folder(&folder).stdout(), expected);
+}
+
+#[test]
+fn standard_input_is_run_and_may_be_empty() {
+    let sql = "-- a comment; no end\nSELECT ';' AS a;\n\n;;SELECT $$;$$ AS b -- end";
+    assert_eq!(embedsql(["--format", "ndjson"]).input(sql).stdout(), "{\"a\":\";\"}\n{\"b\":\";\"}\n");
+    assert_eq!(embedsql([]).input("").stdout(), "");
+    assert_eq!(embedsql([]).input("-- nothing\n;").stdout(), "");
+}
+
+#[test]
+fn statements_of_every_kind_run() {
+    let sql = "CREATE TABLE t AS VALUES (1), (2); INSERT INTO t VALUES (3); SET datafusion.execution.batch_size = 64; \
+        PREPARE p(BIGINT) AS SELECT column1 FROM t WHERE column1 > $1; EXECUTE p(2); \
+        SHOW datafusion.execution.batch_size; DROP TABLE t";
+    let expected = "{\"count\":1}\n{\"column1\":3}\n{\"name\":\"datafusion.execution.batch_size\",\"value\":\"64\"}\n";
+    assert_eq!(embedsql(["--format", "ndjson", "-c", sql]).stdout(), expected);
+}
+
+#[test]
+fn other_dialects_read_the_text_as_typed() {
+    let sql = "SET datafusion.sql_parser.dialect = 'postgres'; SELECT 'a''b' AS \"Q\"";
+    assert_eq!(embedsql(["--format", "ndjson", "-c", sql]).stdout(), "{\"Q\":\"a'b\"}\n");
+}
+
+#[test]
+fn the_first_failure_ends_the_run() {
+    let ended = embedsql(["--format", "ndjson", "-c", "SELECT 1 AS a; SELECT nothing; SELECT 2 AS a"]).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "{\"a\":1}\n"));
+    assert!(one_error(&ended.stderr).contains("nothing"), "{}", ended.stderr);
+    // A syntax error does not reach back.
+    let ended = embedsql(["--format", "ndjson", "-c", "SELECT 1 AS a; SELECT 'no end; SELECT 2"]).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "{\"a\":1}\n"));
+    assert!(one_error(&ended.stderr).starts_with("syntax error: Unterminated string literal"), "{}", ended.stderr);
+}
+
+#[test]
+fn errors_say_what_and_where() {
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "q.sql", "SELECT 1 AS a;\n\n-- why\nSELECT\n  FRUM t;");
+    let ended = embedsql(["-q", "-f", "q.sql"]).folder(&folder).end();
+    assert_eq!(ended.code, Some(1));
+    let message = one_error(&ended.stderr);
+    assert!(message.starts_with("q.sql:4: "), "{message}");
+    let message = embedsql([]).input("\nSELEC 1").error(1);
+    assert!(message.starts_with("<stdin>:2: syntax error: ") && message.contains("Line: 2"), "{message}");
+    let message = embedsql(["-c", "SELECT 1 / (value - value) FROM generate_series(1, 3)"]).error(1);
+    assert_eq!(message, "Divide by zero error");
+    let message = embedsql(["-c", "SELECT * FROM 'no/such.parquet'"]).error(1);
+    assert_eq!(message, "file \"no/such.parquet\" not found");
+}
+
+#[test]
+fn a_wrong_set_is_a_failed_statement() {
+    for sql in
+        ["SET embed.precision = 'foo'", "SET embed.nothing = 1", "SET datafusion.nothing = 1", "SET nothing.x = 1"]
+    {
+        let message = embedsql(["-c", sql]).error(1);
+        assert!(message.contains("foo") || message.contains("nothing"), "{message}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--set", "embed.precision=foo"], "--set embed.precision=foo: "),
+        (&["--set", "embed.nothing=1"], "--set embed.nothing=1: "),
+        (&["--set", "datafusion.nothing=1"], "--set datafusion.nothing=1: "),
+        (&["--set", "datafusion.runtime.memory_limit=x"], "--set datafusion.runtime.memory_limit=x: "),
+        (&["--set", "nothing"], "invalid value 'nothing'"),
+        (&["--set", "other.key=1"], "invalid value 'other.key=1'"),
+        (&["--model", ""], "--model \"\": "),
+        (&["--precision", "f17"], "--precision \"f17\": "),
+        (&["--format", "xml"], "invalid value 'xml'"),
+        (&["--memory-limit", "much"], "invalid value 'much'"),
+        (&["--threads", "0"], "invalid value '0'"),
+        (&["--nothing"], "unexpected argument '--nothing'"),
+        (&["-f", "no/such.sql"], "file \"no/such.sql\": "),
+        (&["--output", "no/such/folder/x.csv"], "--output \"no/such/folder/x.csv\": "),
+        (&["--output", "/"], "--output \"/\": is a directory"),
+    ];
+    for (args, start) in cases {
+        let mut run = embedsql(["-c", "SELECT 1"]);
+        run.command.args(*args);
+        let message = run.error(2);
+        assert!(message.starts_with(start), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn flags_are_settings() {
+    let run = embedsql([
+        "--format",
+        "ndjson",
+        "--threads",
+        "1",
+        "--memory-limit",
+        "64M",
+        "--set",
+        "datafusion.runtime.max_temp_directory_size=1G",
+    ]);
+    let mut run = run.input("SHOW datafusion.execution.target_partitions; SHOW embed.model; SELECT count(*) AS n FROM generate_series(1, 10)");
+    run.command.args(["--model", "some/model", "--set", "embed.batch_size=7"]);
+    let text = run.stdout();
+    assert!(
+        text.contains("\"value\":\"1\"") && text.contains("\"value\":\"some/model\"") && text.contains("\"n\":10"),
+        "{text}"
+    );
+}
+
+#[test]
+fn version_and_help() {
+    let text = embedsql(["--version"]).stdout();
+    assert!(text.starts_with("embedsql ") && text.contains("\ndevices: cpu") && text.contains("\nkernels: "), "{text}");
+    let text = embedsql(["--help"]).stdout();
+    assert!(text.contains("Examples:") && text.contains("--memory-limit"), "{text}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    for format in ["table", "csv", "json", "ndjson"] {
+        let mut run = embedsql(["--format", format, "-c", "SELECT value FROM generate_series(1, 20000000)"]);
+        let mut child = run.start();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut line).expect("a line");
+        drop(stdout);
+        let status = child.wait().expect("the program ends");
+        let mut stderr = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{format}");
+    }
+}
+
+#[test]
+fn vectors_survive_a_parquet_file() {
+    let folder = TempDir::new().expect("a folder");
+    let sql =
+        "COPY (SELECT value AS id, embed(concat('text ', value)) AS vector FROM generate_series(1, 50)) TO 'v.parquet';
+        SELECT count(*) AS n, min(array_length(vector)) AS dim FROM 'v.parquet';
+        SELECT arrow_typeof(vector) LIKE 'FixedSizeList(%' AS fixed FROM 'v.parquet' LIMIT 1";
+    let text = embedsql(["--format", "ndjson", "-c", sql]).folder(&folder).stdout();
+    assert_eq!(text, "{\"count\":50}\n{\"n\":50,\"dim\":384}\n{\"fixed\":true}\n");
+    assert_eq!(files(&folder), ["v.parquet"]);
+    assert!(!encodings(&folder.path().join("v.parquet"), 1).contains("DICTIONARY"));
+    // Whoever asks for a dictionary gets it.
+    let sql = "COPY (SELECT embed('a') AS v) TO 'd.parquet' OPTIONS ('format.dictionary_enabled' 'true')";
+    embedsql(["-c", sql]).folder(&folder).stdout();
+    assert!(encodings(&folder.path().join("d.parquet"), 0).contains("DICTIONARY"));
+}
+
+/// The encodings of a column, as the file's metadata lists them.
+fn encodings(file: &Path, column: usize) -> String {
+    use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
+    let reader = SerializedFileReader::new(fs::File::open(file).expect("a file")).expect("a Parquet file");
+    let column = reader.metadata().row_group(0).column(column);
+    column.encodings().map(|encoding| format!("{encoding} ")).collect()
+}
+
+#[test]
+fn row_groups_are_small_enough_for_vectors() {
+    let folder = TempDir::new().expect("a folder");
+    embedsql(["-c", "COPY (SELECT value FROM generate_series(1, 50000)) TO 'n.parquet'"]).folder(&folder).stdout();
+    use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
+    let file = fs::File::open(folder.path().join("n.parquet")).expect("a file");
+    let reader = SerializedFileReader::new(file).expect("a Parquet file");
+    assert_eq!(reader.metadata().num_row_groups(), 3);
+}
+
+#[test]
+fn a_vector_is_refused_for_csv_before_anything_runs() {
+    let folder = TempDir::new().expect("a folder");
+    let copy = "COPY (SELECT 1 AS id, embed('a') AS vector) TO";
+    for target in ["'v.csv'", "'folder/' STORED AS CSV"] {
+        let message = embedsql(["-c", &format!("{copy} {target}")]).folder(&folder).error(1);
+        let expected = "COPY: column \"vector\" is a vector, which a CSV file cannot hold: write parquet, arrow or json, \
+            or select array_to_string(vector, ' ')";
+        assert_eq!(message, expected);
+    }
+    assert_eq!(files(&folder), [] as [&str; 0]);
+    let sql = "COPY (SELECT 1 AS id, array_to_string(embed('a'), ' ') AS vector) TO 'v.csv'";
+    embedsql(["-c", sql]).folder(&folder).stdout();
+    assert_eq!(files(&folder), ["v.csv"]);
+}
+
+#[test]
+fn a_failed_copy_leaves_the_old_file() {
+    let folder = TempDir::new().expect("a folder");
+    for target in ["f.parquet", "f.csv", "f.json", "f.arrow"] {
+        write(&folder, target, "old");
+        // Fails late, when much is written.
+        let sql = format!(
+            "COPY (SELECT value, repeat(md5(value::text), 50) AS text, 1 / (value - 60000) AS x \
+             FROM generate_series(1, 60000)) TO '{target}'"
+        );
+        let message = embedsql(["-c", &sql]).folder(&folder).error(1);
+        assert_eq!(message, "Divide by zero error", "{target}");
+        assert_eq!(fs::read_to_string(folder.path().join(target)).expect("readable"), "old");
+        assert_eq!(files(&folder), [target]);
+        fs::remove_file(folder.path().join(target)).expect("removable");
+    }
+}
+
+#[test]
+fn a_failed_copy_leaves_nothing_in_a_folder() {
+    let folder = TempDir::new().expect("a folder");
+    let sql = "COPY (SELECT value % 3 AS part, md5(value::text) AS text, 1 / (value - 300000) AS x \
+        FROM generate_series(1, 300000)) TO 'out/' STORED AS PARQUET";
+    for sql in [sql.to_owned(), format!("{sql} PARTITIONED BY (part)")] {
+        assert_eq!(embedsql(["-c", &sql]).folder(&folder).error(1), "Divide by zero error");
+        assert_eq!(files_below(&folder.path().join("out")), [] as [&Path; 0]);
+    }
+    embedsql(["-c", &sql.replace("1 / (value - 300000)", "1")]).folder(&folder).stdout();
+    assert_ne!(files_below(&folder.path().join("out")), [] as [&Path; 0]);
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path().is_dir() {
+            true => found.extend(files_below(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+#[test]
+fn an_output_file_is_whole_or_absent() {
+    let folder = TempDir::new().expect("a folder");
+    let args = ["--format", "csv", "--output", "o.csv", "-c"];
+    let mut run = embedsql(args).folder(&folder);
+    run.command.arg("SELECT 1 AS a; SELECT 2 AS b");
+    assert_eq!(run.stdout(), "");
+    assert_eq!(fs::read_to_string(folder.path().join("o.csv")).expect("readable"), "a\n1\nb\n2\n");
+    let mut run = embedsql(args).folder(&folder);
+    run.command.arg("SELECT 3 AS a; SELECT nothing");
+    run.error(1);
+    assert_eq!(fs::read_to_string(folder.path().join("o.csv")).expect("readable"), "a\n1\nb\n2\n");
+    assert_eq!(files(&folder), ["o.csv"]);
+    assert_eq!(embedsql(["--output", "/dev/null", "-c", "SELECT 1"]).stdout(), "");
+}
+
+/// Sends SIGINT to a running program and waits for its end, which must come within a second.
+fn interrupt(mut child: Child) -> Ended {
+    let sent = Instant::now();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    while child.try_wait().expect("a child").is_none() {
+        assert!(sent.elapsed() < Duration::from_secs(10), "still running");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let took = sent.elapsed();
+    // The promise is a second; a busy test machine gets another.
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    child.wait_with_output().expect("ended").into()
+}
+
+#[test]
+fn ctrl_c_is_exit_code_130() {
+    let folder = TempDir::new().expect("a folder");
+    for threads in ["1", "4"] {
+        let mut run = embedsql(["--threads", threads, "--output", "o.csv", "-c", ENDLESS]).folder(&folder);
+        let child = run.start();
+        std::thread::sleep(Duration::from_millis(700));
+        let ended = interrupt(child);
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(130), "", ""));
+        assert_eq!(files(&folder), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn ctrl_c_during_copy_leaves_the_old_file() {
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "v.parquet", "old");
+    let copy = "COPY (SELECT value, md5(value::text) AS t FROM generate_series(1, 1000000000)) TO 'v.parquet'";
+    let mut run = embedsql(["-c", copy]).folder(&folder);
+    let child = run.start();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while files(&folder).len() < 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(files(&folder), ["v.parquet", "v.parquet#1"]);
+    assert_eq!(interrupt(child).code, Some(130));
+    assert_eq!(files(&folder), ["v.parquet"]);
+    assert_eq!(fs::read_to_string(folder.path().join("v.parquet")).expect("readable"), "old");
+}
+
+#[test]
+fn ctrl_c_while_the_model_runs() {
+    let sql = "SELECT count(embed(repeat('many words ', 200 + CAST(value AS INT)))) FROM generate_series(1, 1000000)";
+    let mut run = embedsql(["-c", sql]);
+    let child = run.start();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(interrupt(child).code, Some(130));
+}

@@ -1,0 +1,109 @@
+//! `tests/slt/*.slt`: SQL and what it must give, each file in a new session at several partition counts and batch sizes.
+//!
+//! A cell is printed as DataFusion prints it, NULL as `NULL` and the empty string as `(empty)`. An error is matched against
+//! the text that a program sees. A duplicate is found within a record batch, so how many there were depends on the batch
+//! size: such a count stands behind `onlyif batch_8192`.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::prelude::SessionContext;
+use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
+
+use crate::support::session;
+
+/// A session as sqllogictest sees it.
+struct Database(SessionContext);
+
+#[async_trait]
+impl AsyncDB for Database {
+    type Error = DataFusionError;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>> {
+        let frame = self.0.sql(sql).await?;
+        let types: Vec<_> = frame.schema().fields().iter().map(|field| column_type(field.data_type())).collect();
+        let batches = frame.collect().await?;
+        if types.is_empty() {
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        let mut rows = Vec::new();
+        for batch in &batches {
+            for row in 0..batch.num_rows() {
+                rows.push(cells(batch, row)?);
+            }
+        }
+        Ok(DBOutput::Rows { types, rows })
+    }
+
+    async fn shutdown(&mut self) {}
+
+    fn engine_name(&self) -> &str {
+        "datafusion-embed"
+    }
+}
+
+fn column_type(data_type: &DataType) -> DefaultColumnType {
+    match data_type {
+        data_type if data_type.is_integer() => DefaultColumnType::Integer,
+        data_type if data_type.is_floating() => DefaultColumnType::FloatingPoint,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DefaultColumnType::Text,
+        _ => DefaultColumnType::Any,
+    }
+}
+
+fn cells(batch: &RecordBatch, row: usize) -> Result<Vec<String>> {
+    let cell = |column: &dyn Array| -> Result<String> {
+        if column.is_null(row) {
+            return Ok("NULL".to_owned());
+        }
+        let text = array_value_to_string(column, row)?;
+        Ok(if text.is_empty() { "(empty)".to_owned() } else { text })
+    };
+    batch.columns().iter().map(|column| cell(column)).collect()
+}
+
+/// The files, in the order of their names.
+fn files() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("tests/slt").expect("the folder of this test");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    let mut files: Vec<_> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "slt")).collect();
+    files.sort();
+    assert!(!files.is_empty(), "no .slt file in tests/slt");
+    files
+}
+
+async fn run_files(target_partitions: usize) {
+    for file in files() {
+        for batch_size in [1, 7, 8192] {
+            let connect = || async { Ok(Database(session(target_partitions, batch_size))) };
+            let mut runner = Runner::new(connect);
+            // `onlyif batch_8192` for what depends on the layout.
+            runner.add_label(&format!("batch_{batch_size}"));
+            // Types are checked as well: an integer that became text prints the same.
+            runner.with_column_validator(sqllogictest::strict_column_validator);
+            if let Err(error) = runner.run_file_async(&file).await {
+                panic!("{target_partitions} partitions, batches of {batch_size}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_1_partition() {
+    run_files(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_2_partitions() {
+    run_files(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_8_partitions() {
+    run_files(8).await;
+}

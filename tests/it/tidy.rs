@@ -1,0 +1,217 @@
+//! Promises about the sources, kept by reading them: I3, I4, where `unsafe` may be, and that the maps and lists which
+//! people read name what is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use datafusion::config::ExtensionOptions;
+use datafusion_embed::EmbedOptions;
+
+/// A source file without its comments and its unit tests.
+struct Source {
+    /// Relative to the repository, with `/`.
+    path: String,
+    /// Number and text of each line of code.
+    code: Vec<(usize, String)>,
+}
+
+impl Source {
+    fn read(path: &Path) -> Self {
+        let text = read(path);
+        let mut code = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            // rustfmt keeps unit tests where the style of this crate has them: one module, last in the file.
+            if line == "mod tests {" {
+                break;
+            }
+            let line = line.split("// ").next().unwrap_or_default();
+            if !line.trim_start().starts_with("//") {
+                code.push((number + 1, line.to_owned()));
+            }
+        }
+        let path = path.strip_prefix("./").unwrap_or(path).display().to_string().replace('\\', "/");
+        Self { path, code }
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| self.path.starts_with(place))
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every Rust file under a folder, in the order of their paths; none where the folder is not there.
+fn rust_files(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            files.extend(rust_files(path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The library and the program, without files that are unit tests as a whole.
+fn sources() -> Vec<Source> {
+    let files = rust_files("src");
+    assert!(files.len() > 20, "the sources are not where this test looks for them");
+    files.iter().filter(|path| !path.ends_with("tests.rs")).map(|path| Source::read(path)).collect()
+}
+
+/// No source outside `allowed` has one of these words.
+fn assert_only_in(allowed: &[&str], words: &[&str]) {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_in(allowed)) {
+        for (number, line) in &source.code {
+            found.extend(
+                words
+                    .iter()
+                    .filter(|word| line.contains(**word))
+                    .map(|word| format!("{}:{number}: {word}", source.path)),
+            );
+        }
+    }
+    assert!(found.is_empty(), "allowed only in {allowed:?}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn only_functions_know_planner_types() {
+    let words = ["logical_expr", "physical_plan", "physical_expr", "datafusion::catalog", "datafusion::optimizer"];
+    assert_only_in(&["src/functions/", "src/lib.rs", "src/bin/"], &words);
+}
+
+#[test]
+fn only_model_and_kernels_know_tensors() {
+    assert_only_in(&["src/model/"], &["candle_", "safetensors::", "tokenizers::", "hf_hub::"]);
+    // lib.rs names the kernel path, stages.rs is the door of the benches.
+    assert_only_in(&["src/model/", "src/kernels/", "src/lib.rs", "src/stages.rs"], &["kernels::"]);
+}
+
+#[test]
+fn only_the_engine_starts_threads() {
+    let words = [
+        "thread::spawn",
+        "thread::Builder",
+        "thread::scope",
+        "spawn_blocking",
+        "tokio::spawn",
+        "rayon",
+        "Runtime::new",
+    ];
+    assert_only_in(&["src/engine/", "src/bin/"], &words);
+}
+
+#[test]
+fn the_library_prints_nothing_and_changes_no_environment() {
+    let print = ["print!", "println!", "dbg!", "stdout()", "stderr()"];
+    let process = ["set_var", "remove_var", "set_current_dir", "process::exit", "process::abort"];
+    assert_only_in(&["src/bin/"], &[print.as_slice(), process.as_slice()].concat());
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // In two parts, so that this file does not find itself.
+    let words = [["TO", "DO"], ["FIX", "ME"], ["to", "do!"], ["unimplem", "ented!"]].map(|parts| parts.concat());
+    for folder in ["src", "tests", "benches", "examples"] {
+        for path in rust_files(folder) {
+            let text = read(&path);
+            for word in &words {
+                assert!(!text.contains(word), "{}: {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for folder in ["src", "tests", "benches", "examples"] {
+        for path in rust_files(folder) {
+            assert!(read(&path).starts_with("//! "), "{}: the first line is not //!", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_the_kernels_and_says_why_it_is_sound() {
+    assert_only_in(&["src/kernels/"], &["unsafe {", "unsafe fn", "unsafe impl", "unsafe trait", "unsafe extern"]);
+    for path in rust_files("src/kernels") {
+        let text = read(&path);
+        let lines: Vec<_> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
+            let comment_above = lines[..number].iter().rev().take_while(|line| line.trim_start().starts_with("//"));
+            let mut places = comment_above.chain([line]);
+            assert!(places.any(|line| line.contains("// SAFETY:")), "{}:{}: no SAFETY", path.display(), number + 1);
+        }
+    }
+}
+
+/// The names in the first column of the first table of a file's own documentation.
+fn table(path: &str) -> BTreeSet<String> {
+    let text = read(path);
+    let rows = text.lines().skip_while(|line| !line.starts_with("//! |")).take_while(|line| line.starts_with("//! |"));
+    rows.filter_map(|row| row.split('`').nth(1)).map(str::to_owned).collect()
+}
+
+/// The entries of a folder, folders with a `/`.
+fn entries(folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect(folder).map(|entry| entry.expect("readable"));
+    let name = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Followed, where it is a link.
+        if entry.path().is_dir() { format!("{name}/") } else { name }
+    };
+    entries.map(name).collect()
+}
+
+#[test]
+fn the_map_of_the_sources_names_what_is_there() {
+    let mut mapped = table("src/lib.rs");
+    assert!(mapped.remove("bin/embedsql/"), "the map lacks the program");
+    assert!(Path::new("src/bin/embedsql/main.rs").exists(), "the program is not where the map says");
+    mapped.insert("bin/".to_owned());
+    assert_eq!(mapped, entries("src"));
+    for folder in ["engine", "functions", "kernels", "model"] {
+        let mut there = entries(&format!("src/{folder}"));
+        there.remove("mod.rs");
+        there.remove("tests.rs");
+        assert_eq!(table(&format!("src/{folder}/mod.rs")), there, "src/{folder}");
+    }
+}
+
+#[test]
+fn every_dependency_says_what_it_is_for() {
+    let manifest = read("Cargo.toml");
+    // Whether the lines since the last blank one began with a comment, and how deep in brackets a line begins.
+    let (mut in_dependencies, mut said, mut depth, mut seen) = (false, false, 0i32, 0);
+    for line in manifest.lines() {
+        if line.starts_with('[') && depth == 0 {
+            in_dependencies = line.ends_with("dependencies]");
+        }
+        said = !line.is_empty() && (said || line.starts_with('#'));
+        if in_dependencies && depth == 0 && line.contains(" = ") {
+            seen += 1;
+            assert!(said, "Cargo.toml: no comment above: {line}");
+        }
+        depth += line.chars().map(|c| i32::from("[{".contains(c)) - i32::from("]}".contains(c))).sum::<i32>();
+    }
+    assert!(seen > 20, "the dependencies are not where this test looks for them");
+}
+
+#[test]
+fn the_readme_shows_the_quickstart_and_every_setting() {
+    let readme = read("README.md");
+    let block = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next());
+    assert_eq!(block.expect("README.md has no sql block").trim(), read("sql/quickstart.sql").trim());
+    for entry in EmbedOptions::default().entries() {
+        assert!(readme.contains(&format!("`{}`", entry.key)), "README.md lacks `{}`", entry.key);
+    }
+}
