@@ -69,7 +69,7 @@ impl Default for EmbedOptions {
 /// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
 const SETTINGS: [(&str, &str); 10] = [
     ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
-    ("device", "Where the model runs: auto, cpu, cuda[:n] or metal (mps)"),
+    ("device", "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)"),
     ("precision", "Arithmetic of the encoder: f32"),
     ("concurrency", "Model batches in flight; 0 is target_partitions, at most the cores on the CPU"),
     ("batch_tokens", "Token budget of one model batch"),

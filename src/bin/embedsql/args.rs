@@ -43,11 +43,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Model of embed(): bundled name, directory, or hub id owner/name[@revision] (= --set embed.model=NAME)
+    /// Model of embed(): bundled name, directory, or hub id owner/name or owner/name@revision (= --set embed.model=NAME)
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
 
-    /// Where the model runs: auto, cpu, cuda[:n], metal (= --set embed.device=DEVICE)
+    /// Where the model runs: auto, cpu, cuda, cuda:N, metal (= --set embed.device=DEVICE)
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use datafusion::sql::sqlparser::parser::ParserError;
+use sqlparser::parser::ParserError;
 
 /// Why something did not run to its end.
 #[derive(Debug)]
