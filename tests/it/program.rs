@@ -114,6 +114,31 @@ fn tables_look_like_those_of_psql() {
 }
 
 #[test]
+fn a_long_cell_does_not_widen_its_column() {
+    let sql =
+        "SELECT value, CASE WHEN value = 7 THEN repeat('x', 1000000) ELSE 'y' END AS t FROM generate_series(1, 5000)";
+    let text = embedsql(["-q", "-c", sql]).stdout();
+    assert_eq!(text.lines().count(), 5_002);
+    assert!(text.len() < 1_200_000, "{} bytes", text.len());
+}
+
+#[test]
+fn rows_are_shown_before_the_last_one_is_there() {
+    // Some rows at once, then a wait without end: only the first UNION branch ends.
+    let sql = format!("SELECT 1 AS n UNION ALL SELECT * FROM ({ENDLESS})");
+    let mut child = embedsql(["-c", &sql]).start();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    for expected in [" n", "---", " 1"] {
+        let line = lines.recv_timeout(Duration::from_secs(20)).expect("a line while the query runs");
+        assert_eq!(line, expected);
+    }
+    assert!(child.try_wait().expect("a child").is_none(), "the query was to be endless");
+    assert_eq!(interrupt(child).code, Some(130));
+}
+
+#[test]
 fn no_row_is_left_out() {
     let sql = "SELECT value FROM generate_series(1, 25000)";
     let text = embedsql(["-c", sql]).stdout();
@@ -158,6 +183,10 @@ fn csv_quotes_and_flattens() {
     let expected = "s,l,o,n\n\"x,\"\"y\"\"\",\"[1,2]\",\"{\"\"k\"\":\"\"v\"\"}\",\n";
     assert_eq!(embedsql(["--format", "csv", "-c", sql]).stdout(), expected);
     assert_eq!(embedsql(["--format", "csv", "-c", "SELECT 1 AS a WHERE false"]).stdout(), "a\n");
+    // NULL is nothing, and the empty text is not.
+    let sql = "SELECT NULL AS a, '' AS b, 1.5 AS c, true AS d, DATE '2024-02-29' AS e";
+    assert_eq!(embedsql(["--format", "csv", "-c", sql]).stdout(), "a,b,c,d,e\n,\"\",1.5,true,2024-02-29\n");
+    assert_eq!(embedsql(["--format", "tsv", "-c", sql]).stdout(), "a\tb\tc\td\te\n\t\t1.5\ttrue\t2024-02-29\n");
 }
 
 #[test]
@@ -174,6 +203,11 @@ fn commands_and_files_run_in_the_order_given() {
     let run = embedsql(["--format", "ndjson", "-c", "SELECT 1 AS n;", "-f", "a.sql", "-f", "-", "-c", "SELECT 5 AS n"]);
     let expected = "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n{\"n\":4}\n{\"n\":5}\n";
     assert_eq!(run.input("SELECT 4 AS n").folder(&folder).stdout(), expected);
+}
+
+#[test]
+fn a_command_may_begin_with_a_comment() {
+    assert_eq!(embedsql(["--format", "csv", "-c", "-- why\nSELECT 1 AS a"]).stdout(), "a\n1\n");
 }
 
 #[test]
@@ -224,6 +258,79 @@ fn errors_say_what_and_where() {
     assert_eq!(message, "Divide by zero error");
     let message = embedsql(["-c", "SELECT * FROM 'no/such.parquet'"]).error(1);
     assert_eq!(message, "file \"no/such.parquet\" not found");
+    let message = embedsql(["-c", "SELECT embed(*) FROM (VALUES ('a'))"]).error(1);
+    assert_eq!(message, "* is no argument of this function: name a column (only count takes *)");
+    let message = embedsql([]).input("\\d").error(1);
+    assert_eq!(message, "<stdin>:1: commands with \\ work at the prompt only, on a line of their own");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let folder = TempDir::new().expect("a folder");
+    fs::create_dir(folder.path().join("data")).expect("writable");
+    write(&folder, "empty.parquet", "");
+    write(&folder, "text.parquet", "hello, this is no Parquet file");
+    write(&folder, "notes.md", "hello");
+    let create = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION";
+    let cases = [
+        ("SELECT * FROM 'empty.parquet'", "file \"empty.parquet\" is empty"),
+        (&format!("{create} 'empty.parquet'"), "file \"empty.parquet\" is empty"),
+        ("SELECT * FROM 'text.parquet'", "file \"text.parquet\": Invalid Parquet file. Corrupt footer"),
+        (&format!("{create} 'text.parquet'"), "file \"text.parquet\": Invalid Parquet file. Corrupt footer"),
+        ("COPY 'text.parquet' TO 'x.csv'", "file \"text.parquet\": Invalid Parquet file. Corrupt footer"),
+        ("SELECT * FROM 'notes.md'", "file \"notes.md\" is of no known type (known: "),
+        ("SELECT * FROM 'data/'", "directory \"data/\" holds no files of a known type (known: "),
+        (
+            "SELECT * FROM data",
+            "table \"data\" not found, and directory \"data\" holds no files of a known type (known: ",
+        ),
+        ("SELECT * FROM 's3://b/x.parquet'", "\"s3://b/x.parquet\": object stores (s3://) are not supported yet"),
+        ("COPY (SELECT 1) TO 's3://b/x.parquet'", "\"s3://b/\": object stores (s3://) are not supported yet"),
+        (
+            &format!("{create} 'http://b/x.parquet'"),
+            "\"http://b/x.parquet\": object stores (http://) are not supported yet",
+        ),
+        (
+            "COPY (SELECT 1) TO 'x.ndjson'",
+            "COPY: \"ndjson\" is no known file format (known: parquet, csv, arrow, and json",
+        ),
+        ("COPY (SELECT 1) TO 'x'", "COPY: the name of the file has no extension that says its format (known: "),
+    ];
+    for (sql, start) in cases {
+        let message = embedsql(["-c", sql]).folder(&folder).error(1);
+        assert!(message.starts_with(start), "{sql}: {message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_read_is_no_unknown_type() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "secret.parquet", "text");
+    let path = folder.path().join("secret.parquet");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("ours");
+    // Root may read everything.
+    if fs::File::open(&path).is_err() {
+        let message = embedsql(["-c", "SELECT * FROM 'secret.parquet'"]).folder(&folder).error(1);
+        assert_eq!(message, "file \"secret.parquet\": permission denied");
+    }
+}
+
+#[test]
+fn damaged_pages_are_those_of_a_named_file() {
+    let folder = TempDir::new().expect("a folder");
+    let copy = "COPY (SELECT md5(value::text) AS t FROM generate_series(1, 5000)) TO 'd.parquet'";
+    embedsql(["-c", copy]).folder(&folder).stdout();
+    let path = folder.path().join("d.parquet");
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes[200..20_000].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(&path, bytes).expect("writable");
+    let external = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'd.parquet'; SELECT sum(length(t)) FROM t";
+    for sql in ["SELECT sum(length(t)) FROM 'd.parquet'", external, "COPY (SELECT t FROM 'd.parquet') TO 'x.parquet'"] {
+        let message = embedsql(["-c", sql]).folder(&folder).error(1);
+        assert!(message.starts_with("file \"d.parquet\": "), "{sql}: {message}");
+    }
 }
 
 #[test]
@@ -249,7 +356,8 @@ fn wrong_usage_is_exit_code_2() {
         (&["--precision", "f17"], "--precision \"f17\": "),
         (&["--format", "xml"], "invalid value 'xml'"),
         (&["--memory-limit", "much"], "invalid value 'much'"),
-        (&["--threads", "0"], "invalid value '0'"),
+        (&["--threads", "0"], "invalid value '0' for '--threads <N>': 0 is not in 1..=1024"),
+        (&["--threads", "100000"], "invalid value '100000' for '--threads <N>': 100000 is not in 1..=1024"),
         (&["--nothing"], "unexpected argument '--nothing'"),
         (&["-f", "no/such.sql"], "file \"no/such.sql\": "),
         (&["--output", "no/such/folder/x.csv"], "--output \"no/such/folder/x.csv\": "),
@@ -323,6 +431,20 @@ fn vectors_survive_a_parquet_file() {
     let sql = "COPY (SELECT embed('a') AS v) TO 'd.parquet' OPTIONS ('format.dictionary_enabled' 'true')";
     embedsql(["-c", sql]).folder(&folder).stdout();
     assert!(encodings(&folder.path().join("d.parquet"), 0).contains("DICTIONARY"));
+}
+
+#[test]
+fn vectors_of_any_name_are_stored_without_a_dictionary() {
+    let folder = TempDir::new().expect("a folder");
+    let sql = "COPY (SELECT t.text, [t.text] AS list, embed(t.text), embed(t.text) AS v, named_struct('f', t.text) AS s \
+        FROM (SELECT concat('text ', value % 3) AS text FROM generate_series(1, 50)) t) TO 'v.parquet'";
+    embedsql(["-c", sql]).folder(&folder).stdout();
+    let of = |column| encodings(&folder.path().join("v.parquet"), column).contains("DICTIONARY");
+    assert_eq!([0, 1, 2, 3, 4].map(of), [true, true, false, false, true]);
+    let sql =
+        "COPY (SELECT 'a' AS t, embed('a') AS \"x.y\") TO 'd.parquet' OPTIONS ('format.dictionary_enabled' 'true')";
+    embedsql(["-c", sql]).folder(&folder).stdout();
+    assert!(encodings(&folder.path().join("d.parquet"), 1).contains("DICTIONARY"));
 }
 
 /// The encodings of a column, as the file's metadata lists them.
@@ -417,10 +539,22 @@ fn an_output_file_is_whole_or_absent() {
     assert_eq!(embedsql(["--output", "/dev/null", "-c", "SELECT 1"]).stdout(), "");
 }
 
+/// `/dev/full` is a disk without room.
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_find_no_room_are_an_error() {
+    let message = embedsql(["--output", "/dev/full", "-c", "SELECT 1"]).error(1);
+    assert_eq!(message, "output: No space left on device (os error 28)");
+}
+
 /// Sends SIGINT to a running program and waits for its end, which must come within a second.
-fn interrupt(mut child: Child) -> Ended {
+fn interrupt(child: Child) -> Ended {
+    signal(child, "-INT")
+}
+
+fn signal(mut child: Child, name: &str) -> Ended {
     let sent = Instant::now();
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    let kill = Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill runs");
     assert!(kill.success());
     while child.try_wait().expect("a child").is_none() {
         assert!(sent.elapsed() < Duration::from_secs(10), "still running");
@@ -442,6 +576,58 @@ fn ctrl_c_is_exit_code_130() {
         let ended = interrupt(child);
         assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(130), "", ""));
         assert_eq!(files(&folder), [] as [&str; 0]);
+    }
+}
+
+/// Waits until a file of this name is there.
+fn wait_for_file(folder: &TempDir, name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !folder.path().join(name).exists() {
+        assert!(Instant::now() < deadline, "no {name}: {:?}", files(folder));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn other_signals_clean_up_too() {
+    let copy = "COPY (SELECT value, md5(value::text) AS t FROM generate_series(1, 1000000000)) TO 'v.parquet'";
+    // Under nohup SIGHUP is ignored, and the program inherits that.
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask").trim();
+    let nohup = u64::from_str_radix(ignored, 16).expect("a number") & 1 == 1;
+    let signals: &[(&str, i32)] = if nohup { &[("-TERM", 143)] } else { &[("-TERM", 143), ("-HUP", 129)] };
+    for &(name, code) in signals {
+        let folder = TempDir::new().expect("a folder");
+        let mut run = embedsql(["--output", "o.csv", "-c", copy]).folder(&folder);
+        let child = run.start();
+        wait_for_file(&folder, "v.parquet#1");
+        let ended = signal(child, name);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(code), ""));
+        assert_eq!(files(&folder), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn ctrl_c_cleans_up_behind_every_statement_that_writes() {
+    let rows = "SELECT value, md5(value::text) AS t FROM generate_series(1, 1000000000)";
+    let explain = format!("EXPLAIN ANALYZE COPY ({rows}) TO 'data/v.parquet'");
+    let insert = format!(
+        "CREATE EXTERNAL TABLE x (value BIGINT, t VARCHAR) STORED AS PARQUET LOCATION 'data/'; INSERT INTO x {rows}"
+    );
+    for sql in [explain, insert] {
+        let folder = TempDir::new().expect("a folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("writable");
+        let mut run = embedsql(["-c", &sql]).folder(&folder);
+        let child = run.start();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while files_below(&data).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_ne!(files_below(&data), [] as [&Path; 0], "{sql}");
+        assert_eq!(interrupt(child).code, Some(130));
+        assert_eq!(files_below(&data), [] as [&Path; 0], "{sql}");
     }
 }
 

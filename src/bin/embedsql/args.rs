@@ -1,10 +1,10 @@
 //! The command line: what may be typed, and what it means.
 
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::error::{self, Failure};
@@ -15,10 +15,10 @@ Examples:
   embedsql -c \"SELECT title, embed(body) FROM 'docs.parquet' LIMIT 10\"
   embedsql -c \"COPY (SELECT id, embed(body) AS vector FROM 'docs.parquet') TO 'vectors.parquet'\"
   embedsql -f report.sql --format csv --output report.csv
-  embedsql --model sentence-transformers/all-mpnet-base-v2 --device cuda < queries.sql
+  embedsql --model BAAI/bge-small-en-v1.5 --device cuda < queries.sql
   embedsql                                 (a prompt; \\? there for help)
 
-Exit codes: 0 success, 1 a statement failed, 2 wrong usage, 130 Ctrl-C.";
+Exit codes: 0 success, 1 a statement failed, 2 wrong usage; 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM.";
 
 /// SQL over files, with sentence-embedding models as the function embed(text).
 ///
@@ -28,7 +28,8 @@ Exit codes: 0 success, 1 a statement failed, 2 wrong usage, 130 Ctrl-C.";
 #[command(name = "embedsql", disable_version_flag = true, after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Run this SQL, one or more statements (repeatable)
-    #[arg(short, long, value_name = "SQL")]
+    // SQL may begin with a comment, and a comment with two hyphens.
+    #[arg(short, long, value_name = "SQL", allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
 
     /// Run the SQL of this file; - is standard input (repeatable)
@@ -55,9 +56,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     pub(crate) precision: Option<String>,
 
-    /// Threads for queries and for the model [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
+    /// Threads for queries and for the model, 1 to 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) threads: Option<usize>,
 
     /// Memory that sorts, joins and aggregates may take before they spill, such as 512M or 2G [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -181,6 +182,13 @@ mod tests {
         let expected =
             [Source::File("a.sql".into()), Source::Command("b".into()), Source::Stdin, Source::Command("c".into())];
         assert_eq!(sources(&args, &matches), expected);
+    }
+
+    #[test]
+    fn sql_may_begin_with_a_hyphen() {
+        let matches = Args::command().try_get_matches_from(["embedsql", "-c", "-- why\nSELECT 1", "-q"]);
+        let args = Args::from_arg_matches(&matches.expect("valid line")).expect("valid line");
+        assert_eq!((args.command, args.quiet), (vec!["-- why\nSELECT 1".to_owned()], true));
     }
 
     #[test]

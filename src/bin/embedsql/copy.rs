@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::CopyTo;
+use datafusion::logical_expr::{LogicalPlan, TableSource};
 
 use crate::error::Failure;
 use crate::print::is_vector;
@@ -65,10 +68,38 @@ fn store_vectors_without_dictionary(copy: &mut CopyTo) {
     if !copy.file_type.get_ext().eq_ignore_ascii_case("parquet") || copy.options.contains_key(OPTION) {
         return;
     }
-    for field in copy.input.schema().fields() {
-        if let Some(leaf) = vector_leaf(field) {
+    let fields = copy.input.schema().fields().clone();
+    let vectors: Vec<String> = fields.iter().filter_map(|field| vector_leaf(field)).collect();
+    // Dots separate the parts of a path, so the option of a column cannot say a name that has one: `embed(t.body)`.
+    if vectors.iter().all(|leaf| leaf.matches('.').count() == 2) {
+        for leaf in vectors {
             copy.options.entry(format!("{OPTION}::{leaf}")).or_insert_with(|| "false".to_owned());
         }
+        return;
+    }
+    copy.options.insert(OPTION.to_owned(), "false".to_owned());
+    let mut others = Vec::new();
+    for field in fields.iter().filter(|field| vector_leaf(field).is_none()) {
+        leaves(field, "", &mut others);
+    }
+    for leaf in others {
+        copy.options.entry(format!("{OPTION}::{leaf}")).or_insert_with(|| "true".to_owned());
+    }
+}
+
+/// Adds the paths of the values of a column in a Parquet file, where an option can say them.
+fn leaves(field: &Field, parent: &str, found: &mut Vec<String>) {
+    if field.name().contains('.') {
+        return;
+    }
+    let path = format!("{parent}{}", field.name());
+    match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            leaves(item, &format!("{path}.list."), found);
+        }
+        DataType::Map(entries, _) => leaves(entries, &format!("{path}."), found),
+        DataType::Struct(fields) => fields.iter().for_each(|field| leaves(field, &format!("{path}."), found)),
+        _ => found.push(path),
     }
 }
 
@@ -84,39 +115,66 @@ fn vector_leaf(field: &Field) -> Option<String> {
     }
 }
 
-/// The staging files of a COPY to a local file or folder.
+/// The files that a statement writes: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of
+/// either.
 ///
 /// object_store writes `vectors.parquet` as `vectors.parquet#1` and renames it at the end, so what bears the final name is
 /// always whole. It removes the staging file itself when a COPY fails; only when the program ends while a thread
 /// is still inside the model may nobody be left to do it.
 #[derive(Debug)]
 pub(crate) struct Staging {
-    target: PathBuf,
-    /// Staging files of others: they are not ours to remove.
+    /// What writes, for messages: `COPY to`.
+    verb: &'static str,
+    targets: Vec<PathBuf>,
+    /// Files of others: they are not ours to remove.
     before: BTreeSet<PathBuf>,
 }
 
 impl Staging {
-    /// Call before the COPY runs. `None` for a plan that writes no local file.
+    /// Call before the statement runs. `None` for a plan that writes no local file.
     pub(crate) fn of(plan: &LogicalPlan) -> Option<Self> {
-        let LogicalPlan::Copy(copy) = plan else {
-            return None;
-        };
-        let path = copy.output_url.strip_prefix("file://").unwrap_or(&copy.output_url);
-        if path.contains("://") {
-            return None;
-        }
-        let target = std::path::absolute(path).ok()?;
-        let before = staging_files(&target);
-        Some(Self { target, before })
+        let mut targets = Vec::new();
+        let mut verb = "COPY to";
+        // Below an EXPLAIN, hence the walk. It ends by no error, because the closure gives none.
+        let _ = plan.apply(|node| {
+            match node {
+                LogicalPlan::Copy(copy) => targets.extend(local_path(&copy.output_url)),
+                LogicalPlan::Dml(dml) => {
+                    verb = "INSERT into";
+                    targets.extend(locations(&dml.target).into_iter().flatten());
+                }
+                _ => {}
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        let before = targets.iter().flat_map(|target| files_of(target)).collect();
+        (!targets.is_empty()).then_some(Self { verb, targets, before })
+    }
+
+    /// `COPY to "vectors.parquet"`, for messages.
+    pub(crate) fn statement(&self) -> String {
+        format!("{} {:?}", self.verb, self.target())
+    }
+
+    /// The path as people know it.
+    pub(crate) fn target(&self) -> String {
+        self.targets.first().map(|target| shown(target)).unwrap_or_default()
+    }
+
+    /// After a failure: the finished files that this statement, or somebody at the same time, has left.
+    ///
+    /// They stay where they are. A COPY into a folder names its files at random, so nothing says whose they are.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let now: BTreeSet<PathBuf> = self.targets.iter().flat_map(|target| files_of(target)).collect();
+        now.difference(&self.before).filter(|file| staged_name(file).is_none()).map(|file| shown(file)).collect()
     }
 
     /// After a failure at the end of the program: waits a moment for object_store to clean up, then does it itself.
     pub(crate) fn clean_up(&self) {
         let deadline = Instant::now() + Duration::from_millis(200);
         loop {
-            let left = staging_files(&self.target);
-            let mut ours = left.difference(&self.before).peekable();
+            let files = self.targets.iter().flat_map(|target| files_of(target));
+            let mut ours = files.filter(|file| staged_name(file).is_some() && !self.before.contains(file)).peekable();
             if ours.peek().is_none() {
                 return;
             }
@@ -131,21 +189,55 @@ impl Staging {
     }
 }
 
-/// Files named `<target>#<number>`, and those named `<anything>#<number>` in the folder `target`.
-fn staging_files(target: &Path) -> BTreeSet<PathBuf> {
+/// A path without the folder we are in.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+/// The absolute path of a local file or folder.
+fn local_path(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    (!path.contains("://")).then(|| std::path::absolute(path).ok()).flatten()
+}
+
+/// Where the files of a table are; `None` for a table without files.
+fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
+    let provider = source_as_provider(table).ok()?;
+    let table = provider.downcast_ref::<ListingTable>()?;
+    table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
+}
+
+/// The file that the plan reads, if all it reads is one file: errors about its bytes do not name it.
+pub(crate) fn only_file(plan: &LogicalPlan) -> Option<String> {
+    let mut read = BTreeSet::new();
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            read.extend(locations(&scan.source).into_iter().flatten());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    let file = read.pop_first().filter(|file| read.is_empty() && file.is_file())?;
+    Some(shown(&file))
+}
+
+/// The file `target` and its staging files `<target>#<number>`, or all files of the folder `target`.
+fn files_of(target: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let name = target.file_name().unwrap_or_default();
     if let Some(folder) = target.parent() {
         found.extend(files(folder).filter(|file| staged_name(file).is_some_and(|staged| OsStr::new(staged) == name)));
     }
+    if target.is_file() {
+        found.insert(target.to_owned());
+    }
     // PARTITIONED BY writes into folders of folders.
     let mut folders = vec![target.to_owned()];
     while let Some(folder) = folders.pop() {
         for file in files(&folder) {
-            if fs::symlink_metadata(&file).is_ok_and(|m| m.is_dir()) {
-                folders.push(file);
-            } else if staged_name(&file).is_some() {
-                found.insert(file);
+            match fs::symlink_metadata(&file).is_ok_and(|m| m.is_dir()) {
+                true => folders.push(file),
+                false => _ = found.insert(file),
             }
         }
     }

@@ -2,13 +2,16 @@
 
 use std::any::Any;
 use std::error::Error;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
 use sqlparser::parser::ParserError;
 
 /// Why something did not run to its end.
@@ -20,8 +23,12 @@ pub(crate) enum Failure {
     Statement(String),
     /// A thread panicked; the panic hook has already reported it: exit code 1.
     Panic,
+    /// A Parquet file could not be read. It is a failed statement, before somebody has said which file it was.
+    Parquet(String),
     /// Ctrl-C: exit code 130, as a shell reports a program killed by SIGINT.
     Interrupted,
+    /// SIGTERM or SIGHUP, and the exit code that says so: 143 or 129.
+    Terminated(u8),
     /// The reader of our output went away (`embedsql ... | head -1`). It has what it wanted: exit code 0.
     ClosedPipe,
 }
@@ -34,20 +41,35 @@ impl Failure {
                 report(message);
                 ExitCode::from(2)
             }
-            Failure::Statement(message) => {
+            Failure::Statement(message) | Failure::Parquet(message) => {
                 report(message);
                 ExitCode::from(1)
             }
             Failure::Panic => ExitCode::from(1),
             Failure::Interrupted => ExitCode::from(130),
+            Failure::Terminated(code) => ExitCode::from(*code),
             Failure::ClosedPipe => ExitCode::SUCCESS,
+        }
+    }
+
+    /// Puts the name of the file, if it is known, before the message about a Parquet file.
+    pub(crate) fn in_file(self, file: &Option<String>) -> Self {
+        match (self, file) {
+            // An input/output error may as well be about a file that is written, and says itself which.
+            (Failure::Parquet(message), Some(file)) if !message.contains("os error") => {
+                Failure::Statement(format!("file {file:?}: {message}"))
+            }
+            (Failure::Parquet(message), _) => Failure::Statement(message),
+            (other, _) => other,
         }
     }
 
     /// Puts the place of the statement before the message of a failed statement.
     pub(crate) fn at(self, place: &str) -> Self {
         match self {
-            Failure::Statement(message) => Failure::Statement(format!("{place}: {message}")),
+            Failure::Statement(message) | Failure::Parquet(message) => {
+                Failure::Statement(format!("{place}: {message}"))
+            }
             other => other,
         }
     }
@@ -55,7 +77,10 @@ impl Failure {
 
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
-        Failure::Statement(one_line(&error))
+        match is_parquet(&error) {
+            true => Failure::Parquet(one_line(&error)),
+            false => Failure::Statement(one_line(&error)),
+        }
     }
 }
 
@@ -83,7 +108,9 @@ pub(crate) fn report(message: &str) {
 pub(crate) fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let message = panic_message(info.payload());
-        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        // The path of a source file on the machine that built this helps nobody, unless the source is ours.
+        let ours = info.location().filter(|l| l.file().starts_with("src"));
+        let place = ours.map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
         report(&tidy(&format!("internal error: {message}{place}")));
     }));
 }
@@ -101,7 +128,7 @@ fn panic_message(payload: &dyn Any) -> &str {
 /// The root message of an error, on one line, without the layers DataFusion wraps around it.
 pub(crate) fn one_line(error: &DataFusionError) -> String {
     let message = root_message(error);
-    missing_table(&message).unwrap_or_else(|| tidy(&message))
+    missing_table(&message).or_else(|| reworded(&message)).unwrap_or_else(|| tidy(&message))
 }
 
 /// Walks down to the message a person can act on.
@@ -155,22 +182,89 @@ fn parser_message(error: &ParserError) -> String {
     }
 }
 
-/// A quoted file name in FROM is looked up as a table, and so "table not found" is what DataFusion says of a missing file.
+/// Is the root of this error what the Parquet crate says?
+fn is_parquet(error: &DataFusionError) -> bool {
+    match error {
+        DataFusionError::ParquetError(_) => true,
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            ArrowError::ParquetError(_) => true,
+            ArrowError::ExternalError(inner) => is_parquet_inside(inner.as_ref()),
+            _ => false,
+        },
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => is_parquet(inner),
+        DataFusionError::Shared(inner) => is_parquet(inner),
+        DataFusionError::Collection(errors) => errors.first().is_some_and(is_parquet),
+        DataFusionError::External(inner) => is_parquet_inside(inner.as_ref()),
+        _ => false,
+    }
+}
+
+fn is_parquet_inside(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.is::<ParquetError>()
+        || error.downcast_ref::<DataFusionError>().is_some_and(is_parquet)
+        || error.downcast_ref::<Arc<DataFusionError>>().is_some_and(|inner| is_parquet(inner))
+}
+
+/// A quoted file name in FROM is looked up as a table, and so "table not found" is what DataFusion says of every file that
+/// it cannot use, whatever the reason.
 fn missing_table(message: &str) -> Option<String> {
     let name = message.strip_prefix("table 'datafusion.public.")?.strip_suffix("' not found")?;
+    if let Some((scheme, _)) = name.split_once("://").filter(|(scheme, _)| *scheme != "file") {
+        return Some(no_object_store(name, scheme));
+    }
+    let path = Path::new(name.strip_prefix("file://").unwrap_or(name));
+    if path.is_dir() {
+        let what = match fs::read_dir(path) {
+            Ok(_) => format!("directory \"{name}\" holds no files of a known type ({KNOWN})"),
+            Err(error) => format!("directory \"{name}\": {}", io_message(&error)),
+        };
+        // A table may have been meant.
+        return Some(if name.contains(['/', '.']) { what } else { format!("table \"{name}\" not found, and {what}") });
+    }
     if !name.contains(['/', '.']) {
         return Some(format!("table \"{name}\" not found"));
     }
-    Some(match std::path::Path::new(name).exists() {
-        false => format!("file \"{name}\" not found"),
-        true => format!(
-            "file \"{name}\" is of no known type (known: .parquet, .csv, .json, .arrow; or CREATE EXTERNAL TABLE)"
-        ),
+    Some(match File::open(path) {
+        Ok(_) => format!("file \"{name}\" is of no known type ({KNOWN})"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("file \"{name}\" not found"),
+        Err(error) => format!("file \"{name}\": {}", io_message(&error)),
     })
 }
 
+const KNOWN: &str = "known: .parquet, .csv, .json, .arrow; or CREATE EXTERNAL TABLE";
+
+fn no_object_store(url: &str, scheme: &str) -> String {
+    format!("\"{url}\": object stores ({scheme}://) are not supported yet, only local files")
+}
+
+/// The message of an input/output error without the number that std adds.
+fn io_message(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Messages of DataFusion that only its developers can read.
+fn reworded(message: &str) -> Option<String> {
+    let formats =
+        "known: parquet, csv, arrow, and json, which is one object per line; STORED AS chooses one for any name";
+    if let Some(extension) = message.strip_prefix("There is no registered file format with ext ") {
+        return Some(format!("COPY: \"{extension}\" is no known file format ({formats})"));
+    }
+    if message.starts_with("Format not explicitly set and unable to get file extension") {
+        return Some(format!("COPY: the name of the file has no extension that says its format ({formats})"));
+    }
+    if message.starts_with("Physical plan does not support logical expression Wildcard") {
+        return Some("* is no argument of this function: name a column (only count takes *)".to_owned());
+    }
+    let (_, rest) = message.split_once("No suitable object store found for ")?;
+    let url = rest.split(". See").next()?;
+    Some(no_object_store(url, url.split_once("://")?.0))
+}
+
 /// Prefixes that name the layer an error passed through, not what is wrong.
-const NOISE: [&str; 12] = [
+const NOISE: [&str; 13] = [
     "External error: ",
     "External: ",
     "Execution error: ",
@@ -178,6 +272,7 @@ const NOISE: [&str; 12] = [
     "Arrow error: ",
     "Arrow: ",
     "Parquet error: ",
+    "Parquet argument error: ",
     "Compute error: ",
     "Object Store error: ",
     "Invalid argument error: ",

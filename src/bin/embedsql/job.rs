@@ -1,4 +1,4 @@
-//! Work on the runtime's threads while this thread waits for its end or for Ctrl-C.
+//! Work on the runtime's threads while this thread waits for its end or for a signal: Ctrl-C, SIGTERM, SIGHUP.
 //!
 //! A call of embed() holds a worker thread for a whole model batch, and a worker that is held polls neither timers nor
 //! signals. So signals have a thread of their own, and the waiting is done on the main thread, which is no worker.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::prelude::SessionContext;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use crate::args::Source;
 use crate::copy::Staging;
@@ -34,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) format: Format,
     pub(crate) quiet: bool,
     cancelled: Arc<AtomicBool>,
-    staging: Arc<Mutex<Option<Staging>>>,
+    staging: Arc<Mutex<Option<Arc<Staging>>>>,
 }
 
 impl Job {
@@ -54,7 +55,7 @@ impl Job {
     }
 
     /// Remembers the staging files of the statement that now begins.
-    pub(crate) fn stages(&self, staging: Option<Staging>) {
+    pub(crate) fn stages(&self, staging: Option<Arc<Staging>>) {
         *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = staging;
     }
 
@@ -121,30 +122,57 @@ pub(crate) async fn run_texts(job: Job, texts: Vec<Text>) -> Result<(), Failure>
 
 /// What the waiting thread hears of.
 enum Event {
-    Interrupt,
+    Stop(Signal),
     Done(Result<(), Failure>),
 }
 
-/// Runs jobs, one at a time, and knows about Ctrl-C.
+/// What stops a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has Ctrl-C only"))]
+    Terminate,
+    /// SIGHUP: the terminal is gone.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "see `listen`"))]
+    HangUp,
+}
+
+impl Signal {
+    fn failure(self) -> Failure {
+        match self {
+            Signal::Interrupt => Failure::Interrupted,
+            Signal::Terminate => Failure::Terminated(143),
+            Signal::HangUp => Failure::Terminated(129),
+        }
+    }
+}
+
+/// Runs jobs, one at a time, and knows about signals.
 pub(crate) struct Runner {
     runtime: Handle,
-    /// Who hears of Ctrl-C: the job that is running.
+    /// Who hears of signals: the job that is running.
     listener: Arc<Mutex<Option<Sender<Event>>>>,
 }
 
 impl Runner {
-    /// From here on Ctrl-C no longer kills the process.
-    pub(crate) fn new(runtime: Handle) -> Result<Self, Failure> {
+    /// From here on Ctrl-C no longer kills the process, and what else ends it removes the unfinished `output` first.
+    pub(crate) fn new(runtime: Handle, output: Arc<Output>) -> Result<Self, Failure> {
         let listener: Arc<Mutex<Option<Sender<Event>>>> = Arc::default();
         let heard = listener.clone();
-        let no_signals = |e: io::Error| Failure::Statement(format!("cannot listen for Ctrl-C: {e}"));
+        let no_signals = |e: io::Error| Failure::Statement(format!("cannot listen for signals: {e}"));
         let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_signals)?;
         // Now, and not on the thread: the line editor puts back the handler that it finds when it starts.
-        let mut interrupts = signals.block_on(async { interrupts() }).map_err(no_signals)?;
+        let mut arriving = signals.block_on(async { listen() }).map_err(no_signals)?;
         let listen = move || {
-            while signals.block_on(interrupts.recv()).is_some() {
-                if let Some(listener) = &*heard.lock().unwrap_or_else(PoisonError::into_inner) {
-                    let _ = listener.send(Event::Interrupt);
+            while let Some(signal) = signals.block_on(arriving.recv()) {
+                let listener = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let is_heard = listener.is_some_and(|listener| listener.send(Event::Stop(signal)).is_ok());
+                // No job runs: Ctrl-C is the line editor's, the others end the program at once, as they would by default.
+                if let (false, Failure::Terminated(code)) = (is_heard, signal.failure()) {
+                    output.discard();
+                    std::process::exit(code.into());
                 }
             }
         };
@@ -152,7 +180,8 @@ impl Runner {
         Ok(Self { runtime, listener })
     }
 
-    /// Runs a job to its end; on Ctrl-C stops it and returns [`Failure::Interrupted`] soon, whatever its threads do.
+    /// Runs a job to its end; on a signal stops it and returns [`Failure::Interrupted`] or [`Failure::Terminated`] soon,
+    /// whatever its threads do.
     pub(crate) fn run(
         &self,
         job: &Job,
@@ -169,25 +198,51 @@ impl Runner {
         });
         match events.recv() {
             Ok(Event::Done(result)) => result,
-            Ok(Event::Interrupt) | Err(_) => {
+            stopped => {
+                let signal = if let Ok(Event::Stop(signal)) = stopped { signal } else { Signal::Interrupt };
                 job.cancelled.store(true, Ordering::Relaxed);
                 datafusion_embed::cancel(&job.ctx);
                 abort.abort();
                 wait_for_end(&events);
-                Err(Failure::Interrupted)
+                Err(signal.failure())
             }
         }
     }
 }
 
+/// The signals as they arrive, in a channel: one receiver for all of them.
 #[cfg(unix)]
-fn interrupts() -> io::Result<tokio::signal::unix::Signal> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut kinds = vec![(SignalKind::interrupt(), Signal::Interrupt), (SignalKind::terminate(), Signal::Terminate)];
+    // nohup means: go on without a terminal. Only Linux tells whether somebody said so; elsewhere SIGHUP keeps its default.
+    #[cfg(target_os = "linux")]
+    if !hang_up_is_ignored() {
+        kinds.push((SignalKind::hangup(), Signal::HangUp));
+    }
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for (kind, name) in kinds {
+        let mut arriving = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move { while arriving.recv().await.is_some() && sender.send(name).is_ok() {} });
+    }
+    Ok(receiver)
+}
+
+/// Bit 0 of the mask of ignored signals is SIGHUP.
+#[cfg(target_os = "linux")]
+fn hang_up_is_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 #[cfg(windows)]
-fn interrupts() -> io::Result<tokio::signal::windows::CtrlC> {
-    tokio::signal::windows::ctrl_c()
+fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let mut arriving = tokio::signal::windows::ctrl_c()?;
+    tokio::spawn(async move { while arriving.recv().await.is_some() && sender.send(Signal::Interrupt).is_ok() {} });
+    Ok(receiver)
 }
 
 /// Gives a stopped job a moment, so that what it holds is released before anything else happens.

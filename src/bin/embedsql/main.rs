@@ -54,7 +54,7 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
     let job = Job::new(ctx, output.clone(), args.format, args.quiet);
-    let result = Runner::new(runtime.handle().clone()).and_then(|runner| match texts.is_empty() {
+    let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),
         false => runner.run(&job, run_texts(job.clone(), texts)),
     });
@@ -74,7 +74,7 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
 fn runtime(args: &Args) -> Result<Runtime, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = args.threads {
-        builder.worker_threads(threads.get());
+        builder.worker_threads(threads);
     }
     builder.enable_all().build().map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
-use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{EncoderOptions, LineDelimited, WriterBuilder, make_encoder};
@@ -19,9 +18,9 @@ use crate::table::Table;
 pub(crate) enum Format {
     /// Columns for people; vectors shortened, NULL as NULL.
     Table,
-    /// Comma-separated, with a header; a vector is one field with a JSON array.
+    /// Comma-separated, with a header; a vector is one field with a JSON array, NULL is nothing and '' is "".
     Csv,
-    /// Tab-separated, otherwise as csv.
+    /// Tab-separated, otherwise as csv, but NULL and '' are both nothing.
     Tsv,
     /// One array of objects.
     Json,
@@ -36,6 +35,15 @@ pub(crate) struct Shape {
     /// A plan is text of many lines: as a table it is printed as it stands.
     pub(crate) is_plan: bool,
 }
+
+/// Where bytes go.
+pub(crate) type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Failure>;
+
+/// Rows that are turned into bytes at once. Cells may be large: a batch of 8192 texts is not doubled in memory.
+const SLICE: usize = 128;
+
+/// Bytes that are written at once, unless a slice has more.
+const PIECE: usize = 64 * 1024;
 
 /// Turns the batches of one result into bytes. Holds at most one chunk of table rows.
 pub(crate) struct Printer {
@@ -53,22 +61,36 @@ impl Printer {
         Self { shape, format, row_count, rows: 0, table }
     }
 
-    /// The bytes that this batch makes ready to be written.
-    pub(crate) fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, Failure> {
-        let first = self.rows == 0;
-        self.rows += batch.num_rows();
-        if batch.num_rows() == 0 {
-            return Ok(Vec::new());
+    /// Writes what this batch makes ready.
+    pub(crate) fn batch(&mut self, batch: &RecordBatch, write: Write<'_>) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        for start in (0..batch.num_rows()).step_by(SLICE) {
+            let slice = batch.slice(start, SLICE.min(batch.num_rows() - start));
+            self.slice(&slice, &mut bytes)?;
+            if bytes.len() >= PIECE {
+                write(&bytes)?;
+                bytes.clear();
+            }
         }
-        Ok(match self.format {
-            Format::Table if self.shape.is_plan => plan_text(batch).into_bytes(),
-            Format::Table => self.table.push(batch)?.into_bytes(),
-            Format::Csv => delimited(batch, b',', first)?,
-            Format::Tsv => delimited(batch, b'\t', first)?,
-            Format::Ndjson => json_lines(batch)?,
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => write(&bytes),
+        }
+    }
+
+    /// Adds the bytes of a few rows, at least one.
+    fn slice(&mut self, rows: &RecordBatch, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+        let first = self.rows == 0;
+        self.rows += rows.num_rows();
+        match self.format {
+            Format::Table if self.shape.is_plan => bytes.extend(plan_text(rows).into_bytes()),
+            Format::Table => self.table.push(rows, bytes)?,
+            Format::Csv => delimited(rows, b',', first, bytes)?,
+            Format::Tsv => delimited(rows, b'\t', first, bytes)?,
+            Format::Ndjson => bytes.extend(json_lines(rows)?),
             Format::Json => {
-                let mut bytes = if first { b"[".to_vec() } else { b",\n".to_vec() };
-                let lines = json_lines(batch)?;
+                bytes.extend_from_slice(if first { b"[" } else { b",\n" });
+                let lines = json_lines(rows)?;
                 // A line break never occurs inside a JSON string: each one ends a row.
                 let lines = lines.strip_suffix(b"\n").unwrap_or(&lines);
                 for &byte in lines {
@@ -77,29 +99,42 @@ impl Printer {
                         other => bytes.push(other),
                     }
                 }
-                bytes
             }
-        })
+        }
+        Ok(())
     }
 
-    /// What follows the last batch: rows still held, the end of the array, the header of an empty result.
-    pub(crate) fn finish(&mut self) -> Result<Vec<u8>, Failure> {
+    /// Are there rows that have come and are not yet written?
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.table.is_waiting()
+    }
+
+    /// Writes the rows that wait for others: nobody wants to wait longer.
+    pub(crate) fn stop_waiting(&mut self, write: Write<'_>) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        self.table.finish(&mut bytes);
+        write(&bytes)
+    }
+
+    /// Writes what follows the last batch: rows still held, the end of the array, the header of an empty result.
+    pub(crate) fn finish(&mut self, write: Write<'_>) -> Result<(), Failure> {
         let empty = self.rows == 0;
-        Ok(match self.format {
-            Format::Table if self.shape.is_plan => Vec::new(),
+        let mut bytes = Vec::new();
+        match self.format {
+            Format::Table if self.shape.is_plan => {}
             Format::Table => {
-                let mut text = self.table.finish();
+                self.table.finish(&mut bytes);
                 if self.row_count {
-                    text.push_str(&row_count(self.rows));
+                    bytes.extend(row_count(self.rows).into_bytes());
                 }
-                text.into_bytes()
             }
-            Format::Csv if empty => delimited(&RecordBatch::new_empty(self.shape.schema.clone()), b',', true)?,
-            Format::Tsv if empty => delimited(&RecordBatch::new_empty(self.shape.schema.clone()), b'\t', true)?,
-            Format::Csv | Format::Tsv | Format::Ndjson => Vec::new(),
-            Format::Json if empty => b"[]\n".to_vec(),
-            Format::Json => b"]\n".to_vec(),
-        })
+            Format::Csv if empty => header(&self.shape.schema, b',', &mut bytes),
+            Format::Tsv if empty => header(&self.shape.schema, b'\t', &mut bytes),
+            Format::Csv | Format::Tsv | Format::Ndjson => {}
+            Format::Json if empty => bytes.extend_from_slice(b"[]\n"),
+            Format::Json => bytes.extend_from_slice(b"]\n"),
+        }
+        write(&bytes)
     }
 }
 
@@ -123,17 +158,62 @@ fn plan_text(batch: &RecordBatch) -> String {
     text
 }
 
-/// Rows as csv or tsv. Nested values become text first, because arrow's writer refuses them.
-fn delimited(batch: &RecordBatch, delimiter: u8, header: bool) -> Result<Vec<u8>, Failure> {
+/// Rows as csv or tsv. Arrow's own writer refuses nested values and writes NULL and '' alike.
+fn delimited(batch: &RecordBatch, delimiter: u8, with_header: bool, bytes: &mut Vec<u8>) -> Result<(), Failure> {
     let batch = with_columns(batch, |field, column| match column.data_type().is_nested() {
         true => json_column(field, column),
         false => Ok(column.clone()),
     })?;
-    let mut bytes = Vec::new();
-    let mut writer = csv::WriterBuilder::new().with_header(header).with_delimiter(delimiter).build(&mut bytes);
-    writer.write(&batch)?;
-    drop(writer);
-    Ok(bytes)
+    if with_header {
+        header(&batch.schema(), delimiter, bytes);
+    }
+    let options = FormatOptions::default().with_display_error(false);
+    let columns: Result<Vec<_>, _> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options)).collect();
+    let columns = columns?;
+    // The nulls that a reader sees, also those of a column without a buffer for them (type Null) and of dictionaries.
+    let nulls: Vec<_> = batch.columns().iter().map(|column| column.logical_nulls()).collect();
+    let mut text = String::new();
+    for row in 0..batch.num_rows() {
+        for (index, (column, nulls)) in columns.iter().zip(&nulls).enumerate() {
+            if index > 0 {
+                bytes.push(delimiter);
+            }
+            // A NULL alone on its line would be a blank line to the readers of tsv.
+            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            if is_null && (delimiter == b',' || columns.len() > 1) {
+                continue;
+            }
+            text.clear();
+            if !is_null {
+                column.value(row).write(&mut text)?;
+            }
+            let quoted = text.is_empty() && (delimiter == b',' || columns.len() == 1);
+            delimited_field(&text, delimiter, quoted, bytes);
+        }
+        bytes.push(b'\n');
+    }
+    Ok(())
+}
+
+fn header(schema: &Schema, delimiter: u8, bytes: &mut Vec<u8>) {
+    for (index, field) in schema.fields().iter().enumerate() {
+        if index > 0 {
+            bytes.push(delimiter);
+        }
+        delimited_field(field.name(), delimiter, field.name().is_empty(), bytes);
+    }
+    bytes.push(b'\n');
+}
+
+/// Adds one field, in quotes where it must have them.
+fn delimited_field(text: &str, delimiter: u8, quoted: bool, bytes: &mut Vec<u8>) {
+    if !quoted && !text.bytes().any(|b| b == delimiter || matches!(b, b'"' | b'\n' | b'\r')) {
+        bytes.extend_from_slice(text.as_bytes());
+        return;
+    }
+    bytes.push(b'"');
+    bytes.extend(text.replace('"', "\"\"").into_bytes());
+    bytes.push(b'"');
 }
 
 /// Rows as one JSON object each. A NULL is written, so that every object has every key.
@@ -211,7 +291,7 @@ pub(crate) fn is_vector(data_type: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{FixedSizeListBuilder, Float32Builder, Int64Array};
+    use datafusion::arrow::array::{FixedSizeListBuilder, Float32Builder, Int64Array, StringArray};
 
     fn vectors(rows: &[Option<[f32; 2]>]) -> RecordBatch {
         let mut list = FixedSizeListBuilder::new(Float32Builder::new(), 2);
@@ -232,9 +312,9 @@ mod tests {
         let mut printer = Printer::new(format, shape, true, Settings::default());
         let mut bytes = Vec::new();
         for batch in batches {
-            bytes.extend(printer.batch(batch).expect("printable"));
+            printer.batch(batch, &mut |piece| Ok(bytes.extend_from_slice(piece))).expect("printable");
         }
-        bytes.extend(printer.finish().expect("printable"));
+        printer.finish(&mut |piece| Ok(bytes.extend_from_slice(piece))).expect("printable");
         String::from_utf8(bytes).expect("UTF-8")
     }
 
@@ -246,6 +326,16 @@ mod tests {
         let back: Vec<f32> = serde_json::from_str(field.expect("a quoted field")).expect("a JSON array");
         assert_eq!(back, values);
         assert_eq!(text.lines().nth(2), Some("1,"));
+    }
+
+    #[test]
+    fn null_and_the_empty_text_differ_in_csv() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some(""), None, Some("a\tb"), Some("a,\"b\"")]));
+        let batch = RecordBatch::try_from_iter([("s", texts.clone()), ("t", texts)]).expect("valid batch");
+        let expected = "s,t\n\"\",\"\"\n,\na\tb,a\tb\n\"a,\"\"b\"\"\",\"a,\"\"b\"\"\"\n";
+        assert_eq!(print(Format::Csv, std::slice::from_ref(&batch)), expected);
+        let tsv = print(Format::Tsv, &[batch]);
+        assert!(tsv.starts_with("s\tt\n\t\n\t\n\"a\tb\"\t"), "{tsv}");
     }
 
     #[test]

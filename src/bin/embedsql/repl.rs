@@ -51,7 +51,7 @@ pub(crate) fn run(runner: &Runner, job: &Job) -> Result<(), Failure> {
         match shell.enter(&input) {
             Ok(Flow::Continue) => {}
             Ok(Flow::Quit) => break,
-            Err(Failure::ClosedPipe) => return Err(Failure::ClosedPipe),
+            Err(end @ (Failure::ClosedPipe | Failure::Terminated(_))) => return Err(end),
             Err(Failure::Interrupted) => error::report("cancelled"),
             Err(failure) => {
                 failure.report();
@@ -148,8 +148,9 @@ impl Shell<'_> {
         let shape = Shape { schema: batch.schema(), is_plan: false };
         let settings = self.job.ctx.state().config_options().format.clone();
         let mut printer = Printer::new(self.job.format, shape, !self.job.quiet, settings);
-        self.job.output.write(&printer.batch(batch)?)?;
-        self.job.output.write(&printer.finish()?)
+        let output = &self.job.output;
+        printer.batch(batch, &mut |bytes| output.write(bytes))?;
+        printer.finish(&mut |bytes| output.write(bytes))
     }
 
     fn say(&self, text: &str) -> Result<(), Failure> {

@@ -1,6 +1,9 @@
 //! SQL text to statements, and one statement to its result.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::common::config::Dialect;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -9,11 +12,15 @@ use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
 use futures::StreamExt;
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
+use tokio::sync::oneshot;
 
 use crate::copy;
 use crate::error::{Failure, tidy};
 use crate::job::Job;
 use crate::print::{Printer, Shape};
+
+/// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One statement, still unparsed: a syntax error in it must not keep the statements before it from running.
 #[derive(Debug)]
@@ -94,11 +101,23 @@ fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>) -> Option<Statement>
 
 /// Plans and runs one statement and writes its result.
 pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
-    let plan = plan(&job.ctx, statement).await?;
-    let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let parsed = parsed(&job.ctx, statement)?;
+    let named = named_file(&job.ctx, &parsed)?;
+    let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
+    let named = copy::only_file(&plan).or(named);
     let plan = copy::prepare(plan)?;
     check_is_runnable(&plan)?;
-    job.stages(copy::Staging::of(&plan));
+    let staging = copy::Staging::of(&plan).map(Arc::new);
+    job.stages(staging.clone());
+    match (run_plan(job, plan).await, staging) {
+        (Ok(()), _) => Ok(()),
+        (Err(failure), None) => Err(failure.in_file(&named)),
+        (Err(failure), Some(staging)) => Err(unfinished(failure.in_file(&named), &staging)),
+    }
+}
+
+async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
+    let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let frame = job.ctx.execute_logical_plan(plan).await?;
     let schema = frame.schema().inner().clone();
     let mut stream = frame.execute_stream().await?;
@@ -111,21 +130,84 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     }
     let settings = job.ctx.state().config_options().format.clone();
     let mut printer = Printer::new(job.format, Shape { schema, is_plan }, !job.quiet, settings);
-    while let Some(batch) = stream.next().await {
-        job.write(&printer.batch(&batch?)?)?;
+    let (ring, mut alarm) = oneshot::channel();
+    let mut ring = Some(ring);
+    loop {
+        let batch = tokio::select! {
+            batch = stream.next() => batch,
+            _ = &mut alarm, if printer.is_waiting() => {
+                printer.stop_waiting(&mut |bytes| job.write(bytes))?;
+                continue;
+            }
+        };
+        let Some(batch) = batch else { break };
+        printer.batch(&batch?, &mut |bytes| job.write(bytes))?;
+        if let Some(ring) = ring.take_if(|_| printer.is_waiting()) {
+            // A thread, because a worker that embed() holds polls no timers.
+            std::thread::spawn(move || {
+                std::thread::sleep(PATIENCE);
+                ring.send(())
+            });
+        }
     }
-    job.write(&printer.finish()?)
+    printer.finish(&mut |bytes| job.write(bytes))
 }
 
-async fn plan(ctx: &SessionContext, statement: Statement) -> Result<LogicalPlan, Failure> {
+/// What is to be said when a statement that writes files failed.
+fn unfinished(failure: Failure, staging: &copy::Staging) -> Failure {
+    let message = match failure {
+        Failure::Statement(message) if message.contains("while finalizing writes") => {
+            format!("{} could not be written to its end (is the disk full?)", staging.statement())
+        }
+        Failure::Statement(message) => message,
+        other => return other,
+    };
+    let left = staging.left();
+    let Some(first) = left.first() else {
+        return Failure::Statement(message);
+    };
+    let count = left.len();
+    Failure::Statement(format!("{message}; new files were left in {:?}: {count}, such as {first:?}", staging.target()))
+}
+
+fn parsed(ctx: &SessionContext, statement: Statement) -> Result<ParsedStatement, Failure> {
+    let first = statement.tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    if first.is_some_and(|token| token.token == Token::Backslash) {
+        return Err(Failure::Statement("commands with \\ work at the prompt only, on a line of their own".to_owned()));
+    }
     let state = ctx.state();
     let options = &state.config_options().sql_parser;
-    let parsed = match options.dialect {
-        Dialect::Generic => parse(statement.tokens, options.recursion_limit.get())?,
+    match options.dialect {
+        Dialect::Generic => parse(statement.tokens, options.recursion_limit.get()),
         // The tokens are those of the generic dialect: let another dialect read the text for itself.
-        other => state.sql_to_statement(statement.text(), &other)?,
-    };
-    Ok(state.statement_to_plan(parsed).await?)
+        other => Ok(state.sql_to_statement(statement.text(), &other)?),
+    }
+}
+
+/// The file that the statement names, if it is one, for errors that occur before there is a plan.
+fn named_file(ctx: &SessionContext, statement: &ParsedStatement) -> Result<Option<String>, Failure> {
+    let mut files = Vec::new();
+    match statement {
+        ParsedStatement::CreateExternalTable(table) if table.columns.is_empty() => {
+            let is_parquet = table.file_type.eq_ignore_ascii_case("parquet");
+            files.extend(table.locations.iter().map(|location| (location.clone(), is_parquet)));
+        }
+        // What cannot be resolved will not be planned either, and that has its own error.
+        other => {
+            for table in ctx.state().resolve_table_references(other).unwrap_or_default() {
+                let name = table.table();
+                files.push((name.to_owned(), name.ends_with(".parquet")));
+            }
+        }
+    }
+    files.retain(|(name, _)| Path::new(name).is_file());
+    // DataFusion passes over empty files, and would find a table without columns.
+    for (name, is_parquet) in &files {
+        if *is_parquet && fs::metadata(name).is_ok_and(|m| m.len() == 0) {
+            return Err(Failure::Statement(format!("file {name:?} is empty")));
+        }
+    }
+    Ok(files.pop().filter(|_| files.is_empty()).map(|(name, _)| name))
 }
 
 fn parse(tokens: Vec<TokenWithSpan>, recursion_limit: usize) -> Result<ParsedStatement, Failure> {

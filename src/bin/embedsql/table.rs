@@ -1,7 +1,7 @@
 //! Results as aligned columns, as psql draws them.
 //!
-//! Widths come from the first [`CHUNK`] rows and then stay, so a result of any length is printed under one header in
-//! constant memory; a later, wider cell only pushes its own row out.
+//! Widths come from the rows of a first chunk and then stay, so a result of any length is printed under one header in
+//! constant memory; a later, wider cell only pushes its own row out, and so does one wider than [`MAX_WIDTH`].
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
@@ -14,8 +14,14 @@ use unicode_width::UnicodeWidthStr;
 use crate::error::Failure;
 use crate::print::is_vector;
 
-/// Rows that decide the widths.
-const CHUNK: usize = 10_000;
+/// Rows that decide the widths, unless they have [`CHUNK_BYTES`] before, or the program stops waiting for them.
+const CHUNK: usize = 1_000;
+
+/// Bytes of cells that may wait.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// The widest that a column is padded to: blanks behind every short cell are no help beside a long text.
+const MAX_WIDTH: usize = 100;
 
 /// Values of a vector that a table shows.
 const SHOWN_VALUES: usize = 3;
@@ -25,6 +31,7 @@ pub(crate) struct Table {
     columns: Vec<Column>,
     /// Rows that wait until the widths are known.
     waiting: Vec<Vec<String>>,
+    waiting_bytes: usize,
     started: bool,
     settings: Settings,
 }
@@ -40,59 +47,70 @@ impl Table {
     pub(crate) fn new(schema: &Schema, settings: Settings) -> Self {
         let columns = schema.fields().iter().map(|field| {
             let name = escape(field.name());
-            Column { width: name.width(), name, right: field.data_type().is_numeric() }
+            Column { width: name.width().min(MAX_WIDTH), name, right: field.data_type().is_numeric() }
         });
-        Self { columns: columns.collect(), waiting: Vec::new(), started: false, settings }
+        Self { columns: columns.collect(), waiting: Vec::new(), waiting_bytes: 0, started: false, settings }
     }
 
-    /// Takes the rows of a batch and gives the text that is ready.
-    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<String, Failure> {
-        self.waiting.append(&mut rows(batch, &self.settings)?);
-        match self.started || self.waiting.len() >= CHUNK {
-            true => Ok(self.text()),
-            false => Ok(String::new()),
+    /// Takes rows and adds the text that is ready.
+    pub(crate) fn push(&mut self, batch: &RecordBatch, text: &mut Vec<u8>) -> Result<(), Failure> {
+        for row in rows(batch, &self.settings)? {
+            if self.started {
+                self.line(&row, text);
+                continue;
+            }
+            self.waiting_bytes += row.iter().map(String::len).sum::<usize>();
+            self.waiting.push(row);
+            if self.waiting.len() >= CHUNK || self.waiting_bytes >= CHUNK_BYTES {
+                self.finish(text);
+            }
         }
+        Ok(())
     }
 
-    /// The text of the rows still held, with the header if nothing was printed yet.
-    pub(crate) fn finish(&mut self) -> String {
-        self.text()
+    /// Are there rows that wait for others?
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    fn text(&mut self) -> String {
+    /// Adds the rows still held, with the header if nothing was printed yet.
+    pub(crate) fn finish(&mut self, text: &mut Vec<u8>) {
         let rows = std::mem::take(&mut self.waiting);
-        let mut text = String::new();
         if !self.started {
             self.started = true;
             for row in &rows {
                 for (column, cell) in self.columns.iter_mut().zip(row) {
-                    column.width = column.width.max(cell.width());
+                    column.width = column.width.max(cell.width().min(MAX_WIDTH));
                 }
             }
             let names: Vec<String> = self.columns.iter().map(|c| c.name.clone()).collect();
-            self.line(&names, &mut text);
+            self.line(&names, text);
             let rules: Vec<String> = self.columns.iter().map(|c| "-".repeat(c.width + 2)).collect();
-            text.push_str(&rules.join("+"));
-            text.push('\n');
+            text.extend(rules.join("+").into_bytes());
+            text.push(b'\n');
         }
         for row in &rows {
-            self.line(row, &mut text);
+            self.line(row, text);
         }
-        text
     }
 
     /// Adds one line, padded by display width, without blanks at its end.
-    fn line(&self, cells: &[String], text: &mut String) {
+    fn line(&self, cells: &[String], text: &mut Vec<u8>) {
         for (index, (column, cell)) in self.columns.iter().zip(cells).enumerate() {
-            text.push_str(if index == 0 { " " } else { " | " });
-            let padding = " ".repeat(column.width.saturating_sub(cell.width()));
-            match column.right {
-                true => text.extend([padding.as_str(), cell]),
-                false => text.extend([cell, padding.as_str()]),
+            text.extend_from_slice(if index == 0 { b" " } else { b" | " });
+            let padding = column.width.saturating_sub(cell.width());
+            if column.right {
+                text.resize(text.len() + padding, b' ');
+            }
+            text.extend_from_slice(cell.as_bytes());
+            if !column.right {
+                text.resize(text.len() + padding, b' ');
             }
         }
-        text.truncate(text.trim_end_matches(' ').len());
-        text.push('\n');
+        while text.last() == Some(&b' ') {
+            text.pop();
+        }
+        text.push(b'\n');
     }
 }
 
@@ -164,9 +182,10 @@ mod tests {
         let titles: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1)));
         let batch = RecordBatch::try_from_iter([("id", ids), ("title", titles)]).expect("valid batch");
         let mut table = Table::new(&batch.schema(), Settings::default());
-        let mut text = table.push(&batch).expect("printable");
-        text.push_str(&table.finish());
-        text
+        let mut text = Vec::new();
+        table.push(&batch, &mut text).expect("printable");
+        table.finish(&mut text);
+        String::from_utf8(text).expect("UTF-8")
     }
 
     #[test]
@@ -181,6 +200,13 @@ mod tests {
         let text = text(&rows);
         assert_eq!(text.lines().count(), 25_002);
         assert_eq!(text.matches("title").count(), 1);
+    }
+
+    #[test]
+    fn a_long_cell_pushes_out_its_own_row_only() {
+        let long = "x".repeat(1 << 20);
+        let text = text(&[(1, &long), (2, "short")]);
+        assert_eq!(text.lines().map(str::len).collect::<Vec<_>>(), [11, 4 + 1 + 102, 6 + (1 << 20), 11]);
     }
 
     #[test]
