@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Epilogue, PackedMatrix, Path};
+use crate::kernels::{Arithmetic, Converted, Epilogue, PackedMatrix, Path};
 use crate::model::{self, Model, Place, Role, Room};
 use crate::options::{Device, EmbedOptions, Precision};
 
@@ -66,7 +66,13 @@ impl Product {
     pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
         let numbers = |n: usize| (0..n).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect::<Vec<_>>();
         Self {
-            matrix: PackedMatrix::pack(&numbers(outputs * inputs), &vec![0.0; outputs], inputs),
+            matrix: PackedMatrix::pack(
+                Path::detect(),
+                Arithmetic::F32,
+                &numbers(outputs * inputs),
+                &vec![0.0; outputs],
+                inputs,
+            ),
             inputs: numbers(rows * inputs),
             outputs: vec![0.0; rows * outputs],
         }
@@ -74,6 +80,6 @@ impl Product {
 
     /// Runs it.
     pub fn run(&mut self) {
-        self.matrix.multiply(Path::detect(), &self.inputs, Epilogue::Bias, &mut self.outputs);
+        self.matrix.multiply(&self.inputs, &mut Converted::default(), Epilogue::Bias, &mut self.outputs);
     }
 }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::path::{Path, per_path};
-use super::rows::{LANES, add_up, exp};
+use super::rows::{LANES, add_up, exp_negative};
 use super::tile::{self, View};
 
 /// Query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
@@ -128,11 +128,16 @@ per_path! {
 #[inline(always)]
 fn turn_keys_body<const FMA: bool>(qkv: &[f32], head: &Head, keys: &mut [f32]) {
     let first = head.hidden + head.first;
-    for (i, keys) in keys.chunks_exact_mut(head.stride).take(head.width).enumerate() {
-        for (token, key) in keys[..head.tokens].iter_mut().enumerate() {
-            *key = qkv[token * 3 * head.hidden + first + i];
+    let keys = &mut keys[..head.width * head.stride];
+    // Token by token: a key is read in one go, and the lines that it is spread over stay in the first-level cache.
+    for token in 0..head.tokens {
+        let key = &qkv[token * 3 * head.hidden + first..][..head.width];
+        for (i, &key) in key.iter().enumerate() {
+            keys[i * head.stride + token] = key;
         }
-        keys[head.tokens..].fill(0.0);
+    }
+    for row in keys.chunks_exact_mut(head.stride) {
+        row[head.tokens..].fill(0.0);
     }
 }
 
@@ -159,7 +164,7 @@ fn soften_body<const FMA: bool>(head: &Head, queries: usize, room: &mut Scores) 
         let mut totals = [0.0f32; LANES];
         for chunk in chunks {
             for (sum, s) in totals.iter_mut().zip(chunk) {
-                *s = exp::<FMA>(scale * (*s - max));
+                *s = exp_negative::<FMA>(scale * (*s - max));
                 *sum += *s;
             }
         }

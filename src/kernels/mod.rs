@@ -10,16 +10,19 @@
 //! | `path.rs` | which instructions this machine has |
 //! | `tile.rs` | the micro-kernels: a tile of a product with its sums in registers |
 //! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
+//! | `convert.rs` | f32 rows -> bf16 and int8 rows |
 //! | `attention.rs` | softmax(q k^T) v of one text |
 //! | `rows.rs` | layer normalisation, exp, erf |
 
 mod attention;
+mod convert;
 mod matrix;
 mod path;
 mod rows;
 mod tile;
 
 pub(crate) use attention::{Attention, Scores};
-pub(crate) use matrix::{Epilogue, PackedMatrix};
+pub(crate) use convert::Converted;
+pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix};
 pub(crate) use path::Path;
 pub(crate) use rows::{Activation, LayerNorm};

@@ -48,6 +48,24 @@ impl Path {
         paths
     }
 
+    /// Whether bf16 products run on instructions of their own; elsewhere they are widened to f32.
+    pub(super) fn has_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
+    /// Whether int8 products run on instructions of their own; elsewhere they are widened to f32.
+    pub(super) fn has_int8(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512vnni"),
+            _ => false,
+        }
+    }
+
     /// The name that `--version` and `DATAFUSION_EMBED_KERNELS` use.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -44,7 +44,7 @@ pub(crate) fn load(name: &str, offline: bool, place: Place) -> Result<Arc<Model>
     if let Some(model) = loaded.get(&place) {
         return Ok(Arc::clone(model));
     }
-    let model = Arc::new(Model::load(&entry.files, Arc::clone(&entry.description), place.device)?);
+    let model = Arc::new(Model::load(&entry.files, Arc::clone(&entry.description), place, offline)?);
     loaded.insert(place, Arc::clone(&model));
     Ok(model)
 }

@@ -6,7 +6,8 @@
 use super::description::BertConfig;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Attention, Epilogue, LayerNorm, PackedMatrix, Path, Scores};
+use crate::kernels::{Activation, Arithmetic, Attention, Converted, Epilogue, LayerNorm, PackedMatrix, Path, Scores};
+use crate::options::Precision;
 
 /// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing.
 #[derive(Debug, Default)]
@@ -22,6 +23,7 @@ pub(crate) struct Room {
     /// `[tokens, intermediate]`
     wide: Vec<f32>,
     scores: Scores,
+    converted: Converted,
 }
 
 /// The encoder of a BERT.
@@ -57,19 +59,27 @@ struct Layer {
 
 impl BertEncoder {
     /// Reads and packs the weights.
-    pub(crate) fn load(config: &BertConfig, weights: &Weights) -> Result<Self> {
+    pub(crate) fn load(config: &BertConfig, weights: &Weights, precision: Precision) -> Result<Self> {
         let hidden = config.hidden_size;
         let activation =
             config.activation().ok_or_else(|| Error::Model(format!("hidden_act {}", config.hidden_act)))?;
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::load(config, weights, i));
+        let activation = match (activation, precision) {
+            (Activation::Gelu, Precision::Bf16 | Precision::Int8) => Activation::RoughGelu,
+            (exact, _) => exact,
+        };
+        let path = Path::detect();
+        let embeddings = Embeddings::load(config, weights)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|number| LayerLoader { path, precision, config, weights, number }.load())
+            .collect::<Result<_>>()?;
         Ok(Self {
-            path: Path::detect(),
+            path,
             hidden,
             intermediate: config.intermediate_size,
             attention: Attention { heads: config.num_attention_heads, head: hidden / config.num_attention_heads },
             activation,
-            embeddings: Embeddings::load(config, weights)?,
-            layers: layers.collect::<Result<_>>()?,
+            embeddings,
+            layers,
         })
     }
 
@@ -100,16 +110,16 @@ impl BertEncoder {
     /// One layer: `x = norm(x + attention(x))`, then `x = norm(x + narrow(activation(widen(x))))`.
     fn run(&self, layer: &Layer, starts: &[usize], room: &mut Room) {
         let (path, hidden) = (self.path, self.hidden);
-        let Room { states, qkv, context, summed, wide, scores } = room;
-        layer.qkv.multiply(path, states, Epilogue::Bias, qkv);
+        let Room { states, qkv, context, summed, wide, scores, converted } = room;
+        layer.qkv.multiply(states, converted, Epilogue::Bias, qkv);
         for text in starts.windows(2) {
             let qkv = &qkv[text[0] * 3 * hidden..text[1] * 3 * hidden];
             self.attention.apply(path, qkv, scores, &mut context[text[0] * hidden..text[1] * hidden]);
         }
-        layer.attention_out.multiply(path, context, Epilogue::Add(states), summed);
+        layer.attention_out.multiply(context, converted, Epilogue::Add(states), summed);
         layer.attention_norm.apply(path, summed);
-        layer.widen.multiply(path, summed, Epilogue::Activate(self.activation), wide);
-        layer.narrow.multiply(path, wide, Epilogue::Add(summed), states);
+        layer.widen.multiply(summed, converted, Epilogue::Activate(self.activation), wide);
+        layer.narrow.multiply(wide, converted, Epilogue::Add(summed), states);
         layer.norm.apply(path, states);
     }
 }
@@ -147,34 +157,70 @@ impl Embeddings {
     }
 }
 
-impl Layer {
-    fn load(config: &BertConfig, weights: &Weights, number: usize) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let name = |part: &str| format!("encoder.layer.{number}.{part}");
-        Ok(Self {
-            qkv: linear(
-                weights,
-                &[&name("attention.self.query"), &name("attention.self.key"), &name("attention.self.value")],
-                hidden,
-                hidden,
-            )?,
-            attention_out: linear(weights, &[&name("attention.output.dense")], hidden, hidden)?,
-            attention_norm: layer_norm(config, weights, &name("attention.output.LayerNorm"))?,
-            widen: linear(weights, &[&name("intermediate.dense")], intermediate, hidden)?,
-            narrow: linear(weights, &[&name("output.dense")], hidden, intermediate)?,
-            norm: layer_norm(config, weights, &name("output.LayerNorm"))?,
-        })
+/// In which numbers each product of a layer is computed.
+#[derive(Clone, Copy)]
+struct Arithmetics {
+    qkv: Arithmetic,
+    attention_out: Arithmetic,
+    widen: Arithmetic,
+    narrow: Arithmetic,
+}
+
+impl Arithmetics {
+    fn of(precision: Precision) -> Self {
+        let all = |a| Self { qkv: a, attention_out: a, widen: a, narrow: a };
+        match precision {
+            Precision::F32 => all(Arithmetic::F32),
+            Precision::Bf16 => all(Arithmetic::Bf16),
+            // The inputs of q, k and v are what int8 hurts most. On 2000 package descriptions the least cosine to f32 is
+            // 0.9985 like this, 0.9962 with all four in int8; it costs an eighth of the speed.
+            Precision::Int8 => Self { qkv: Arithmetic::Bf16, ..all(Arithmetic::Int8) },
+        }
     }
 }
 
-/// Packs one or more linear layers of the same shape side by side, so that they are one product.
-fn linear(weights: &Weights, names: &[&str], outputs: usize, inputs: usize) -> Result<PackedMatrix> {
-    let (mut weight, mut bias) = (Vec::new(), Vec::new());
-    for name in names {
-        weight.extend(weights.tensor(&format!("{name}.weight"), &[outputs, inputs])?);
-        bias.extend(weights.tensor(&format!("{name}.bias"), &[outputs])?);
+/// What it takes to load one layer.
+struct LayerLoader<'a> {
+    path: Path,
+    precision: Precision,
+    config: &'a BertConfig,
+    weights: &'a Weights,
+    number: usize,
+}
+
+impl LayerLoader<'_> {
+    /// Reads and packs a layer.
+    fn load(&self) -> Result<Layer> {
+        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
+        let Arithmetics { qkv, attention_out, widen, narrow } = Arithmetics::of(self.precision);
+        let parts = ["attention.self.query", "attention.self.key", "attention.self.value"];
+        Ok(Layer {
+            qkv: self.linear(qkv, &parts, hidden, hidden)?,
+            attention_out: self.linear(attention_out, &["attention.output.dense"], hidden, hidden)?,
+            attention_norm: self.norm("attention.output.LayerNorm")?,
+            widen: self.linear(widen, &["intermediate.dense"], intermediate, hidden)?,
+            narrow: self.linear(narrow, &["output.dense"], hidden, intermediate)?,
+            norm: self.norm("output.LayerNorm")?,
+        })
     }
-    Ok(PackedMatrix::pack(&weight, &bias, inputs))
+
+    fn name(&self, part: &str) -> String {
+        format!("encoder.layer.{}.{part}", self.number)
+    }
+
+    /// Packs one or more linear layers of the same shape, one under the other, so that they are one product.
+    fn linear(&self, arithmetic: Arithmetic, parts: &[&str], outputs: usize, inputs: usize) -> Result<PackedMatrix> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend(self.weights.tensor(&format!("{}.weight", self.name(part)), &[outputs, inputs])?);
+            bias.extend(self.weights.tensor(&format!("{}.bias", self.name(part)), &[outputs])?);
+        }
+        Ok(PackedMatrix::pack(self.path, arithmetic, &weight, &bias, inputs))
+    }
+
+    fn norm(&self, part: &str) -> Result<LayerNorm> {
+        layer_norm(self.config, self.weights, &self.name(part))
+    }
 }
 
 fn layer_norm(config: &BertConfig, weights: &Weights, name: &str) -> Result<LayerNorm> {

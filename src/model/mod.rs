@@ -35,7 +35,7 @@ pub(crate) use tokenizer::Tokens;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::options::Device;
+use crate::options::{Device, Precision};
 use description::Normalize;
 use encoder::BertEncoder;
 use files::ModelFiles;
@@ -62,12 +62,18 @@ enum Encoder {
 }
 
 impl Model {
-    /// Loads tokenizer and weights. `device` is a real one, never `auto`.
-    fn load(files: &ModelFiles, description: Arc<Description>, device: Device) -> Result<Self> {
+    /// Loads tokenizer and weights. The device is a real one, never `auto`.
+    fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
         let tokenizer = TextTokenizer::load(files, &description)?;
-        let weights = Weights::open(files, &description.folder)?;
+        let weights = Weights::open(files, &description.folder, offline)?;
+        let Place { device, precision } = place;
+        if device != Device::Cpu && precision != Precision::F32 {
+            return Err(Error::Setting(format!(
+                "embed.precision: {precision} runs on the cpu only, device is {device}"
+            )));
+        }
         let encoder = match device {
-            Device::Cpu | Device::Auto => Encoder::Cpu(BertEncoder::load(&description.bert, &weights)?),
+            Device::Cpu | Device::Auto => Encoder::Cpu(BertEncoder::load(&description.bert, &weights, precision)?),
             #[cfg(any(feature = "cuda", feature = "metal"))]
             Device::Cuda(_) | Device::Metal => {
                 Encoder::Candle(candle::CandleEncoder::load(&description, &weights, &candle::open_device(device)?)?)
@@ -84,6 +90,11 @@ impl Model {
     /// Tokens of `prompt + text`, cut to `max_tokens`.
     pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
         self.tokenizer.tokenize(prompt, text, max_tokens)
+    }
+
+    /// Tokens that every text has beside its own.
+    pub(crate) fn special_tokens(&self) -> usize {
+        self.tokenizer.special
     }
 
     /// Number of tokens of a text before truncation, special tokens counted.

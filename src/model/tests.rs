@@ -10,6 +10,8 @@ use super::candle::CandleEncoder;
 use super::pooling::PoolingMode;
 use super::*;
 
+const CPU: Place = Place { device: Device::Cpu, precision: Precision::F32 };
+
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
@@ -38,18 +40,22 @@ fn expected_lengths(name: &str) -> Vec<usize> {
 fn fixture_model(name: &str) -> Model {
     let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
     let description = Description::read(&files).expect("description");
-    Model::load(&files, Arc::new(description), Device::Cpu).expect("model")
+    Model::load(&files, Arc::new(description), CPU, true).expect("model")
 }
 
 fn bundled_model() -> Model {
+    bundled_model_in(Precision::F32)
+}
+
+fn bundled_model_in(precision: Precision) -> Model {
     let files = ModelFiles::find(BUNDLED_NAME, true).expect("bundled");
     let description = Description::read(&files).expect("description");
-    Model::load(&files, Arc::new(description), Device::Cpu).expect("model")
+    Model::load(&files, Arc::new(description), Place { precision, ..CPU }, true).expect("model")
 }
 
 /// The same model with its encoder replaced by candle's, on candle's CPU device.
 fn on_candle(mut model: Model, files: &ModelFiles) -> Model {
-    let weights = Weights::open(files, &model.description.folder).expect("weights");
+    let weights = Weights::open(files, &model.description.folder, true).expect("weights");
     let device = candle::open_device(Device::Cpu).expect("candle's CPU device");
     let encoder = CandleEncoder::load(&model.description, &weights, &device).expect("candle");
     model.encoder = Encoder::Candle(encoder);
@@ -153,10 +159,27 @@ fn our_forward_pass_matches_candles_on_the_same_weights() {
 #[test]
 fn a_text_has_the_same_bits_in_any_batch() {
     let texts = texts();
-    let model = bundled_model();
-    let alone = encode(&model, &texts, Role::Plain, 1);
-    for size in [2, 7, 64] {
-        assert_eq!(encode(&model, &texts, Role::Plain, size), alone, "batches of {size}");
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let model = bundled_model_in(precision);
+        let alone = encode(&model, &texts, Role::Plain, 1);
+        for size in [7, 64] {
+            assert!(encode(&model, &texts, Role::Plain, size) == alone, "{precision}, batches of {size}");
+        }
+    }
+}
+
+/// The vectors have length 1, so their product is the cosine. The fixture's texts are harder than real ones: single
+/// letters, control characters, one word of 300 letters.
+#[test]
+fn lower_precisions_stay_near_the_f32_vectors() {
+    let (texts, expected) = (texts(), expected("minilm.plain"));
+    for (precision, least, average) in [(Precision::Bf16, 0.9999, 0.99998), (Precision::Int8, 0.98, 0.996)] {
+        let vectors = encode(&bundled_model_in(precision), &texts, Role::Plain, 32);
+        let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let cosines: Vec<f32> = vectors.iter().zip(&expected).map(cosine).collect();
+        let lowest = cosines.iter().copied().fold(1.0, f32::min);
+        let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+        assert!(lowest >= least && mean >= average, "{precision}: lowest {lowest}, mean {mean}");
     }
 }
 
@@ -197,7 +220,7 @@ fn load_error(directory: &Path) -> String {
     let load = || {
         let files = ModelFiles::find(&directory.display().to_string(), true)?;
         let description = Description::read(&files)?;
-        Model::load(&files, Arc::new(description), Device::Cpu)
+        Model::load(&files, Arc::new(description), CPU, true)
     };
     load().expect_err("a damaged model").to_string()
 }
@@ -214,7 +237,12 @@ fn error_with(file: &str, key: &str, value: serde_json::Value) -> String {
 
 #[test]
 fn what_is_not_supported_names_the_file_and_the_value() {
-    let cases: [(&str, &str, serde_json::Value); 13] = [
+    let cases: [(&str, &str, serde_json::Value); 18] = [
+        ("config.json", "add_cross_attention", true.into()),
+        ("config.json", "quantization_config", "bitsandbytes".into()),
+        ("sentence_bert_config.json", "transformer_task", "fill-mask".into()),
+        ("sentence_bert_config.json", "module_output_name", "sentence_embedding".into()),
+        ("config_sentence_transformers.json", "model_type", "SparseEncoder".into()),
         ("config.json", "model_type", "t5".into()),
         ("config.json", "position_embedding_type", "alibi".into()),
         ("config.json", "is_decoder", true.into()),
@@ -296,7 +324,7 @@ fn weights_that_overflow_are_an_error_and_not_a_vector() {
     fs::write(copy.path().join("model.safetensors"), bytes).expect("write");
     let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
     let description = Arc::new(Description::read(&files).expect("description"));
-    let model = Model::load(&files, description, Device::Cpu).expect("model");
+    let model = Model::load(&files, description, CPU, true).expect("model");
     let message = model.encode(&[2, 7, 3], &[0, 3], 32, &mut Room::default(), &|| true).expect_err("NaN").to_string();
     assert!(message.contains("NaN"), "{message}");
 }
