@@ -10,11 +10,11 @@
 //!
 //! let ctx = SessionContext::new();
 //! datafusion_embed::register(&ctx)?;
-//! let nearest = "SELECT column1 AS text FROM (VALUES ('a red rose'), ('a tax form'), ('a garden')) \
-//!                ORDER BY cosine_similarity(embed(column1), embed('flower')) DESC LIMIT 1";
+//! let nearest = "SELECT column1 AS text FROM (VALUES ('a bicycle'), ('a tax form'), ('a garden')) \
+//!                ORDER BY cosine_similarity(embed(column1), embed('flowers')) DESC LIMIT 1";
 //! let rows = ctx.sql(nearest).await?.to_string().await?;
 //! # #[cfg(feature = "bundled-model")]
-//! assert!(rows.contains("a red rose"));
+//! assert!(rows.contains("a garden"));
 //! # datafusion::error::Result::<()>::Ok(())
 //! # }).unwrap();
 //! ```

@@ -17,7 +17,7 @@ mod texts;
 
 pub(crate) use counters::ModelUse;
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
@@ -30,8 +30,8 @@ use counters::{Counters, Registry};
 use pool::{Lane, Pool};
 use texts::Texts;
 
-/// Vectors of literals that one session remembers, see [`Session::embed_literal`].
-const REMEMBERED_LITERALS: usize = 64;
+/// Most vectors of literals that one session remembers, see [`Session::embed_literal`]: a few MiB.
+const REMEMBERED_LITERALS: usize = 4096;
 
 /// What the embed functions of one SessionContext share.
 #[derive(Debug, Default)]
@@ -40,11 +40,11 @@ pub(crate) struct Session {
     lane: Arc<Lane>,
     /// Raised by [`Session::cancel`]: a call that began under an older number stops.
     generation: Arc<AtomicU64>,
-    literals: Mutex<VecDeque<(LiteralKey, Vec<f32>)>>,
+    literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
 }
 
 /// What a literal's vector depends on (I1).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct LiteralKey {
     text: String,
     role: Role,
@@ -117,19 +117,20 @@ impl Session {
         Ok(texts.into_rows(vectors, dimensions))
     }
 
-    /// The vector of a literal. Planning folds the same literal again and again, so the session remembers the last ones.
+    /// The vector of a literal. Planning folds the same literal again and again, so the session remembers them.
     pub(crate) fn embed_literal(&self, call: &Call, text: &str) -> Result<Vec<f32>> {
         let key = LiteralKey { text: text.to_owned(), role: call.role, options: call.options.clone() };
         let remembered = || self.literals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, vector)) = remembered().iter().find(|(known, _)| *known == key) {
+        if let Some(vector) = remembered().get(&key) {
             return Ok(vector.clone());
         }
         let vector = self.embed(call, &[Some(text)])?;
         let mut literals = remembered();
         if literals.len() == REMEMBERED_LITERALS {
-            literals.pop_front();
+            // More than any query has: what planning needs again is remembered again.
+            literals.clear();
         }
-        literals.push_back((key, vector.clone()));
+        literals.insert(key, vector.clone());
         Ok(vector)
     }
 
@@ -196,6 +197,13 @@ impl<'a> Run<'a> {
             started_at: session.generation.load(Ordering::Relaxed),
         });
         let model = call.load()?;
+        let least = model.special_tokens() + 1;
+        if (1..least).contains(&call.options.max_tokens) {
+            return Err(Error::Setting(format!(
+                "embed.max_tokens: {} leaves no room for text beside the special tokens of model \"{}\"; at least {least}",
+                call.options.max_tokens, model.description.name
+            )));
+        }
         let counters = session.registry.counters(&model.description, call.place());
         session.lane.set_limit(call.concurrency);
         Ok(Self { session, call, model, dimensions, counters, stop })

@@ -18,7 +18,7 @@ different lengths are an error, a vector of zeros gives 0.",
     syntax_example = "cosine_similarity(a, b)",
     sql_example = r#"```sql
 > SELECT title, cosine_similarity(embed(body), embed('cheap flights')) AS score
-  FROM 'docs.parquet' ORDER BY score DESC LIMIT 10;
+  FROM 'docs.parquet' ORDER BY score DESC NULLS LAST LIMIT 10;
 ```"#,
     argument(name = "a", description = "FixedSizeList, List or LargeList of numbers; Float32 is read as it is."),
     argument(name = "b", description = "The same."),

@@ -95,6 +95,9 @@ pub(crate) struct BertConfig {
     position_embedding_type: Option<String>,
     #[serde(default)]
     is_decoder: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
+    quantization_config: Option<Value>,
 }
 
 /// BERT's defaults for keys that `config.json` leaves out.
@@ -149,8 +152,12 @@ impl BertConfig {
         if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
             return Err(wrong("position_embedding_type", kind, "absolute"));
         }
-        if self.is_decoder {
-            return Err(wrong("is_decoder", "true", "false"));
+        if self.is_decoder || self.add_cross_attention {
+            let key = if self.is_decoder { "is_decoder" } else { "add_cross_attention" };
+            return Err(wrong(key, "true", "false"));
+        }
+        if let Some(quantization) = &self.quantization_config {
+            return Err(wrong("quantization_config", &quantization.to_string(), "none: weights in f32, f16 or bf16"));
         }
         if self.activation().is_none() {
             return Err(wrong("hidden_act", &self.hidden_act, "gelu, gelu_new, gelu_pytorch_tanh, relu, silu"));
@@ -187,6 +194,8 @@ struct Module {
     path: String,
     #[serde(rename = "type")]
     kind: String,
+    #[serde(default)]
+    kwargs: Vec<String>,
 }
 
 /// What `modules.json` lists, sorted by what it is for.
@@ -207,6 +216,21 @@ struct TransformerSettings {
     query_length: Option<Value>,
     document_length: Option<Value>,
     processing_kwargs: Option<Value>,
+    transformer_task: Option<String>,
+    module_output_name: Option<String>,
+    modality_config: Option<Modalities>,
+}
+
+/// Which method of the transformer gives the rows of a text, in files of 6.x.
+#[derive(Deserialize)]
+struct Modalities {
+    text: Option<Modality>,
+}
+
+#[derive(Deserialize)]
+struct Modality {
+    method: Option<String>,
+    method_output_name: Option<String>,
 }
 
 /// The part of `tokenizer_config.json` that matters when nothing else gives a length.
@@ -223,6 +247,7 @@ struct Prompts {
     prompts: HashMap<String, Option<String>>,
     default_prompt_name: Option<String>,
     truncate_dim: Option<usize>,
+    model_type: Option<String>,
 }
 
 impl Description {
@@ -239,6 +264,7 @@ impl Description {
         };
         let settings: TransformerSettings =
             files.json(&format!("{folder}sentence_bert_config.json"))?.unwrap_or_default();
+        settings.check(files, &format!("{folder}sentence_bert_config.json"))?;
         let max_tokens = max_tokens(files, &folder, &settings, &bert)?;
         let prompts: Prompts = files.json("config_sentence_transformers.json")?.unwrap_or_default();
         prompts.check(files)?;
@@ -287,6 +313,15 @@ impl Prompts {
                 &known,
             ));
         }
+        if let Some(kind) = self.model_type.as_deref().filter(|kind| *kind != "SentenceTransformer") {
+            return Err(unsupported(
+                files,
+                "config_sentence_transformers.json",
+                "model_type",
+                kind,
+                "SentenceTransformer",
+            ));
+        }
         let Some(name) = self.default_prompt_name.as_deref().filter(|name| !self.prompts.contains_key(*name)) else {
             return Ok(());
         };
@@ -304,7 +339,12 @@ impl Modules {
         let refuse = |kind: &str, known: &str| unsupported(files, "modules.json", "type", kind, known);
         for (position, module) in modules.iter().enumerate() {
             // Old files say sentence_transformers.models.Pooling, new ones have longer paths: the last word is the kind.
-            let kind = module.kind.rsplit('.').next().unwrap_or_default();
+            // Under any other name it is a module of the model's own, whose code is never run.
+            let own = module.kind.strip_prefix("sentence_transformers.");
+            let kind = own.and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+            if !module.kwargs.is_empty() {
+                return Err(unsupported(files, "modules.json", "kwargs", &module.kwargs.join(", "), "none"));
+            }
             match (position, kind) {
                 (0, "Transformer") => found.transformer = folder(files, &module.path)?,
                 (1, "Pooling") => found.pooling = Some(folder(files, &module.path)?),
@@ -329,7 +369,7 @@ fn folder(files: &ModelFiles, path: &str) -> Result<String> {
     Ok(if path.is_empty() { String::new() } else { format!("{path}/") })
 }
 
-/// Reads the Pooling module: `pooling_mode` (a name, several joined by `+`, or a list) or the old boolean keys.
+/// Reads the Pooling module: `pooling_mode` (a name or a list of names) or the old boolean keys.
 fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<Pooling> {
     let path = format!("{folder}config.json");
     let config: HashMap<String, Value> = files.json(&path)?.ok_or_else(|| files.missing(&path))?;
@@ -343,11 +383,7 @@ fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<Pooli
     }
     let mut modes = Vec::new();
     match config.get("pooling_mode") {
-        Some(Value::String(names)) => {
-            for name in names.split('+') {
-                modes.push(pooling_mode(files, &path, name)?);
-            }
-        }
+        Some(Value::String(name)) => modes.push(pooling_mode(files, &path, name)?),
         Some(Value::Array(names)) => {
             for name in names {
                 modes.push(pooling_mode(files, &path, name.as_str().unwrap_or_default())?);
@@ -384,16 +420,6 @@ fn pooling_names() -> String {
 fn max_tokens(files: &ModelFiles, folder: &str, settings: &TransformerSettings, bert: &BertConfig) -> Result<usize> {
     let positions = bert.max_position_embeddings;
     let path = format!("{folder}sentence_bert_config.json");
-    let limits = [
-        ("query_length", &settings.query_length),
-        ("document_length", &settings.document_length),
-        ("processing_kwargs", &settings.processing_kwargs),
-    ];
-    for (key, value) in limits {
-        if let Some(value) = value {
-            return Err(unsupported(files, &path, key, &value.to_string(), "null"));
-        }
-    }
     let said = settings.processor_kwargs.as_ref().and_then(TokenizerSettings::limit).or(settings.max_seq_length);
     match said {
         Some(length) if (1..=positions).contains(&length) => Ok(length),
@@ -406,6 +432,35 @@ fn max_tokens(files: &ModelFiles, folder: &str, settings: &TransformerSettings, 
                 files.json(&format!("{folder}tokenizer_config.json"))?.unwrap_or_default();
             Ok(tokenizer.limit().map_or(positions, |limit| limit.min(positions)))
         }
+    }
+}
+
+impl TransformerSettings {
+    /// Refuses what would give other rows or other lengths than are computed here.
+    fn check(&self, files: &ModelFiles, path: &str) -> Result<()> {
+        let lengths = [
+            ("query_length", &self.query_length),
+            ("document_length", &self.document_length),
+            ("processing_kwargs", &self.processing_kwargs),
+        ];
+        for (key, value) in lengths {
+            if let Some(value) = value {
+                return Err(unsupported(files, path, key, &value.to_string(), "null"));
+            }
+        }
+        let text = self.modality_config.as_ref().and_then(|modalities| modalities.text.as_ref());
+        let names = [
+            ("transformer_task", self.transformer_task.as_deref(), "feature-extraction"),
+            ("module_output_name", self.module_output_name.as_deref(), "token_embeddings"),
+            ("method", text.and_then(|text| text.method.as_deref()), "forward"),
+            ("method_output_name", text.and_then(|text| text.method_output_name.as_deref()), "last_hidden_state"),
+        ];
+        for (key, name, known) in names {
+            if let Some(name) = name.filter(|name| *name != known) {
+                return Err(unsupported(files, path, key, name, known));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -97,8 +97,11 @@ impl ModelFiles {
         }
     }
 
-    /// The bytes of a file, or where to read them; `None` where the model has no such file.
-    pub(crate) fn find_file(&self, path: &str) -> Result<Option<Bytes>> {
+    /// The bytes of a file, or where to read them; `None` where the model has no such file. Weights of a hub model are
+    /// fetched now, unless `offline`.
+    pub(crate) fn find_file(&self, path: &str, offline: bool) -> Result<Option<Bytes>> {
+        #[cfg(not(feature = "hub"))]
+        let _ = offline;
         match &self.origin {
             Origin::Bundled => {
                 let file = bundled::FILES.iter().find(|(name, _)| *name == path);
@@ -109,13 +112,14 @@ impl ModelFiles {
                 Ok(file.exists().then_some(Bytes::File(file)))
             }
             #[cfg(feature = "hub")]
-            Origin::Hub(snapshot) => Ok(snapshot.file(path)?.map(Bytes::File)),
+            Origin::Hub(snapshot) => Ok(snapshot.file(path, offline)?.map(Bytes::File)),
         }
     }
 
     /// The whole text of a small file, `None` where the model has no such file.
     pub(crate) fn text(&self, path: &str) -> Result<Option<String>> {
-        let bytes = match self.find_file(path)? {
+        // Small files came when the model was found.
+        let bytes = match self.find_file(path, true)? {
             None => return Ok(None),
             Some(Bytes::Static(bytes)) => bytes.to_vec(),
             Some(Bytes::File(file)) => fs::read(file).map_err(|error| self.unreadable(path, &error))?,
@@ -138,10 +142,10 @@ impl ModelFiles {
 
     /// The error for a file that is not there.
     pub(crate) fn missing(&self, path: &str) -> Error {
-        Error::Model(format!(
-            "{}: {path} not found (looked for config.json, tokenizer.json, model.safetensors)",
-            self.label()
-        ))
+        let needed = ["config.json", "tokenizer.json", "model.safetensors"];
+        let looked_for =
+            if needed.contains(&path) { format!(" (looked for {})", needed.join(", ")) } else { String::new() };
+        Error::Model(format!("{}: {path} not found{looked_for}", self.label()))
     }
 
     /// The error for a file that cannot be read.

@@ -1,13 +1,15 @@
 //! The hub's cache folder and downloads.
 //!
 //! A model is pinned to one commit when it is found: the commit that `@revision` names, the one that the cache folder
-//! has for it, or the one that the hub has now. What is in the cache is used without asking the network.
+//! has for it, or the one that the hub has now. What is in the cache is used without asking the network again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::process;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -45,50 +47,66 @@ pub fn observe_downloads(observer: Arc<dyn Fn(&Download) + Send + Sync>) {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     id: String,
-    revision: String,
     commit: String,
     /// The commit's folder in the cache.
     directory: PathBuf,
-    offline: bool,
-    /// The files of the commit, known once the hub was asked.
-    remote: OnceLock<Remote>,
-}
-
-#[derive(Debug)]
-struct Remote {
-    repo: ApiRepo,
-    files: HashSet<String>,
+    /// Every file of the commit; `None` where only the cache could be asked, and another tool filled it.
+    listing: Option<BTreeSet<String>>,
 }
 
 impl Snapshot {
     /// Finds the commit of a revision (`main` where none is given) and brings its small files.
+    ///
+    /// A commit never changes, so its list of files is kept beside it in the cache: with it nobody has to be asked again,
+    /// and a file that is not there yet is not taken for one that does not exist.
     pub(crate) fn open(id: &str, revision: Option<&str>, offline: bool) -> Result<Self> {
         let offline = offline || offline_by_environment();
-        let revision = revision.unwrap_or("main").to_owned();
-        let snapshot = |commit: String| Self {
-            directory: repo_directory(id).join("snapshots").join(&commit),
-            id: id.to_owned(),
-            revision: revision.clone(),
-            commit,
-            offline,
-            remote: OnceLock::new(),
-        };
-        let cached = cached_commit(id, &revision).map(snapshot);
+        let revision = revision.unwrap_or("main");
+        let cached = cached_commit(id, revision).map(|commit| Self::cached(id, commit));
         match cached {
-            // modules.json comes last of the small files, so where it is the others are.
-            Some(snapshot) if offline || snapshot.directory.join("modules.json").exists() => Ok(snapshot),
-            _ if offline => Err(Error::Model(format!(
+            Some(snapshot) if offline => Ok(snapshot),
+            Some(snapshot) if snapshot.listing.is_some() => {
+                snapshot.fetch_small_files()?;
+                Ok(snapshot)
+            }
+            None if offline => Err(Error::Model(format!(
                 "model \"{id}@{revision}\" is not in the cache \"{}\" and the network is not to be used \
                  (embed.offline or HF_HUB_OFFLINE); fetch it once with the network, or give a model directory",
                 cache_directory().display()
             ))),
-            _ => {
-                let (commit, files) = ask_hub(id, &revision)?;
-                let snapshot = snapshot(commit);
-                snapshot.fetch_small_files(files)?;
-                Ok(snapshot)
+            cached => {
+                // What another tool put into the cache is pinned to its commit, and used as it is without the hub.
+                let wanted = cached.as_ref().map_or(revision, |snapshot| &snapshot.commit);
+                match (ask_hub(id, wanted), cached) {
+                    (Ok((commit, listing)), _) => Self::listed(id, revision, commit, listing),
+                    (Err(_), Some(snapshot)) if snapshot.looks_whole() => Ok(snapshot),
+                    (Err(error), _) => Err(error),
+                }
             }
         }
+    }
+
+    /// A commit that the cache has.
+    fn cached(id: &str, commit: String) -> Self {
+        let listing = fs::read_to_string(listing_file(id, &commit)).ok();
+        let listing = listing.map(|text| text.lines().map(str::to_owned).collect());
+        let directory = repo_directory(id).join("snapshots").join(&commit);
+        Self { id: id.to_owned(), commit, directory, listing }
+    }
+
+    /// A commit that the hub described just now: keeps what it said and brings the small files.
+    fn listed(id: &str, revision: &str, commit: String, listing: BTreeSet<String>) -> Result<Self> {
+        let snapshot = Self { listing: Some(listing), ..Self::cached(id, commit) };
+        snapshot.fetch_small_files()?;
+        snapshot.keep(revision).map_err(|error| {
+            Error::Model(format!("cache \"{}\" cannot be written: {error}", cache_directory().display()))
+        })?;
+        Ok(snapshot)
+    }
+
+    /// Whether the files that every model has are in the cache.
+    fn looks_whole(&self) -> bool {
+        ["config.json", "tokenizer.json"].iter().all(|file| self.directory.join(file).exists())
     }
 
     /// The commit's hash.
@@ -97,50 +115,52 @@ impl Snapshot {
     }
 
     /// A file of the commit, fetched if it is not there yet; `None` where the commit has no such file.
-    pub(crate) fn file(&self, path: &str) -> Result<Option<PathBuf>> {
+    pub(crate) fn file(&self, path: &str, offline: bool) -> Result<Option<PathBuf>> {
         let local = self.directory.join(path);
         if local.exists() {
             return Ok(Some(local));
         }
-        // Small files came with the snapshot: one that is not there does not exist. Weights come when they are needed.
-        let weights =
-            path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json") || path.ends_with(".bin");
-        if self.offline || !weights {
+        if !self.listing.as_ref().is_some_and(|listing| listing.contains(path)) {
             return Ok(None);
         }
-        let remote = match self.remote.get() {
-            Some(remote) => remote,
-            None => {
-                let (_, files) = ask_hub(&self.id, &self.commit)?;
-                let remote = Remote { repo: self.repo()?, files };
-                self.remote.get_or_init(|| remote)
-            }
-        };
         // A weight file that can run code is only ever looked for, never fetched.
-        if !remote.files.contains(path) || path.ends_with(".bin") {
-            return Ok(remote.files.contains(path).then_some(local));
+        if path.ends_with(".bin") {
+            return Ok(Some(local));
         }
-        self.fetch(&remote.repo, path).map(Some)
+        if offline || offline_by_environment() {
+            return Err(Error::Model(format!(
+                "model \"{}@{}\": {path} is not in the cache yet and the network is not to be used (embed.offline or \
+                 HF_HUB_OFFLINE); fetch it once with the network",
+                self.id, self.commit
+            )));
+        }
+        self.fetch(&api_repo(&self.id, &self.commit)?, path).map(Some)
     }
 
-    /// Fetches every file that describes the model, `modules.json` last, and notes which commit the revision is.
-    fn fetch_small_files(&self, files: HashSet<String>) -> Result<()> {
-        let repo = self.repo()?;
+    /// Fetches every file that describes the model.
+    fn fetch_small_files(&self) -> Result<()> {
         let small = |path: &&String| {
             path.matches('/').count() <= 1 && path.ends_with(".json") && !path.ends_with(".safetensors.index.json")
         };
-        let mut wanted: Vec<_> = files.iter().filter(small).cloned().collect();
-        wanted.sort_by_key(|path| (path == "modules.json", path.clone()));
-        for path in wanted {
-            if !self.directory.join(&path).exists() {
-                self.fetch(&repo, &path)?;
-            }
+        let missing = |path: &&String| !self.directory.join(path).exists();
+        let wanted: Vec<_> = self.listing.iter().flatten().filter(small).filter(missing).collect();
+        if wanted.is_empty() {
+            return Ok(());
         }
-        let repo_cache = Cache::new(cache_directory()).repo(repo_at(&self.id, &self.revision));
-        let noted = repo_cache.create_ref(&self.commit);
-        noted.map_err(|error| Error::Model(format!("cache \"{}\": {error}", cache_directory().display())))?;
-        let _ = self.remote.set(Remote { repo, files });
-        Ok(())
+        let repo = api_repo(&self.id, &self.commit)?;
+        wanted.into_iter().try_for_each(|path| self.fetch(&repo, path).map(drop))
+    }
+
+    /// Notes in the cache which commit the revision is, and the commit's files.
+    fn keep(&self, revision: &str) -> io::Result<()> {
+        Cache::new(cache_directory()).repo(repo_at(&self.id, revision)).create_ref(&self.commit)?;
+        let file = listing_file(&self.id, &self.commit);
+        fs::create_dir_all(file.parent().unwrap_or(&file))?;
+        let listing: Vec<_> = self.listing.iter().flatten().map(String::as_str).collect();
+        // Written whole or not at all: another process may read it.
+        let part = file.with_extension(format!("{}.part", process::id()));
+        fs::write(&part, listing.join("\n"))?;
+        fs::rename(part, file)
     }
 
     /// Fetches a file, from where a download before broke off.
@@ -157,13 +177,9 @@ impl Snapshot {
             };
             match pauses.next().filter(|_| !is_refusal(&error.to_string())) {
                 Some(pause) => thread::sleep(pause),
-                None => return Err(hub_error(&self.id, &self.revision, Some(path), &error)),
+                None => return Err(hub_error(&self.id, &self.commit, Some(path), &error)),
             }
         }
-    }
-
-    fn repo(&self) -> Result<ApiRepo> {
-        api_repo(&self.id, &self.commit)
     }
 }
 
@@ -196,7 +212,7 @@ impl Progress for Report {
 }
 
 /// The commit and the file list of a revision, from the hub.
-fn ask_hub(id: &str, revision: &str) -> Result<(String, HashSet<String>)> {
+fn ask_hub(id: &str, revision: &str) -> Result<(String, BTreeSet<String>)> {
     let info = api_repo(id, revision)?.info().map_err(|error| hub_error(id, revision, None, &error))?;
     let inside = |path: &String| !path.starts_with('/') && path.split('/').all(|part| part != "..");
     let files = info.siblings.into_iter().map(|file| file.rfilename).filter(inside).collect();
@@ -266,6 +282,11 @@ fn cache_directory() -> PathBuf {
 
 fn repo_directory(id: &str) -> PathBuf {
     cache_directory().join(repo_at(id, "main").folder_name())
+}
+
+/// Where this crate keeps the list of a commit's files, beside the folders of the hub's own tools.
+fn listing_file(id: &str, commit: &str) -> PathBuf {
+    repo_directory(id).join("listings").join(commit)
 }
 
 /// The commit that the cache folder has for a revision: a branch or tag it noted, or the commit itself.

@@ -21,7 +21,7 @@ pub(crate) struct Tokens {
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     /// Tokens that the tokenizer adds to every text ([CLS] and [SEP]).
-    special: usize,
+    pub(super) special: usize,
     /// How an error names the model.
     label: String,
 }

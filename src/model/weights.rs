@@ -54,10 +54,10 @@ struct ShardIndex {
 
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `folder`.
-    pub(crate) fn open(files: &ModelFiles, folder: &str) -> Result<Self> {
+    pub(crate) fn open(files: &ModelFiles, folder: &str, offline: bool) -> Result<Self> {
         let mut weights = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new(), prefix: "" };
-        for path in weight_files(files, folder)? {
-            let shard = match files.find_file(&path)?.ok_or_else(|| files.missing(&path))? {
+        for path in weight_files(files, folder, offline)? {
+            let shard = match files.find_file(&path, offline)?.ok_or_else(|| files.missing(&path))? {
                 Bytes::Static(bytes) => ShardBytes::Static(bytes),
                 Bytes::File(file) => {
                     let file = File::open(file).map_err(|error| files.unreadable(&path, &error))?;
@@ -169,20 +169,22 @@ fn old_name(name: &str) -> String {
 }
 
 /// The weight files of a model, relative to its root.
-fn weight_files(files: &ModelFiles, folder: &str) -> Result<Vec<String>> {
+fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> Result<Vec<String>> {
     let single = format!("{folder}{SINGLE}");
-    if files.find_file(&single)?.is_some() {
+    if files.find_file(&single, offline)?.is_some() {
         return Ok(vec![single]);
     }
     let index = format!("{folder}{INDEX}");
-    if let Some(ShardIndex { weight_map }) = files.json(&index)? {
+    if files.find_file(&index, offline)?.is_some()
+        && let Some(ShardIndex { weight_map }) = files.json(&index)?
+    {
         let shards: BTreeSet<_> = weight_map.into_values().map(|file| format!("{folder}{file}")).collect();
         if shards.iter().any(|file| file.contains("..") || file.starts_with('/')) {
             return Err(Error::Model(format!("{}: {index} names a file outside the model", files.label())));
         }
         return Ok(shards.into_iter().collect());
     }
-    if files.find_file(&format!("{folder}pytorch_model.bin"))?.is_some() {
+    if files.find_file(&format!("{folder}pytorch_model.bin"), offline)?.is_some() {
         return Err(Error::Model(format!(
             "{}: only pytorch_model.bin found, which is never read because it can run code; convert it with \
              `SentenceTransformer(name).save(directory, safe_serialization=True)`",

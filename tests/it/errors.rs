@@ -137,6 +137,8 @@ async fn settings_that_the_model_cannot_follow() {
         fails(&ctx, query, &["embed.dimensions: 385 is more than the 384 of model \"sentence-transformers/"]).await;
     }
     run(&ctx, "SET embed.dimensions = 0").await;
+    run(&ctx, "SET embed.max_tokens = 2").await;
+    fails(&ctx, "SELECT embed(x) FROM (VALUES ('a')) AS t(x)", &["embed.max_tokens: 2", "at least 3"]).await;
     run(&ctx, "SET embed.max_tokens = 513").await;
     for query in [literal, column] {
         fails(&ctx, query, &["embed.max_tokens: 513 is more than the 512 positions of model \"sentence-tr"]).await;
@@ -246,9 +248,10 @@ fn copy_files(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_directory_that_lacks_a_file() {
     let looked_for = "(looked for config.json, tokenizer.json, model.safetensors)";
-    for file in ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"] {
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         Copy::new().remove(file).must_fail(&[&format!("{file} not found"), looked_for]).await;
     }
+    Copy::new().remove("1_Pooling/config.json").must_fail(&["1_Pooling/config.json not found"]).await;
     let empty = Copy(tempfile::tempdir().expect("temporary directory"));
     empty.must_fail(&["config.json not found", looked_for]).await;
     let pickled = Copy::new().remove("model.safetensors").write("pytorch_model.bin", "x");
@@ -351,7 +354,9 @@ async fn configurations_that_are_not_supported() {
     module(modules("x.Dense"), &["modules.json", "\"x.Dense\" is not supported", "Transformer, Pooling, Normalize"])
         .await;
     module(json!([]), &["modules.json", "no Pooling"]).await;
-    let outside = json!([{"path": "../x", "type": "Transformer"}, {"path": "", "type": "Pooling"}]);
+    let foreign = json!([{"path": "", "type": "custom_st.Transformer"}]);
+    module(foreign, &["modules.json", "\"custom_st.Transformer\" is not supported"]).await;
+    let outside = json!([{"path": "../x", "type": "sentence_transformers.models.Transformer"}]);
     module(outside, &["modules.json", "\"../x\" is not supported", "inside the model"]).await;
 }
 

@@ -421,7 +421,33 @@ fn offline_without_the_weights_names_them() {
     let machine = Machine::new(&hub);
     assert_eq!(machine.run(&["EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts"]).error, None);
     let error = machine.error(&["SET embed.offline = true", VECTORS]);
-    assert!(error.contains("hub model \"acme/tiny@") && error.contains("model.safetensors not found"), "{error}");
+    assert!(error.contains("model \"acme/tiny@") && error.contains("model.safetensors is not in the cache"), "{error}");
+    assert!(error.contains("embed.offline"), "{error}");
+}
+
+#[test]
+fn offline_counts_from_the_moment_it_is_set() {
+    let hub = Hub::start();
+    let machine = Machine::new(&hub);
+    let plan = "EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts";
+    let error = machine.error(&[plan, "SET embed.offline = true", VECTORS]);
+    assert!(error.contains("model.safetensors is not in the cache"), "{error}");
+    assert!(!hub.take_requests().iter().any(|request| request.path.ends_with(WEIGHTS)), "no weights were fetched");
+    // And the other way round.
+    assert_oracle(&machine.run(&["SET embed.offline = true", plan, "SET embed.offline = false", VECTORS]));
+}
+
+#[test]
+fn a_small_file_that_is_missing_in_the_cache_is_fetched_again() {
+    let hub = Hub::start();
+    let machine = Machine::new(&hub);
+    assert_oracle(&machine.run(&[VECTORS]));
+    hub.take_requests();
+    let prompts = "config_sentence_transformers.json";
+    let cached = machine.files().into_iter().find(|file| file.contains("snapshots") && file.ends_with(prompts));
+    fs::remove_file(machine.home.path().join(cached.expect("cached"))).expect("removed");
+    assert_oracle(&machine.run(&[VECTORS]));
+    assert!(hub.take_requests().iter().any(|request| request.path.ends_with(prompts)));
 }
 
 #[test]
@@ -498,7 +524,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let machine = Machine::new(&hub);
     hub.change(|content| content.cut = Some((10_000, usize::MAX)));
     let error = machine.error(&[VECTORS]);
-    assert!(error.contains("model \"acme/tiny@main\": model.safetensors"), "{error}");
+    assert!(error.contains("model \"acme/tiny@") && error.contains("\": model.safetensors"), "{error}");
     assert!(error.contains("try again"), "{error}");
     assert!(!machine.files().iter().any(|file| file.contains("snapshots") && file.ends_with(WEIGHTS)));
     hub.take_requests();
