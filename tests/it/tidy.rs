@@ -84,6 +84,12 @@ fn assert_only_in(allowed: &[&str], words: &[&str]) {
 }
 
 #[test]
+fn the_readme_has_no_gap_left_to_fill() {
+    let readme = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    assert!(!readme.expect("README.md").contains("@@"));
+}
+
+#[test]
 fn only_functions_know_planner_types() {
     let words = ["logical_expr", "physical_plan", "physical_expr", "datafusion::catalog", "datafusion::optimizer"];
     assert_only_in(&["src/functions/", "src/lib.rs", "src/bin/"], &words);
