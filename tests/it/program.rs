@@ -309,7 +309,7 @@ fn a_file_that_may_not_be_read_is_no_unknown_type() {
     let folder = TempDir::new().expect("a folder");
     write(&folder, "secret.parquet", "text");
     let path = folder.path().join("secret.parquet");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("ours");
     // Root may read everything.
     if fs::File::open(&path).is_err() {
         let message = embedsql(["-c", "SELECT * FROM 'secret.parquet'"]).folder(&folder).error(1);

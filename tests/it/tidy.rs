@@ -85,8 +85,7 @@ fn assert_only_in(allowed: &[&str], words: &[&str]) {
 
 #[test]
 fn the_readme_has_no_gap_left_to_fill() {
-    let readme = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    assert!(!readme.expect("README.md").contains("@@"));
+    assert!(!read("README.md").contains("@@"));
 }
 
 #[test]
