@@ -311,10 +311,14 @@ mod tests {
         let shape = Shape { schema: batches[0].schema(), is_plan: false };
         let mut printer = Printer::new(format, shape, true, Settings::default());
         let mut bytes = Vec::new();
+        let mut keep = |piece: &_| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
         for batch in batches {
-            printer.batch(batch, &mut |piece| Ok(bytes.extend_from_slice(piece))).expect("printable");
+            printer.batch(batch, &mut keep).expect("printable");
         }
-        printer.finish(&mut |piece| Ok(bytes.extend_from_slice(piece))).expect("printable");
+        printer.finish(&mut keep).expect("printable");
         String::from_utf8(bytes).expect("UTF-8")
     }
 
