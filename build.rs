@@ -24,8 +24,10 @@ fn main() {
             if path == "model.safetensors" {
                 revision = format!("sha256:{}", &sum[..16]);
             }
-            let absolute = root.join(path);
-            writeln!(files, "    ({path:?}, include_bytes!({absolute:?})),").expect("a string takes it");
+            // Told from where the crate lies when it is compiled: a target folder may be shared by several clones.
+            let place = format!("/{MODEL}/{path}");
+            writeln!(files, "    ({path:?}, include_bytes!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {place:?}))),")
+                .expect("a string takes it");
         }
     }
     let source = format!(
