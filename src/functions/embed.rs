@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{FixedSizeListArray, Float32Array};
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{ScalarValue, exec_err, internal_err};
+use datafusion::common::{ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -82,12 +82,7 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let model = match args.args.get(1) {
-            None => None,
-            Some(ColumnarValue::Scalar(value)) => Some(text::named(self.name(), value)?),
-            Some(ColumnarValue::Array(_)) => return exec_err!("{}: argument 2 must be a literal", self.name()),
-        };
-        let call = self.call(model);
+        let call = self.call(text::model_argument(self.name(), &args.args)?);
         match &args.args[0] {
             ColumnarValue::Array(array) => {
                 let rows = text::rows(array)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::Int64Array;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{ScalarValue, exec_err, internal_err};
+use datafusion::common::{ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -70,12 +70,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let model = match args.args.get(1) {
-            None => None,
-            Some(ColumnarValue::Scalar(value)) => Some(text::named(self.name(), value)?),
-            Some(ColumnarValue::Array(_)) => return exec_err!("embed_tokens: argument 2 must be a literal"),
-        };
-        let call = self.settings.call(Role::Plain, model);
+        let call = self.settings.call(Role::Plain, text::model_argument(self.name(), &args.args)?);
         Ok(match &args.args[0] {
             ColumnarValue::Array(array) => {
                 let counts = self.settings.session.count_tokens(&call, &text::rows(array)?)?;

@@ -4,7 +4,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::{ReturnFieldArgs, Signature, TypeSignature, Volatility};
+use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, Signature, TypeSignature, Volatility};
 
 use super::literal_text;
 
@@ -66,8 +66,17 @@ pub(super) fn model_of<'a>(function: &str, args: &ReturnFieldArgs<'a>) -> Result
     }
 }
 
+/// The model that the second argument of a running call names.
+pub(super) fn model_argument<'a>(function: &str, args: &'a [ColumnarValue]) -> Result<Option<&'a str>> {
+    match args.get(1) {
+        None => Ok(None),
+        Some(ColumnarValue::Scalar(value)) => named(function, value).map(Some),
+        Some(ColumnarValue::Array(_)) => exec_err!("{function}: argument 2 must be a literal"),
+    }
+}
+
 /// The name in a literal.
-pub(super) fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
+fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
     match literal_text(value).map(str::trim) {
         Some(name) if !name.is_empty() => Ok(name),
         _ => plan_err!("{function}: argument 2 must be the name of a model, got '{value}'"),
