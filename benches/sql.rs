@@ -65,7 +65,10 @@ fn main() -> ExitCode {
             );
         }
     }
-    print(&format!("{file}, first {rows} rows, kernels {}\n\n{out}", datafusion_embed::kernel_path()));
+    print(&format!(
+        "{file}, first {rows} rows, kernels {}\n\n{out}",
+        datafusion_embed::kernel_path().expect("kernels")
+    ));
     ExitCode::SUCCESS
 }
 
@@ -139,7 +142,7 @@ fn f32_limit(threads: usize, best_of: usize) -> f64 {
     let (m, k, n) = SHAPE;
     let flop = 2.0 * (m * k * n * threads) as f64;
     let ours = best_seconds(threads, best_of, || {
-        let mut product = Product::new(m, k, n);
+        let mut product = Product::new(m, k, n).expect("kernels");
         move || product.run()
     });
     let gemm = best_seconds(threads, best_of, || {

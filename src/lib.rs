@@ -123,10 +123,16 @@ pub fn devices() -> Vec<&'static str> {
     built_in.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
-/// The instructions that the CPU kernels use on this machine: `avx512`, `avx2` or `portable`. The environment variable
-/// `DATAFUSION_EMBED_KERNELS` asks for a lower one.
-pub fn kernel_path() -> &'static str {
-    kernels::Path::detect().name()
+/// The instructions that the CPU kernels use in this process: `avx512`, `avx2` or `portable`, followed by `+bf16` and
+/// `+int8` where those precisions have instructions of their own; elsewhere they are rounded alike and computed in f32.
+///
+/// The environment variable `DATAFUSION_EMBED_KERNELS` asks for a lower path by its name.
+///
+/// # Errors
+///
+/// [`Error::Setting`] if the variable names a path that this machine does not have.
+pub fn kernel_path() -> std::result::Result<String, Error> {
+    Ok(kernels::Path::chosen()?.to_string())
 }
 
 /// The features that this build has; `bundled-model` only where the model's files were there to be compiled in.

@@ -63,19 +63,14 @@ pub struct Product {
 
 impl Product {
     /// Packs a matrix of made-up numbers.
-    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Result<Self> {
         let numbers = |n: usize| (0..n).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect::<Vec<_>>();
-        Self {
-            matrix: PackedMatrix::pack(
-                Path::detect(),
-                Arithmetic::F32,
-                &numbers(outputs * inputs),
-                &vec![0.0; outputs],
-                inputs,
-            ),
+        let (weight, bias) = (numbers(outputs * inputs), vec![0.0; outputs]);
+        Ok(Self {
+            matrix: PackedMatrix::pack(Path::chosen()?, Arithmetic::F32, &weight, &bias, None),
             inputs: numbers(rows * inputs),
             outputs: vec![0.0; rows * outputs],
-        }
+        })
     }
 
     /// Runs it.

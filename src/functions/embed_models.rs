@@ -13,6 +13,8 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::engine::{ModelUse, Session};
+use crate::kernel_path;
+use crate::options::Device;
 
 /// The table function, and the table that it gives.
 #[derive(Debug, Clone)]
@@ -20,7 +22,7 @@ pub(super) struct EmbedModels {
     session: Arc<Session>,
 }
 
-/// Column names and types; the first ten describe the model, the rest are counters.
+/// Column names and types; those before `rows_embedded` say what runs, the rest are counters.
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     let count = |name: &str| Field::new(name, DataType::Int64, false);
@@ -33,6 +35,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         count("max_tokens"),
         text("device", false),
         text("precision", false),
+        text("kernels", true),
         count("rows_embedded"),
         count("rows_cached"),
         count("rows_duplicate"),
@@ -98,6 +101,8 @@ fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
         count(|model| model.description.max_tokens as i64),
         text(|model| Some(model.place.device.to_string())),
         text(|model| Some(model.place.precision.to_string())),
+        // Only the CPU's arithmetic is this crate's own.
+        text(|model| (model.place.device == Device::Cpu).then(|| kernel_path().ok()).flatten()),
         count(|model| model.counts.rows_embedded),
         // No vector comes from a cache as long as there is none.
         count(|_| 0),

@@ -1,17 +1,19 @@
 //! Attention of one text: `softmax(q k^T / sqrt(d)) v`, head by head, on the tokens of that text alone.
 //!
 //! No padding and no mask: a text's rows are all it sees. Query rows are taken in blocks, so the scores need
-//! `BLOCK x tokens` values and never `tokens x tokens`.
+//! `BLOCK x tokens` values and never `tokens x tokens`. Both products run on the micro-kernels: the keys of a head are
+//! turned, and its values packed, into what a micro-kernel reads as weights. In bf16 queries, keys, values and softmax
+//! weights are rounded; sums stay f32.
 
-use std::ops::Range;
-
+use super::convert::rows_to_bf16;
 use super::path::{Path, per_path};
-use super::rows::{LANES, add_up, exp_negative};
-use super::tile::{self, View};
+use super::rows::LANES;
+use super::softmax::Softmax;
+use super::tile::{self, Bf16Pair, Operand, View};
 
 /// Query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
 const BLOCK: usize = 48;
-/// Tokens per tile of scores.
+/// Columns of the widest tile.
 const WIDE: usize = 4 * LANES;
 
 /// The shape of a model's attention.
@@ -21,154 +23,300 @@ pub(crate) struct Attention {
     pub(crate) heads: usize,
     /// Width of one head.
     pub(crate) head: usize,
+    /// Whether the products are bf16, where the path has instructions for it; f32 elsewhere.
+    pub(crate) bf16: bool,
 }
 
 /// Room for one head of one text, kept between texts.
 #[derive(Debug, Default)]
-pub(crate) struct Scores {
-    /// `[BLOCK, stride]`: one row per query, one column per token, `stride` being whole registers.
+pub(crate) struct AttentionRoom {
+    f32: HeadRoom<f32>,
+    bf16: HeadRoom<Bf16Pair>,
+}
+
+/// `depth` counts operands, `stride` is the number of tokens in whole registers, `wide` a head's width in whole registers.
+#[derive(Debug, Default)]
+struct HeadRoom<T> {
+    /// `[tokens, 2 * hidden / T::VALUES]`: queries and keys of all heads, if they are rounded.
+    rows: Vec<T>,
+    /// `[depth, stride]`: keys turned, so that the scores of many tokens are added up at once.
+    keys: Vec<T>,
+    /// `[stride / T::VALUES, wide]`: the values of as many neighbouring tokens as an operand holds side by side.
+    values: Vec<T>,
+    /// `[BLOCK, stride]`: one row per query, one column per token.
     scores: Vec<f32>,
-    /// `[head, stride]`: keys turned, so that the scores of many tokens are added up at once.
-    keys: Vec<f32>,
+    /// `[BLOCK, stride / T::VALUES]`: what softmax makes of the scores, if they are rounded.
+    weights: Vec<T>,
     /// `[BLOCK]`: what a query's weights add up to.
     totals: Vec<f32>,
+    /// `[BLOCK, wide]`: the values of a block, weighed.
+    weighed: Vec<f32>,
+}
+
+/// What attention needs of an operand beside its product.
+trait AttentionOperand: Operand {
+    /// The queries and keys of all heads, `[tokens, at least 2 * hidden / VALUES]`, in `room` if they have to be rounded.
+    fn queries_and_keys<'a>(path: Path, qkv: &'a [f32], hidden: usize, room: &'a mut Vec<Self>) -> View<'a, Self>;
+
+    /// Joins a token's values with the next token's if an operand holds two; past the last token they are zero.
+    fn join(token: &[f32], next: Option<&[f32]>, joined: &mut [Self]);
+
+    /// Softmax of scores, but for the division by the totals. The weights are in `room` if they are rounded.
+    fn soften<'a>(
+        softmax: Softmax,
+        path: Path,
+        scores: &'a mut [f32],
+        totals: &mut [f32],
+        room: &'a mut Vec<Self>,
+    ) -> View<'a, Self>;
+}
+
+impl AttentionOperand for f32 {
+    fn queries_and_keys<'a>(_: Path, qkv: &'a [f32], hidden: usize, _: &'a mut Vec<Self>) -> View<'a, Self> {
+        View { values: qkv, stride: 3 * hidden }
+    }
+
+    #[inline(always)]
+    fn join(token: &[f32], _: Option<&[f32]>, joined: &mut [Self]) {
+        joined.iter_mut().zip(token).for_each(|(joined, &x)| *joined = x);
+    }
+
+    fn soften<'a>(
+        softmax: Softmax,
+        path: Path,
+        scores: &'a mut [f32],
+        totals: &mut [f32],
+        _: &'a mut Vec<Self>,
+    ) -> View<'a, Self> {
+        softmax.apply(path, scores, totals);
+        View { values: scores, stride: softmax.stride }
+    }
+}
+
+impl AttentionOperand for Bf16Pair {
+    fn queries_and_keys<'a>(path: Path, qkv: &'a [f32], hidden: usize, room: &'a mut Vec<Self>) -> View<'a, Self> {
+        let tokens = qkv.len() / (3 * hidden);
+        grow(room, tokens * hidden);
+        for (row, rounded) in qkv.chunks_exact(3 * hidden).zip(room.chunks_exact_mut(hidden)) {
+            rows_to_bf16(path, &row[..2 * hidden], 2 * hidden, rounded);
+        }
+        View { values: &room[..tokens * hidden], stride: hidden }
+    }
+
+    #[inline(always)]
+    fn join(token: &[f32], next: Option<&[f32]>, joined: &mut [Self]) {
+        match next {
+            Some(next) => {
+                let pairs = token.iter().zip(next);
+                joined.iter_mut().zip(pairs).for_each(|(joined, (&low, &high))| *joined = Self::join(low, high));
+            }
+            None => joined.iter_mut().zip(token).for_each(|(joined, &low)| *joined = Self::join(low, 0.0)),
+        }
+    }
+
+    fn soften<'a>(
+        softmax: Softmax,
+        path: Path,
+        scores: &'a mut [f32],
+        totals: &mut [f32],
+        room: &'a mut Vec<Self>,
+    ) -> View<'a, Self> {
+        grow(room, scores.len() / Self::VALUES);
+        softmax.apply_bf16(path, scores, totals, room);
+        View { values: room, stride: softmax.stride / Self::VALUES }
+    }
 }
 
 impl Attention {
     /// Attends within one text. `qkv` is `[tokens, 3 * heads * head]` (queries, keys, values side by side), `out` is
     /// `[tokens, heads * head]`.
-    pub(crate) fn apply(&self, path: Path, qkv: &[f32], room: &mut Scores, out: &mut [f32]) {
-        let hidden = self.heads * self.head;
+    pub(crate) fn apply(&self, path: Path, qkv: &[f32], room: &mut AttentionRoom, out: &mut [f32]) {
+        assert_eq!(qkv.len(), 3 * out.len(), "queries, keys and values of every token");
+        // A pair must not belong to two heads.
+        if self.bf16 && path.has_bf16() && self.head.is_multiple_of(Bf16Pair::VALUES) {
+            self.attend(path, qkv, &mut room.bf16, out);
+        } else {
+            self.attend(path, qkv, &mut room.f32, out);
+        }
+    }
+
+    fn attend<T: AttentionOperand>(&self, path: Path, qkv: &[f32], room: &mut HeadRoom<T>, out: &mut [f32]) {
+        let (width, hidden) = (self.head, self.heads * self.head);
         let tokens = out.len() / hidden;
-        assert_eq!(qkv.len(), tokens * 3 * hidden, "queries, keys and values of every token");
-        let stride = tokens.next_multiple_of(LANES);
-        grow(&mut room.scores, BLOCK * stride);
-        grow(&mut room.keys, self.head * stride);
-        grow(&mut room.totals, BLOCK);
-        for number in 0..self.heads {
-            let head = Head { first: number * self.head, width: self.head, hidden, tokens, stride };
-            turn_keys(path, qkv, &head, &mut room.keys);
+        let (wide, stride) = (width.next_multiple_of(LANES), tokens.next_multiple_of(LANES));
+        let HeadRoom { rows, keys, values, scores, weights, totals, weighed } = room;
+        let depth = width / T::VALUES;
+        grow(keys, depth * stride);
+        grow(values, stride / T::VALUES * wide);
+        grow(scores, BLOCK * stride);
+        grow(totals, BLOCK);
+        grow(weighed, BLOCK * wide);
+        let softmax = Softmax { tokens, stride, scale: 1.0 / (width as f32).sqrt() };
+        let rows = T::queries_and_keys(path, qkv, hidden, rows);
+        for first_column in (0..hidden).step_by(width) {
+            let head = Head { first_column, width, wide, hidden, tokens, stride };
+            turn_keys(path, rows, &head, keys);
+            pack_values::<T>(path, qkv, &head, values);
             for first in (0..tokens).step_by(BLOCK) {
-                let block = first..tokens.min(first + BLOCK);
-                head.score(path, qkv, block.clone(), room);
-                soften(path, &head, block.len(), room);
-                head.weigh(path, qkv, block, room, out);
+                let height = BLOCK.min(tokens - first);
+                let queries = View { values: &rows.values[first * rows.stride + first_column / T::VALUES..], ..rows };
+                multiply(path, queries, View { values: keys, stride }, (height, depth, stride), scores);
+                let weights = T::soften(softmax, path, &mut scores[..height * stride], totals, weights);
+                // Past the last token weights and values count for nothing.
+                let depth = tokens.div_ceil(T::VALUES);
+                multiply(path, weights, View { values, stride: wide }, (height, depth, wide), weighed);
+                finish(path, &head, first, &weighed[..height * wide], totals, out);
             }
         }
     }
 }
 
 /// Makes a buffer long enough; what is in it does not matter.
-fn grow(buffer: &mut Vec<f32>, length: usize) {
+fn grow<T: Operand>(buffer: &mut Vec<T>, length: usize) {
     if buffer.len() < length {
-        buffer.resize(length, 0.0);
+        buffer.resize(length, T::default());
     }
 }
 
 /// One head of one text.
 struct Head {
     /// Its first column among the queries, the keys and the values.
-    first: usize,
+    first_column: usize,
     width: usize,
+    /// The width in whole registers.
+    wide: usize,
     hidden: usize,
     tokens: usize,
-    /// Length of a row of scores.
+    /// The number of tokens in whole registers.
     stride: usize,
 }
 
-impl Head {
-    /// `scores[q][t] = query q . key t`, tile by tile.
-    fn score(&self, path: Path, qkv: &[f32], block: Range<usize>, room: &mut Scores) {
-        let rows = 3 * self.hidden;
-        for left in (0..self.stride).step_by(WIDE) {
-            let width = WIDE.min(self.stride - left);
-            let keys = View { values: &room.keys[left..], stride: self.stride };
-            for top in block.clone().step_by(tile::tallest(path, width)) {
-                let height = tile::tallest(path, width).min(block.end - top);
-                let queries = View { values: &qkv[top * rows + self.first..], stride: rows };
-                let out = &mut room.scores[(top - block.start) * self.stride + left..];
-                tile::multiply(path, queries, keys, (height, self.width, width), out, self.stride);
-            }
-        }
-    }
-
-    /// `out[q] = sum over tokens of weight[q][t] * value t, over the total of the weights`.
-    fn weigh(&self, path: Path, qkv: &[f32], block: Range<usize>, room: &mut Scores, out: &mut [f32]) {
-        let rows = 3 * self.hidden;
-        let whole = self.width / LANES * LANES;
-        for left in (0..whole).step_by(2 * LANES) {
-            let width = (2 * LANES).min(whole - left);
-            let values = View { values: &qkv[2 * self.hidden + self.first + left..], stride: rows };
-            for top in block.clone().step_by(tile::tallest(path, width)) {
-                let height = tile::tallest(path, width).min(block.end - top);
-                let weights = View { values: &room.scores[(top - block.start) * self.stride..], stride: self.stride };
-                let out = &mut out[top * self.hidden + self.first + left..];
-                tile::multiply(path, weights, values, (height, self.tokens, width), out, self.hidden);
-            }
-        }
-        for query in block.clone() {
-            let weights = &room.scores[(query - block.start) * self.stride..][..self.tokens];
-            let out = &mut out[query * self.hidden + self.first..][..self.width];
-            // Columns past whole registers, in models with odd heads.
-            for (column, out) in out.iter_mut().enumerate().skip(whole) {
-                let value = |token: usize| qkv[token * rows + 2 * self.hidden + self.first + column];
-                *out = weights.iter().enumerate().map(|(token, &w)| w * value(token)).sum();
-            }
-            let scale = 1.0 / room.totals[query - block.start];
-            out.iter_mut().for_each(|out| *out *= scale);
+/// `out = x w`, tile by tile; `out` is `[height, width]`.
+fn multiply<T: Operand>(
+    path: Path,
+    x: View<'_, T>,
+    w: View<'_, T>,
+    (height, depth, width): tile::Shape,
+    out: &mut [f32],
+) {
+    for left in (0..width).step_by(WIDE) {
+        let wide = WIDE.min(width - left);
+        let w = View { values: &w.values[left..], stride: w.stride };
+        for top in (0..height).step_by(tile::tallest(path, wide)) {
+            let high = tile::tallest(path, wide).min(height - top);
+            let x = View { values: &x.values[top * x.stride..], stride: x.stride };
+            T::multiply(path, x, w, (high, depth, wide), &mut out[top * width + left..], width);
         }
     }
 }
 
-per_path! {
-    /// Turns the keys of a head, zero past the last token.
-    fn turn_keys(qkv: &[f32], head: &Head, keys: &mut [f32]) = turn_keys_body;
-}
-
-#[inline(always)]
-fn turn_keys_body<const FMA: bool>(qkv: &[f32], head: &Head, keys: &mut [f32]) {
-    let first = head.hidden + head.first;
-    let keys = &mut keys[..head.width * head.stride];
-    // Token by token: a key is read in one go, and the lines that it is spread over stay in the first-level cache.
+/// Turns the keys of a head, zero past the last token. `rows` are the queries and keys of all heads.
+fn turn_keys<T: Operand>(path: Path, rows: View<'_, T>, head: &Head, keys: &mut [T]) {
+    let (first, depth) = ((head.hidden + head.first_column) / T::VALUES, head.width / T::VALUES);
+    let keys = &mut keys[..depth * head.stride];
+    let turned = match path {
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => {
+            let (tokens, columns) = (head.tokens / LANES * LANES, depth / LANES * LANES);
+            assert!(tokens == 0 || rows.values.len() >= (tokens - 1) * rows.stride + first + depth, "every key");
+            for (token, column) in
+                (0..tokens).step_by(LANES).flat_map(|t| (0..columns).step_by(LANES).map(move |c| (t, c)))
+            {
+                // SAFETY: the path exists only where the processor has AVX-512 F (Path::available). 16 tokens from `token`
+                // have 16 operands each from `column`, as was just checked, and so do 16 rows of keys from `column`.
+                unsafe {
+                    let from = rows.values.as_ptr().add(token * rows.stride + first + column);
+                    let to = keys.as_mut_ptr().add(column * head.stride + token);
+                    x86::turn(from.cast(), rows.stride, to.cast(), head.stride);
+                }
+            }
+            (tokens, columns)
+        }
+        _ => (0, 0),
+    };
+    // What is no whole square, token by token: a key is read in one go.
     for token in 0..head.tokens {
-        let key = &qkv[token * 3 * head.hidden + first..][..head.width];
-        for (i, &key) in key.iter().enumerate() {
+        let key = &rows.values[token * rows.stride + first..][..depth];
+        let done = if token < turned.0 { turned.1 } else { 0 };
+        for (i, &key) in key.iter().enumerate().skip(done) {
             keys[i * head.stride + token] = key;
         }
     }
     for row in keys.chunks_exact_mut(head.stride) {
-        row[head.tokens..].fill(0.0);
+        row[head.tokens..].fill(T::default());
     }
 }
 
 per_path! {
-    /// Turns scores into weights: `e^(scale * (score - largest))`, and their totals.
-    fn soften(head: &Head, queries: usize, room: &mut Scores) = soften_body;
+    /// Packs the values of a head, zero past the last token; columns past the last one are not used.
+    fn pack_values<T: AttentionOperand>(qkv: &[f32], head: &Head, values: &mut [T]) = pack_values_body;
 }
 
 #[inline(always)]
-fn soften_body<const FMA: bool>(head: &Head, queries: usize, room: &mut Scores) {
-    let scale = 1.0 / (head.width as f32).sqrt();
-    for (scores, total) in room.scores.chunks_exact_mut(head.stride).zip(&mut room.totals).take(queries) {
-        // Past the last token a score must count for nothing.
-        scores[head.tokens..].fill(f32::NEG_INFINITY);
-        let (chunks, _) = scores.as_chunks_mut::<LANES>();
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        for chunk in chunks.iter() {
-            for (max, &s) in largest.iter_mut().zip(chunk) {
-                *max = if s > *max { s } else { *max };
+fn pack_values_body<const FMA: bool, T: AttentionOperand>(qkv: &[f32], head: &Head, values: &mut [T]) {
+    let first = 2 * head.hidden + head.first_column;
+    for (tokens, joined) in qkv.chunks(3 * head.hidden * T::VALUES).zip(values.chunks_exact_mut(head.wide)) {
+        let next = tokens.get(3 * head.hidden + first..).map(|row| &row[..head.width]);
+        T::join(&tokens[first..][..head.width], next, joined);
+    }
+}
+
+per_path! {
+    /// Divides weighed rows by the totals and writes them to the text's queries from `first` on.
+    fn finish(head: &Head, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) = finish_body;
+}
+
+#[inline(always)]
+fn finish_body<const FMA: bool>(head: &Head, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) {
+    let rows = out.chunks_exact_mut(head.hidden).skip(first);
+    for ((weighed, total), out) in weighed.chunks_exact(head.wide).zip(totals).zip(rows) {
+        let scale = 1.0 / total;
+        let out = &mut out[head.first_column..][..head.width];
+        out.iter_mut().zip(weighed).for_each(|(out, x)| *out = x * scale);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::array;
+
+    use super::LANES;
+
+    /// Turns a square of 16 x 16 words.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F; `from` has 16 rows of 16 words, `from_stride` words apart, and `to` place for them.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn turn(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+        let row = |i: usize| {
+            // SAFETY: i < 16.
+            unsafe { _mm512_loadu_si512(from.add(i * from_stride).cast()) }
+        };
+        let rows: [__m512i; LANES] = array::from_fn(row);
+        // Pairs of rows, then fours: `fours[4 * g + c]` has, in its lane `l`, column `4 * l + c` of the rows from `4 * g`.
+        let pairs: [__m512i; LANES] = array::from_fn(|i| match (rows[i & !1], rows[i | 1]) {
+            (a, b) if i & 1 == 0 => _mm512_unpacklo_epi32(a, b),
+            (a, b) => _mm512_unpackhi_epi32(a, b),
+        });
+        let fours: [__m512i; LANES] =
+            array::from_fn(|i| match (pairs[i & !3 | (i >> 1 & 1)], pairs[i & !3 | (i >> 1 & 1) | 2]) {
+                (a, b) if i & 1 == 0 => _mm512_unpacklo_epi64(a, b),
+                (a, b) => _mm512_unpackhi_epi64(a, b),
+            });
+        for c in 0..4 {
+            // Lanes of even and of odd number, of the upper and of the lower rows.
+            let even = |a, b| _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
+            let odd = |a, b| _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b);
+            let (upper, lower) = ((fours[c], fours[4 + c]), (fours[8 + c], fours[12 + c]));
+            let evens = (even(upper.0, upper.1), even(lower.0, lower.1));
+            let odds = (odd(upper.0, upper.1), odd(lower.0, lower.1));
+            let columns = [even(evens.0, evens.1), even(odds.0, odds.1), odd(evens.0, evens.1), odd(odds.0, odds.1)];
+            for (l, column) in columns.into_iter().enumerate() {
+                // SAFETY: 4 * l + c < 16.
+                unsafe { _mm512_storeu_si512(to.add((4 * l + c) * to_stride).cast(), column) };
             }
         }
-        // The largest score is taken off first, so nothing overflows.
-        let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-        let mut totals = [0.0f32; LANES];
-        for chunk in chunks {
-            for (sum, s) in totals.iter_mut().zip(chunk) {
-                *s = exp_negative::<FMA>(scale * (*s - max));
-                *sum += *s;
-            }
-        }
-        *total = add_up(totals);
     }
 }
 
@@ -207,14 +355,19 @@ mod tests {
             for tokens in [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130] {
                 let qkv = values(tokens * 3 * heads * head);
                 let expected = twin(&qkv, heads, head, tokens);
-                for path in Path::available() {
+                for (path, bf16) in Path::available().into_iter().flat_map(|path| [(path, false), (path, true)]) {
                     let mut out = vec![f32::NAN; tokens * heads * head];
                     // Old contents of the room must not leak into the result.
-                    let mut room = Scores { scores: vec![f32::NAN; 7], keys: vec![f32::NAN; 9999], totals: Vec::new() };
-                    Attention { heads, head }.apply(path, &qkv, &mut room, &mut out);
+                    let mut room = AttentionRoom::default();
+                    room.f32.keys.resize(9999, f32::NAN);
+                    room.f32.values.resize(9999, f32::NAN);
+                    room.f32.scores.resize(7, f32::NAN);
+                    room.bf16.keys.resize(9999, Bf16Pair(0x7fc0_7fc0));
+                    Attention { heads, head, bf16 }.apply(path, &qkv, &mut room, &mut out);
+                    let error = if bf16 && path.has_bf16() { 2e-2 } else { 2e-5 };
                     for (y, twin) in out.iter().zip(&expected) {
                         assert!(
-                            (f64::from(*y) - twin).abs() < 2e-5,
+                            (f64::from(*y) - twin).abs() < error,
                             "{path:?} {heads}x{head}, {tokens} tokens: {y} not {twin}"
                         );
                     }

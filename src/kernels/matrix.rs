@@ -11,17 +11,20 @@
 //! |---|---|---|---|
 //! | f32 | f32 | f32 | f32 |
 //! | bf16 | bf16 | rounded to bf16 | f32 |
-//! | int8 | int8, a scale per output | int8, a scale per row | i32, exact |
+//! | int8 | int8, a scale per output | int8, scale and zero per row | i32, exact |
 //!
 //! Where the processor has no instructions for bf16 or int8, the rounded values are widened to f32 again and multiplied
 //! there: the same rounding, so the same class of result, at the speed of f32.
+//!
+//! int8 has one scale for a whole row, so a column whose values are far larger than the others' costs all of them their
+//! precision. Where the ranges of the input columns are known, they are *smoothed*: a column is divided, and its weights
+//! are multiplied, by the square root of (range of the inputs / range of the weights), which splits the difficulty between
+//! the two.
 
-use super::convert::{
-    self, BF16_PER_WORD, Converted, INT8_OFFSET, INT8_PER_WORD, from_bf16, rows_to_bf16, rows_to_int8, to_bf16,
-};
-use super::path::{Path, per_path};
-use super::rows::{Activation, activate};
-use super::tile::{self, View};
+use super::convert::{Converted, Steps, from_bf16, rows_to_bf16, rows_to_int8, to_bf16, widen_bf16, widen_int8};
+use super::path::{Path, fused, per_path};
+use super::rows::{Activation, ROUND, activate};
+use super::tile::{self, Bf16Pair, Int8Quad, Operand, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
@@ -29,7 +32,7 @@ const PANEL: usize = 64;
 const TILE_ROWS: usize = 6;
 
 /// The sums of one tile.
-type Tile<T = f32> = [[T; PANEL]; TILE_ROWS];
+type Tile = [[f32; PANEL]; TILE_ROWS];
 
 /// In which numbers a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,22 +51,29 @@ pub(crate) struct PackedMatrix {
     inputs: usize,
     /// Width of an output row, `n`.
     outputs: usize,
-    weights: Panels,
-    /// `[panels * PANEL]`, zero past the last output, as are the next two.
-    bias: Vec<f32>,
-    /// int8: what a step of a weight is worth, per output.
-    scales: Vec<f32>,
-    /// int8: what the inputs' offset adds to a sum, per output, negative.
-    offsets: Vec<i32>,
+    panels: Panels,
+    columns: Columns,
+    /// int8: what the input columns are multiplied with, `[inputs]`.
+    factors: Vec<f32>,
 }
 
 /// Packed weights, `[panels][depth][PANEL]`.
 #[derive(Debug)]
 enum Panels {
-    /// One value per entry; bf16 and int8 too, where they are widened.
+    /// bf16 and int8 too, where they are widened.
     F32(Vec<f32>),
-    /// Two bf16 or four int8 values of neighbouring inputs per entry.
-    Words(Vec<u32>),
+    Bf16(Vec<Bf16Pair>),
+    Int8(Vec<Int8Quad>),
+}
+
+/// What belongs to the outputs, `[panels * PANEL]` each, zero past the last output.
+#[derive(Debug)]
+struct Columns {
+    bias: Vec<f32>,
+    /// int8: what a step of a weight is worth.
+    scales: Vec<f32>,
+    /// int8: the sum of an output's weights, which an input row's zero is taken off with.
+    totals: Vec<f32>,
 }
 
 /// What happens to a sum before it is stored.
@@ -78,53 +88,39 @@ pub(crate) enum Epilogue<'a> {
 }
 
 impl PackedMatrix {
-    /// Packs `weight`, `[outputs, inputs]` row by row, and `bias`, `[outputs]`.
-    pub(crate) fn pack(path: Path, arithmetic: Arithmetic, weight: &[f32], bias: &[f32], inputs: usize) -> Self {
+    /// Packs `weight`, `[outputs, inputs]` row by row, and `bias`, `[outputs]`. `ranges`, `[inputs]`, are the largest
+    /// magnitudes of the input columns, where they are known: only int8 makes use of them.
+    pub(crate) fn pack(
+        path: Path,
+        arithmetic: Arithmetic,
+        weight: &[f32],
+        bias: &[f32],
+        ranges: Option<&[f32]>,
+    ) -> Self {
         let outputs = bias.len();
+        let inputs = weight.len() / outputs;
         assert_eq!(weight.len(), outputs * inputs, "a weight matrix is [outputs, inputs]");
-        let padded = outputs.next_multiple_of(PANEL);
-        let mut packed = Self {
-            path,
-            arithmetic,
-            inputs,
-            outputs,
-            weights: Panels::F32(Vec::new()),
-            bias: bias.to_vec(),
-            scales: vec![0.0; padded],
-            offsets: vec![0; padded],
-        };
-        packed.bias.resize(padded, 0.0);
-        packed.weights = match arithmetic {
-            Arithmetic::F32 => Panels::F32(panels(weight, inputs, |w: [f32; 1]| w[0])),
-            Arithmetic::Bf16 if path.has_bf16() => {
-                let word = |w: [f32; BF16_PER_WORD]| u32::from(to_bf16(w[0])) | u32::from(to_bf16(w[1])) << 16;
-                Panels::Words(panels(weight, inputs, word))
-            }
-            Arithmetic::Bf16 => Panels::F32(panels(weight, inputs, |w: [f32; 1]| from_bf16(to_bf16(w[0])))),
+        let mut columns = Columns { bias: bias.to_vec(), scales: Vec::new(), totals: Vec::new() };
+        let mut factors = Vec::new();
+        let panels = match arithmetic {
+            Arithmetic::F32 => Panels::F32(panels(weight, inputs, |w| w[0])),
+            Arithmetic::Bf16 if path.has_bf16() => Panels::Bf16(panels(weight, inputs, |w| Bf16Pair::join(w[0], w[1]))),
+            Arithmetic::Bf16 => Panels::F32(panels(weight, inputs, |w| from_bf16(to_bf16(w[0])))),
             Arithmetic::Int8 => {
-                let steps = packed.round_to_int8(weight);
+                factors = ranges.map_or_else(|| vec![1.0; inputs], |ranges| smoothing_factors(weight, ranges));
+                let steps = columns.round_to_int8(weight, &factors);
                 if path.has_int8() {
-                    let word = |w: [f32; INT8_PER_WORD]| u32::from_le_bytes(w.map(|w| w as i8 as u8));
-                    Panels::Words(panels(&steps, inputs, word))
+                    let quad = |w: [f32; 4]| Int8Quad(u32::from_le_bytes(w.map(|w| w as i8 as u8)));
+                    Panels::Int8(panels(&steps, inputs, quad))
                 } else {
-                    Panels::F32(panels(&steps, inputs, |w: [f32; 1]| w[0]))
+                    Panels::F32(panels(&steps, inputs, |w| w[0]))
                 }
             }
         };
-        packed
-    }
-
-    /// Rounds weights to whole steps of -127 to 127, and notes scales and offsets.
-    fn round_to_int8(&mut self, weight: &[f32]) -> Vec<f32> {
-        let mut steps = Vec::with_capacity(weight.len());
-        for (output, row) in weight.chunks_exact(self.inputs).enumerate() {
-            let scale = row.iter().fold(0.0f32, |max, w| max.max(w.abs())) / 127.0;
-            steps.extend(row.iter().map(|w| if scale > 0.0 { (w / scale).round_ties_even() } else { 0.0 }));
-            let total: f32 = steps[output * self.inputs..].iter().sum();
-            self.scales[output] = scale;
-            self.offsets[output] = -INT8_OFFSET * total as i32;
+        for column in [&mut columns.bias, &mut columns.scales, &mut columns.totals] {
+            column.resize(outputs.next_multiple_of(PANEL), 0.0);
         }
-        steps
+        Self { path, arithmetic, inputs, outputs, panels, columns, factors }
     }
 
     /// `out = epilogue(x W^T)` for `x` of `[rows, inputs]` and `out` of `[rows, outputs]`.
@@ -136,101 +132,137 @@ impl PackedMatrix {
             assert_eq!(residual.len(), out.len(), "a residual is shaped like the output");
         }
         self.convert(x, rows, converted);
-        let x = if self.arithmetic == Arithmetic::F32 { x } else { &converted.widened };
-        // Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the second-level cache for every
-        // tile, the rows of a model batch from there too.
-        let (mut tile, mut whole): (Tile, Tile<i32>) = ([[0.0; PANEL]; TILE_ROWS], [[0; PANEL]; TILE_ROWS]);
-        for first in (0..self.outputs).step_by(PANEL) {
-            for top in (0..rows).step_by(TILE_ROWS) {
-                let height = TILE_ROWS.min(rows - top);
-                match &self.weights {
-                    Panels::F32(weights) => {
-                        let (x, w, depth) = views(x, weights, self.inputs, top, first);
-                        tile::multiply(self.path, x, w, (height, depth, PANEL), tile.as_flattened_mut(), PANEL);
-                        if self.arithmetic == Arithmetic::Int8 {
-                            self.scale_widened(&converted.scales[top..], first, &mut tile);
-                        }
-                    }
-                    Panels::Words(weights) if self.arithmetic == Arithmetic::Bf16 => {
-                        let depth = self.inputs.div_ceil(BF16_PER_WORD);
-                        let (x, w, depth) = views(&converted.words, weights, depth, top, first);
-                        tile::multiply_bf16(self.path, x, w, (height, depth, PANEL), tile.as_flattened_mut(), PANEL);
-                    }
-                    Panels::Words(weights) => {
-                        let depth = self.inputs.div_ceil(INT8_PER_WORD);
-                        let (x, w, depth) = views(&converted.words, weights, depth, top, first);
-                        tile::multiply_int8(self.path, x, w, (height, depth, PANEL), whole.as_flattened_mut(), PANEL);
-                        let (offsets, scales) = (&self.offsets[first..][..PANEL], &self.scales[first..][..PANEL]);
-                        scale(self.path, &whole, offsets, scales, &converted.scales[top..][..height], &mut tile);
-                    }
-                }
-                let place = Place { top, height, first, width: PANEL.min(self.outputs - first), stride: self.outputs };
-                store(self.path, &mut tile, &self.bias[first..][..PANEL], epilogue, place, out);
-            }
+        let Converted { pairs, quads, steps, widened } = converted;
+        let run = Run { matrix: self, rows, steps, epilogue, out };
+        match &self.panels {
+            Panels::F32(panels) if self.arithmetic == Arithmetic::F32 => run.tiles(x, panels),
+            Panels::F32(panels) => run.tiles(widened, panels),
+            Panels::Bf16(panels) => run.tiles(pairs, panels),
+            Panels::Int8(panels) => run.tiles(quads, panels),
         }
     }
 
     /// Brings the inputs into this matrix's arithmetic.
     fn convert(&self, x: &[f32], rows: usize, converted: &mut Converted) {
-        let Converted { words, scales, widened } = converted;
+        let Converted { pairs, quads, steps, widened } = converted;
+        let widen = matches!(self.panels, Panels::F32(_));
         match self.arithmetic {
             Arithmetic::F32 => {}
             Arithmetic::Bf16 => {
-                words.resize(rows * self.inputs.div_ceil(BF16_PER_WORD), 0);
-                rows_to_bf16(self.path, x, self.inputs, words);
+                pairs.resize(rows * self.inputs.div_ceil(Bf16Pair::VALUES), Bf16Pair::default());
+                rows_to_bf16(self.path, x, self.inputs, pairs);
+                if widen {
+                    widen_bf16(pairs, self.inputs, widened);
+                }
             }
             Arithmetic::Int8 => {
-                words.resize(rows * self.inputs.div_ceil(INT8_PER_WORD), 0);
-                scales.resize(rows, 0.0);
-                rows_to_int8(self.path, x, self.inputs, words, scales);
-            }
-        }
-        if matches!(self.weights, Panels::F32(_)) {
-            match self.arithmetic {
-                Arithmetic::F32 => {}
-                Arithmetic::Bf16 => convert::widen_bf16(words, self.inputs, widened),
-                Arithmetic::Int8 => convert::widen_int8(words, self.inputs, widened),
-            }
-        }
-    }
-
-    /// Scales sums of whole steps that were added up in f32.
-    fn scale_widened(&self, rows: &[f32], first: usize, tile: &mut Tile) {
-        for (sums, row) in tile.iter_mut().zip(rows) {
-            for (sum, scale) in sums.iter_mut().zip(&self.scales[first..]) {
-                *sum *= row * scale;
+                quads.resize(rows * self.inputs.div_ceil(Int8Quad::VALUES), Int8Quad::default());
+                steps.resize(rows, Steps::default());
+                rows_to_int8(self.path, x, &self.factors, quads, steps);
+                if widen {
+                    widen_int8(quads, self.inputs, steps, widened);
+                }
             }
         }
     }
 }
 
-/// Packs rows of weights into panels, `N` neighbouring inputs to an entry, zero where there is no weight.
-fn panels<const N: usize, T: Clone + Default>(weight: &[f32], inputs: usize, entry: impl Fn([f32; N]) -> T) -> Vec<T> {
-    let depth = inputs.div_ceil(N);
+impl Columns {
+    /// Rounds weights, times the factor of their input, to whole steps of -127 to 127; notes what a step is worth and what
+    /// an output's steps add up to.
+    fn round_to_int8(&mut self, weight: &[f32], factors: &[f32]) -> Vec<f32> {
+        let mut steps = Vec::with_capacity(weight.len());
+        for row in weight.chunks_exact(factors.len()) {
+            let smoothed = || row.iter().zip(factors).map(|(w, factor)| w / factor);
+            let scale = smoothed().fold(0.0f32, |max, w| max.max(w.abs())) / 127.0;
+            let per_step = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let first = steps.len();
+            steps.extend(smoothed().map(|w| (w * per_step + ROUND) - ROUND));
+            self.scales.push(scale);
+            self.totals.push(steps[first..].iter().sum());
+        }
+        steps
+    }
+}
+
+/// What input columns are multiplied with, and their weights divided by, see the head of this file.
+fn smoothing_factors(weight: &[f32], ranges: &[f32]) -> Vec<f32> {
+    let mut largest = vec![0.0f32; ranges.len()];
+    for row in weight.chunks_exact(ranges.len()) {
+        largest.iter_mut().zip(row).for_each(|(max, w)| *max = max.max(w.abs()));
+    }
+    // A column that is never used, or never weighted, shall not get an infinite factor.
+    const LEAST: f32 = 1e-5;
+    largest.iter().zip(ranges).map(|(w, x)| (w.max(LEAST) / x.max(LEAST)).sqrt()).collect()
+}
+
+/// Packs rows of weights into panels. `operand` joins the first of four neighbouring inputs, as many as it holds; past the
+/// last input they are zero.
+fn panels<T: Operand>(weight: &[f32], inputs: usize, operand: impl Fn([f32; 4]) -> T) -> Vec<T> {
+    let depth = inputs.div_ceil(T::VALUES);
     let outputs = weight.len() / inputs;
     let mut packed = vec![T::default(); outputs.div_ceil(PANEL) * depth * PANEL];
     for (output, row) in weight.chunks_exact(inputs).enumerate() {
         let panel = &mut packed[output / PANEL * depth * PANEL..][..depth * PANEL];
-        for (k, values) in row.chunks(N).enumerate() {
-            let mut whole = [0.0; N];
+        for (k, values) in row.chunks(T::VALUES).enumerate() {
+            let mut whole = [0.0; 4];
             whole[..values.len()].copy_from_slice(values);
-            panel[k * PANEL + output % PANEL] = entry(whole);
+            panel[k * PANEL + output % PANEL] = operand(whole);
         }
     }
     packed
 }
 
-/// The inputs from row `top` on and the panel of output `first`.
-fn views<'a, T>(
-    x: &'a [T],
-    weights: &'a [T],
-    depth: usize,
-    top: usize,
-    first: usize,
-) -> (View<'a, T>, View<'a, T>, usize) {
-    let x = View { values: &x[top * depth..], stride: depth };
-    let w = View { values: &weights[first * depth..][..depth * PANEL], stride: PANEL };
-    (x, w, depth)
+/// One product.
+struct Run<'a> {
+    matrix: &'a PackedMatrix,
+    rows: usize,
+    /// int8: of every input row.
+    steps: &'a [Steps],
+    epilogue: Epilogue<'a>,
+    out: &'a mut [f32],
+}
+
+impl Run<'_> {
+    /// Computes tile after tile. Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the
+    /// second-level cache for every tile, the rows of a model batch from there too.
+    fn tiles<T: Operand>(self, x: &[T], panels: &[T]) {
+        let PackedMatrix { path, arithmetic, inputs, outputs, columns, .. } = self.matrix;
+        let depth = inputs.div_ceil(T::VALUES);
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        for first in (0..*outputs).step_by(PANEL) {
+            let (w, later) = panels[first * depth..].split_at(depth * PANEL);
+            let w = View { values: w, stride: PANEL };
+            // The next panel is on its way from memory while this one is multiplied.
+            let mut ahead = later.chunks(later.len().min(depth * PANEL).div_ceil(self.rows.div_ceil(TILE_ROWS)).max(1));
+            let columns = TileColumns {
+                bias: &columns.bias[first..][..PANEL],
+                scales: &columns.scales[first..][..PANEL],
+                totals: &columns.totals[first..][..PANEL],
+            };
+            for top in (0..self.rows).step_by(TILE_ROWS) {
+                let height = TILE_ROWS.min(self.rows - top);
+                tile::prefetch(ahead.next().unwrap_or(&[]));
+                let x = View { values: &x[top * depth..], stride: depth };
+                T::multiply(*path, x, w, (height, depth, PANEL), tile.as_flattened_mut(), PANEL);
+                let place = Place { top, height, first, width: PANEL.min(outputs - first), stride: *outputs };
+                if *arithmetic == Arithmetic::Int8 {
+                    let steps = &self.steps[top..][..height];
+                    store_steps(*path, &tile, steps, columns, self.epilogue, place, self.out);
+                } else {
+                    store(*path, &tile, columns, self.epilogue, place, self.out);
+                }
+            }
+        }
+    }
+}
+
+/// The [`Columns`] of one tile.
+#[derive(Clone, Copy)]
+struct TileColumns<'a> {
+    bias: &'a [f32],
+    scales: &'a [f32],
+    totals: &'a [f32],
 }
 
 /// Where a tile lies in the output.
@@ -244,77 +276,121 @@ struct Place {
 }
 
 per_path! {
-    /// int8 sums to f32: takes the inputs' offset off and multiplies with both scales.
-    fn scale(whole: &Tile<i32>, offsets: &[i32], scales: &[f32], rows: &[f32], tile: &mut Tile) = scale_body;
+    /// Applies the epilogue to a tile and writes it to its place.
+    fn store(tile: &Tile, columns: TileColumns<'_>, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) = store_body;
 }
 
 #[inline(always)]
-fn scale_body<const FMA: bool>(whole: &Tile<i32>, offsets: &[i32], scales: &[f32], rows: &[f32], tile: &mut Tile) {
-    for ((whole, tile), &row) in whole.iter().zip(tile).zip(rows) {
-        for (((&sum, out), &offset), &scale) in whole.iter().zip(tile).zip(offsets).zip(scales) {
-            *out = (sum + offset) as f32 * (row * scale);
-        }
-    }
+fn store_body<const FMA: bool>(
+    tile: &Tile,
+    columns: TileColumns<'_>,
+    epilogue: Epilogue<'_>,
+    place: Place,
+    out: &mut [f32],
+) {
+    let bias = columns.bias.first_chunk::<PANEL>().expect("a whole panel");
+    let row = |i: usize| {
+        let sums = &tile[i];
+        move |j: usize| sums[j] + bias[j]
+    };
+    finish::<FMA, _>(row, epilogue, place, out);
 }
 
 per_path! {
-    /// Applies the epilogue to a tile and writes it to its place.
-    fn store(tile: &mut Tile, bias: &[f32], epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) = store_body;
+    /// The same for sums of whole steps: `scale of row * scale of column * (sum - zero of row * total of column)`.
+    fn store_steps(
+        tile: &Tile,
+        steps: &[Steps],
+        columns: TileColumns<'_>,
+        epilogue: Epilogue<'_>,
+        place: Place,
+        out: &mut [f32],
+    ) = store_steps_body;
 }
 
 #[inline(always)]
-fn store_body<const FMA: bool>(tile: &mut Tile, bias: &[f32], epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) {
-    let bias = bias.first_chunk::<PANEL>().expect("bias is padded to whole panels");
-    for (i, sums) in tile.iter().take(place.height).enumerate() {
-        let at = (place.top + i) * place.stride + place.first;
-        let here = at..at + place.width;
-        let residual = match epilogue {
-            Epilogue::Add(residual) => &residual[here.clone()],
-            Epilogue::Bias | Epilogue::Activate(_) => &[],
+fn store_steps_body<const FMA: bool>(
+    tile: &Tile,
+    steps: &[Steps],
+    columns: TileColumns<'_>,
+    epilogue: Epilogue<'_>,
+    place: Place,
+    out: &mut [f32],
+) {
+    let bias = columns.bias.first_chunk::<PANEL>().expect("a whole panel");
+    let scales = columns.scales.first_chunk::<PANEL>().expect("a whole panel");
+    let totals = columns.totals.first_chunk::<PANEL>().expect("a whole panel");
+    let row = |i: usize| {
+        let (sums, Steps { scale, zero }) = (&tile[i], steps[i]);
+        move |j: usize| {
+            let sum = fused::<FMA>(-zero, totals[j], sums[j]);
+            fused::<FMA>(sum, scale * scales[j], bias[j])
+        }
+    };
+    finish::<FMA, _>(row, epilogue, place, out);
+}
+
+/// Applies the epilogue to the rows of a tile, `row(i)(j)` being their values. One loop over all rows per arm, so that each
+/// is vectorised and keeps its constants in registers.
+#[inline(always)]
+fn finish<const FMA: bool, V: Fn(usize) -> f32>(
+    row: impl Fn(usize) -> V,
+    epilogue: Epilogue<'_>,
+    place: Place,
+    out: &mut [f32],
+) {
+    macro_rules! activated {
+        ($activation:ident) => {
+            place.write(out, |i| {
+                let value = row(i);
+                move |j| activate::<FMA>(Activation::$activation, value(j))
+            })
         };
-        let out = &mut out[here];
-        // A whole panel is written in place; the rest of the last one goes through a copy. Without a residual something has
-        // to stand in its place, and is not read.
-        match (out.first_chunk_mut::<PANEL>(), residual.first_chunk::<PANEL>()) {
-            (Some(out), residual) => finish::<FMA>(sums, bias, epilogue, residual.unwrap_or(bias), out),
-            (None, _) => {
-                let (mut padded, mut finished) = ([0.0; PANEL], [0.0; PANEL]);
-                padded[..residual.len()].copy_from_slice(residual);
-                finish::<FMA>(sums, bias, epilogue, &padded, &mut finished);
-                out.copy_from_slice(&finished[..place.width]);
+    }
+    match epilogue {
+        Epilogue::Bias => place.write(out, row),
+        Epilogue::Add(residual) => place.write(out, |i| {
+            let (value, residual) = (row(i), place.read(residual, i));
+            move |j| value(j) + residual[j]
+        }),
+        Epilogue::Activate(Activation::Gelu) => activated!(Gelu),
+        Epilogue::Activate(Activation::RoughGelu) => activated!(RoughGelu),
+        Epilogue::Activate(Activation::GeluTanh) => activated!(GeluTanh),
+        Epilogue::Activate(Activation::Relu) => activated!(Relu),
+        Epilogue::Activate(Activation::Silu) => activated!(Silu),
+    }
+}
+
+impl Place {
+    fn at(&self, i: usize) -> usize {
+        (self.top + i) * self.stride + self.first
+    }
+
+    /// Row `i` of the tile in `from`, in whole panels.
+    #[inline(always)]
+    fn read(&self, from: &[f32], i: usize) -> [f32; PANEL] {
+        let from = &from[self.at(i)..];
+        from.first_chunk().copied().unwrap_or_else(|| {
+            let mut padded = [0.0; PANEL];
+            padded[..from.len()].copy_from_slice(from);
+            padded
+        })
+    }
+
+    /// Writes the rows of the tile.
+    #[inline(always)]
+    fn write<V: Fn(usize) -> f32>(&self, out: &mut [f32], row: impl Fn(usize) -> V) {
+        for i in 0..self.height {
+            let value = row(i);
+            let out = &mut out[self.at(i)..][..self.width];
+            // A whole panel is written in place, the rest of the last one goes through a copy.
+            if let Some(out) = out.first_chunk_mut::<PANEL>() {
+                out.iter_mut().enumerate().for_each(|(j, out)| *out = value(j));
+            } else {
+                let padded: [f32; PANEL] = std::array::from_fn(value);
+                out.copy_from_slice(&padded[..self.width]);
             }
         }
-    }
-}
-
-/// One row of a tile: sums to results. One loop per function, so that each is vectorised.
-#[inline(always)]
-fn finish<const FMA: bool>(
-    sums: &[f32; PANEL],
-    bias: &[f32; PANEL],
-    epilogue: Epilogue<'_>,
-    residual: &[f32; PANEL],
-    out: &mut [f32; PANEL],
-) {
-    match epilogue {
-        Epilogue::Bias => each(out, |j| sums[j] + bias[j]),
-        Epilogue::Add(_) => each(out, |j| sums[j] + bias[j] + residual[j]),
-        Epilogue::Activate(Activation::Gelu) => each(out, |j| activate::<FMA>(Activation::Gelu, sums[j] + bias[j])),
-        Epilogue::Activate(Activation::RoughGelu) => {
-            each(out, |j| activate::<FMA>(Activation::RoughGelu, sums[j] + bias[j]));
-        }
-        Epilogue::Activate(Activation::GeluTanh) => {
-            each(out, |j| activate::<FMA>(Activation::GeluTanh, sums[j] + bias[j]));
-        }
-        Epilogue::Activate(Activation::Relu) => each(out, |j| activate::<FMA>(Activation::Relu, sums[j] + bias[j])),
-        Epilogue::Activate(Activation::Silu) => each(out, |j| activate::<FMA>(Activation::Silu, sums[j] + bias[j])),
-    }
-}
-
-#[inline(always)]
-fn each(out: &mut [f32; PANEL], value: impl Fn(usize) -> f32) {
-    for (j, out) in out.iter_mut().enumerate() {
-        *out = value(j);
     }
 }
 
@@ -345,7 +421,7 @@ mod tests {
                 let (x, residual) = (values(rows * k, 3), values(rows * n, 4));
                 let expected = twin(&x, &weight, &bias, k);
                 for path in Path::available() {
-                    let matrix = PackedMatrix::pack(path, Arithmetic::F32, &weight, &bias, k);
+                    let matrix = PackedMatrix::pack(path, Arithmetic::F32, &weight, &bias, None);
                     let mut room = Converted::default();
                     let mut out = vec![f32::NAN; rows * n];
                     matrix.multiply(&x, &mut room, Epilogue::Bias, &mut out);
@@ -373,7 +449,7 @@ mod tests {
             let expected = twin(&x, &weight, &bias, k);
             for (arithmetic, step) in [(Arithmetic::Bf16, 1.0 / 256.0), (Arithmetic::Int8, 1.0 / 100.0)] {
                 let results = Path::available().into_iter().map(|path| {
-                    let matrix = PackedMatrix::pack(path, arithmetic, &weight, &bias, k);
+                    let matrix = PackedMatrix::pack(path, arithmetic, &weight, &bias, None);
                     let mut out = vec![f32::NAN; 7 * n];
                     matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out);
                     for (y, twin) in out.iter().zip(&expected) {
@@ -402,7 +478,7 @@ mod tests {
         let x = values(20 * k, 3);
         for path in Path::available() {
             for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8] {
-                let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), k);
+                let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                 let mut room = Converted::default();
                 let mut whole = vec![0.0; 20 * n];
                 matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Gelu), &mut whole);
@@ -427,7 +503,7 @@ mod tests {
         x[2 * k] = f32::INFINITY;
         for path in Path::available() {
             for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8] {
-                let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), k);
+                let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                 let mut out = vec![0.0; 3 * n];
                 matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out);
                 assert!(out[..n].iter().all(|y| y.is_finite()), "{path:?} {arithmetic:?}");

@@ -12,16 +12,18 @@
 //! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
 //! | `convert.rs` | f32 rows -> bf16 and int8 rows |
 //! | `attention.rs` | softmax(q k^T) v of one text |
-//! | `rows.rs` | layer normalisation, exp, erf |
+//! | `softmax.rs` | scores -> weights |
+//! | `rows.rs` | layer normalisation, exponentials, activation functions |
 
 mod attention;
 mod convert;
 mod matrix;
 mod path;
 mod rows;
+mod softmax;
 mod tile;
 
-pub(crate) use attention::{Attention, Scores};
+pub(crate) use attention::{Attention, AttentionRoom};
 pub(crate) use convert::Converted;
 pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix};
 pub(crate) use path::Path;

@@ -1,6 +1,12 @@
 //! Which instructions the kernels use on this machine.
 
+use std::fmt;
 use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+
+/// The environment variable that asks for a lower path than the best: `avx2` or `portable`.
+const VARIABLE: &str = "DATAFUSION_EMBED_KERNELS";
 
 /// The set of instructions that the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,15 +22,21 @@ pub(crate) enum Path {
 }
 
 impl Path {
-    /// The best path of this machine, found once. `DATAFUSION_EMBED_KERNELS=avx2` or `portable` asks for a lower one;
-    /// a name that this machine cannot run is ignored, because a wrong one would be an illegal instruction.
-    pub(crate) fn detect() -> Self {
-        static PATH: OnceLock<Path> = OnceLock::new();
-        *PATH.get_or_init(|| {
-            let wanted = std::env::var("DATAFUSION_EMBED_KERNELS").unwrap_or_default();
+    /// The path of this process, chosen once: the best of this machine, or the one that [`VARIABLE`] names.
+    pub(crate) fn chosen() -> Result<Self> {
+        static PATH: OnceLock<std::result::Result<Path, String>> = OnceLock::new();
+        let chosen = PATH.get_or_init(|| {
+            let wanted = std::env::var(VARIABLE).unwrap_or_default();
             let available = Self::available();
-            available.iter().copied().find(|path| path.name() == wanted).unwrap_or(available[0])
-        })
+            if wanted.is_empty() {
+                return Ok(available[0]);
+            }
+            available.iter().copied().find(|path| path.name() == wanted).ok_or_else(|| {
+                let names: Vec<_> = available.iter().map(|path| path.name()).collect();
+                format!("{VARIABLE}: \"{wanted}\" is no path of this machine; it has {}", names.join(", "))
+            })
+        });
+        chosen.clone().map_err(Error::Setting)
     }
 
     /// Every path that this machine can run, best first; the last one is always [`Path::Portable`].
@@ -62,12 +74,14 @@ impl Path {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512vnni"),
-            _ => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avxvnni"),
+            Self::Portable => false,
         }
     }
 
-    /// The name that `--version` and `DATAFUSION_EMBED_KERNELS` use.
-    pub(crate) fn name(self) -> &'static str {
+    /// The name that [`VARIABLE`] uses.
+    fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
@@ -75,6 +89,15 @@ impl Path {
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
         }
+    }
+}
+
+/// The name, and the low precisions that have instructions of their own: `avx512+bf16+int8`.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        f.write_str(if self.has_bf16() { "+bf16" } else { "" })?;
+        f.write_str(if self.has_int8() { "+int8" } else { "" })
     }
 }
 
@@ -86,30 +109,31 @@ pub(super) fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Compiles one plain-Rust kernel body once per path and calls the right copy.
 ///
-/// `per_path! { fn name(a: A, b: B) = body; }` makes `fn name(path: Path, a: A, b: B)`; `body` must be
-/// `#[inline(always)]` with a `const FMA: bool` parameter, so that each copy is compiled with its path's instructions.
+/// `per_path! { fn name(a: A, b: B) = body; }` makes `fn name(path: Path, a: A, b: B)`, and so it does with one type
+/// parameter, `fn name<T: Bound>`; `body` must be `#[inline(always)]` with a `const FMA: bool` parameter (before `T`), so
+/// that each copy is compiled with its path's instructions.
 macro_rules! per_path {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident;) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident$(<$T:ident: $bound:path>)?($($arg:ident: $type:ty),* $(,)?) = $body:ident;) => {
         $(#[$doc])*
-        $vis fn $name(path: $crate::kernels::Path, $($arg: $type),*) {
+        $vis fn $name$(<$T: $bound>)?(path: $crate::kernels::Path, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-            fn avx512($($arg: $type),*) {
-                $body::<true>($($arg),*)
+            fn avx512$(<$T: $bound>)?($($arg: $type),*) {
+                $body::<true $(, $T)?>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) {
-                $body::<true>($($arg),*)
+            fn avx2$(<$T: $bound>)?($($arg: $type),*) {
+                $body::<true $(, $T)?>($($arg),*)
             }
             match path {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this path exists only where the processor has these instructions (Path::available).
-                $crate::kernels::Path::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::kernels::Path::Avx512 => unsafe { avx512$(::<$T>)?($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::kernels::Path::Avx2 => unsafe { avx2($($arg),*) },
-                $crate::kernels::Path::Portable => $body::<false>($($arg),*),
+                $crate::kernels::Path::Avx2 => unsafe { avx2$(::<$T>)?($($arg),*) },
+                $crate::kernels::Path::Portable => $body::<false $(, $T)?>($($arg),*),
             }
         }
     };

@@ -6,16 +6,36 @@
 use super::path::{Path, fused};
 use super::rows::LANES;
 
+/// Two neighbouring bf16 values of a row, the first in the low half.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Bf16Pair(pub(super) u32);
+
+/// Four neighbouring int8 values of a row, the first in the lowest byte: unsigned in `x`, signed in `w`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Int8Quad(pub(super) u32);
+
+/// What a micro-kernel reads at a time: one or more neighbouring values of `k` in 32 bits.
+pub(super) trait Operand: Copy + Default + 'static {
+    /// Values of `k` in one operand.
+    const VALUES: usize;
+
+    /// Multiplies `height` rows of `x`, `depth` operands each, with `w`, `[depth, width]`, into `out`.
+    ///
+    /// `width` is a multiple of 16, at most 64; `height` is at most [`tallest`] of it. Sums are f32 for f32 and bf16; for
+    /// int8 they are i32, exact, and converted to f32 at the end. Panics on a path without instructions for the operand.
+    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize);
+}
+
 /// A matrix inside a slice: where it starts and how far apart its rows are.
-///
-/// The inputs of the low precisions come in words of 32 bits: a word holds two bf16 or four int8 values of neighbouring k.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a, T = f32> {
+pub(super) struct View<'a, T> {
     pub(super) values: &'a [T],
     pub(super) stride: usize,
 }
 
-/// Height, depth (in f32 values or in words) and width of a tile.
+/// Height, depth in operands, and width of a tile.
 pub(super) type Shape = (usize, usize, usize);
 
 /// Most rows of a tile that is this many values wide: the sums, the weights and one input must fit the registers.
@@ -27,58 +47,64 @@ pub(super) fn tallest(path: Path, width: usize) -> usize {
     }
 }
 
-/// Multiplies `height` rows of `x`, `depth` values each, with `w`, `[depth, width]`, into `out`.
-///
-/// `width` is a multiple of 16, at most 64; `height` is at most [`tallest`] of it.
-pub(super) fn multiply(path: Path, x: View<'_>, w: View<'_>, shape: Shape, out: &mut [f32], out_stride: usize) {
-    check(path, x, w, shape, out.len(), out_stride);
-    match path {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the path exists only where the processor has its instructions (Path::available); the shapes were
-        // just checked.
-        Path::Avx512 => unsafe { avx512::multiply(x, w, shape, out, out_stride) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Path::Avx2 => unsafe { avx2::multiply(x, w, shape, out, out_stride) },
-        Path::Portable => portable(x, w, shape, out, out_stride),
+/// Asks for operands to be brought into the second-level cache.
+pub(super) fn prefetch<T: Operand>(operands: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in operands.chunks(64 / size_of::<T>()) {
+        // SAFETY: a hint; nothing is read.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = operands;
+}
+
+impl Operand for f32 {
+    const VALUES: usize = 1;
+
+    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, x, w, shape, out.len(), out_stride);
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the path exists only where the processor has its instructions (Path::available); the shapes were
+            // just checked.
+            Path::Avx512 => unsafe { avx512::multiply_f32(x, w, shape, out, out_stride) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Path::Avx2 => unsafe { avx2::multiply_f32(x, w, shape, out, out_stride) },
+            Path::Portable => portable(x, w, shape, out, out_stride),
+        }
     }
 }
 
-/// The same for words of two bf16 values: `out[i][j] = sum over words of x . w`, added up in f32.
-/// Only where [`Path::has_bf16`].
-pub(super) fn multiply_bf16(
-    path: Path,
-    x: View<'_, u32>,
-    w: View<'_, u32>,
-    shape: Shape,
-    out: &mut [f32],
-    out_stride: usize,
-) {
-    check(path, x, w, shape, out.len(), out_stride);
-    assert!(path.has_bf16(), "a processor with bf16 products");
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instructions are there and the shapes fit, as was just checked.
-    unsafe {
-        avx512::multiply_bf16(x, w, shape, out, out_stride);
+impl Operand for Bf16Pair {
+    const VALUES: usize = 2;
+
+    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, x, w, shape, out.len(), out_stride);
+        assert!(path.has_bf16(), "a processor with bf16 products");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: only the AVX-512 path has bf16 products, where the processor has them; the shapes were just checked.
+        unsafe {
+            avx512::multiply_bf16(x, w, shape, out, out_stride);
+        }
     }
 }
 
-/// The same for words of four int8 values, unsigned in `x` and signed in `w`, added up in i32.
-/// Only where [`Path::has_int8`].
-pub(super) fn multiply_int8(
-    path: Path,
-    x: View<'_, u32>,
-    w: View<'_, u32>,
-    shape: Shape,
-    out: &mut [i32],
-    out_stride: usize,
-) {
-    check(path, x, w, shape, out.len(), out_stride);
-    assert!(path.has_int8(), "a processor with int8 products");
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instructions are there and the shapes fit, as was just checked.
-    unsafe {
-        avx512::multiply_int8(x, w, shape, out, out_stride);
+impl Operand for Int8Quad {
+    const VALUES: usize = 4;
+
+    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, x, w, shape, out.len(), out_stride);
+        assert!(path.has_int8(), "a processor with int8 products");
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instructions are there and the shapes fit, as was just checked.
+            Path::Avx512 => unsafe { avx512::multiply_int8(x, w, shape, out, out_stride) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Path::Avx2 => unsafe { avx2::multiply_int8(x, w, shape, out, out_stride) },
+            Path::Portable => unreachable!("has_int8 is false there"),
+        }
     }
 }
 
@@ -92,7 +118,7 @@ fn check<T>(path: Path, x: View<'_, T>, w: View<'_, T>, (height, depth, width): 
 }
 
 /// The tile in plain Rust, one row and 16 columns at a time, which fits the 16 registers of every target.
-fn portable(x: View<'_>, w: View<'_>, (height, depth, width): Shape, out: &mut [f32], out_stride: usize) {
+fn portable(x: View<'_, f32>, w: View<'_, f32>, (height, depth, width): Shape, out: &mut [f32], out_stride: usize) {
     for row in 0..height {
         let inputs = &x.values[row * x.stride..][..depth];
         for left in (0..width).step_by(LANES) {
@@ -107,17 +133,84 @@ fn portable(x: View<'_>, w: View<'_>, (height, depth, width): Shape, out: &mut [
     }
 }
 
-/// Calls `kernel::<ROWS, REGISTERS>` for a height that is only known now.
+/// Writes a micro-kernel and the choice of its height and width.
+///
+/// A kernel is `ROWS` rows by `REGISTERS` registers of `LANES` columns: a function of its own, never inlined, because inside
+/// one big `match` the compiler spills the sums. `heights` lists, for each number of registers, the heights that exist.
 #[cfg(target_arch = "x86_64")]
-macro_rules! by_height {
-    ($kernel:ident, $height:expr, $registers:literal, [$($rows:literal)*], $arguments:tt) => {
-        match $height {
-            $($rows => by_height!(@call $kernel, $rows, $registers, $arguments),)*
-            height => unreachable!("a tile of {height} rows"),
+macro_rules! micro_kernel {
+    ($choose:ident = $kernel:ident, $feature:literal, $operand:ty, $lanes:literal lanes,
+     heights [$($registers:literal: [$($rows:literal)*]),*],
+     zero $zero:expr,
+     load |$from:ident| $loaded:expr,
+     repeat |$one:ident| $repeated:expr,
+     add |$sum:ident, $a:ident, $b:ident| $product:expr,
+     store |$to:ident, $total:ident| $store:expr) => {
+        /// # Safety
+        /// The processor has the features; the slices hold the tile.
+        #[target_feature(enable = $feature)]
+        pub(super) unsafe fn $choose(
+            x: View<'_, $operand>,
+            w: View<'_, $operand>,
+            (height, depth, width): Shape,
+            out: &mut [f32],
+            out_stride: usize,
+        ) {
+            const WIDEST: usize = [$($registers),*][[$($registers),*].len() - 1] * $lanes;
+            let x = (x.values.as_ptr(), x.stride);
+            for left in (0..width).step_by(WIDEST) {
+                // SAFETY: the caller vouches for the slices, and left < width.
+                unsafe {
+                    let w = (w.values.as_ptr().add(left), w.stride);
+                    let out = (out.as_mut_ptr().add(left), out_stride);
+                    match ((width - left).min(WIDEST) / $lanes, height) {
+                        $($(($registers, $rows) => $kernel::<$rows, $registers>(x, w, depth, out),)*)*
+                        (registers, height) => unreachable!("a tile of {height} rows and {registers} registers"),
+                    }
+                }
+            }
         }
-    };
-    (@call $kernel:ident, $rows:literal, $registers:literal, ($($argument:expr),*)) => {
-        $kernel::<$rows, $registers>($($argument),*)
+
+        /// # Safety
+        /// The processor has the features; `x` holds `ROWS` rows of `depth`, `w` `depth` rows and `out` `ROWS` rows of
+        /// `REGISTERS` registers.
+        #[target_feature(enable = $feature)]
+        #[inline(never)]
+        unsafe fn $kernel<const ROWS: usize, const REGISTERS: usize>(
+            (x, x_stride): (*const $operand, usize),
+            (mut w, w_stride): (*const $operand, usize),
+            depth: usize,
+            (out, out_stride): (*mut f32, usize),
+        ) {
+            let mut sums = [[$zero; REGISTERS]; ROWS];
+            for k in 0..depth {
+                // SAFETY: k < depth, row < ROWS, j < REGISTERS.
+                unsafe {
+                    let columns: [_; REGISTERS] = std::array::from_fn(|j| {
+                        let $from = w.add(j * $lanes);
+                        $loaded
+                    });
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let $one = *x.add(row * x_stride + k);
+                        let $a = $repeated;
+                        for (sum, &$b) in sums.iter_mut().zip(&columns) {
+                            let $sum = *sum;
+                            *sum = $product;
+                        }
+                    }
+                    w = w.add(w_stride);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (j, &$total) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let $to = out.add(row * out_stride + j * $lanes);
+                        $store;
+                    }
+                }
+            }
+        }
     };
 }
 
@@ -126,220 +219,134 @@ mod avx512 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Shape, View};
-
-    /// Writes a micro-kernel and the choice of its height and width.
-    ///
-    /// A kernel is `ROWS` rows by `REGISTERS` registers of 16 columns: a function of its own, never inlined, because inside
-    /// one big `match` the compiler spills the sums.
-    macro_rules! micro_kernel {
-        ($choose:ident, $kernel:ident, $feature:literal, $input:ty, $output:ty,
-         $zero:expr, |$load:ident| $loaded:expr, |$one:ident| $repeated:expr,
-         |$sum:ident, $a:ident, $b:ident| $product:expr, |$place:ident, $stored:ident| $store:expr) => {
-            /// # Safety
-            /// The processor has the features; the slices hold the tile.
-            #[target_feature(enable = $feature)]
-            pub(super) unsafe fn $choose(
-                x: View<'_, $input>,
-                w: View<'_, $input>,
-                (height, depth, width): Shape,
-                out: &mut [$output],
-                out_stride: usize,
-            ) {
-                let (x, w) = ((x.values.as_ptr(), x.stride), (w.values.as_ptr(), w.stride));
-                let out = (out.as_mut_ptr(), out_stride);
-                // SAFETY: the caller vouches for the slices; ROWS is the height and 16 * REGISTERS the width.
-                unsafe {
-                    match width / 16 {
-                        1 => by_height!($kernel, height, 1, [1 2 3 4 5 6 7 8 9 10 11 12], (x, w, depth, out)),
-                        2 => by_height!($kernel, height, 2, [1 2 3 4 5 6 7 8 9 10 11 12], (x, w, depth, out)),
-                        3 => by_height!($kernel, height, 3, [1 2 3 4 5 6], (x, w, depth, out)),
-                        _ => by_height!($kernel, height, 4, [1 2 3 4 5 6], (x, w, depth, out)),
-                    }
-                }
-            }
-
-            /// # Safety
-            /// `x` holds `ROWS` rows of `depth`, `w` `depth` rows and `out` `ROWS` rows of `16 * REGISTERS`.
-            #[target_feature(enable = $feature)]
-            #[inline(never)]
-            unsafe fn $kernel<const ROWS: usize, const REGISTERS: usize>(
-                (x, x_stride): (*const $input, usize),
-                (mut w, w_stride): (*const $input, usize),
-                depth: usize,
-                (out, out_stride): (*mut $output, usize),
-            ) {
-                let mut sums = [[$zero; REGISTERS]; ROWS];
-                for k in 0..depth {
-                    // SAFETY: k < depth, row < ROWS, j < REGISTERS.
-                    unsafe {
-                        let columns: [_; REGISTERS] = std::array::from_fn(|j| {
-                            let $load = w.add(j * 16);
-                            $loaded
-                        });
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let $one = *x.add(row * x_stride + k);
-                            let $a = $repeated;
-                            for (sum, &$b) in sums.iter_mut().zip(&columns) {
-                                let $sum = *sum;
-                                *sum = $product;
-                            }
-                        }
-                        w = w.add(w_stride);
-                    }
-                }
-                for (row, sums) in sums.iter().enumerate() {
-                    for (j, &$stored) in sums.iter().enumerate() {
-                        // SAFETY: as above.
-                        unsafe {
-                            let $place = out.add(row * out_stride + j * 16);
-                            $store;
-                        }
-                    }
-                }
-            }
-        };
-    }
+    use super::{Bf16Pair, Int8Quad, Shape, View};
 
     micro_kernel!(
-        multiply,
-        kernel_f32,
-        "avx512f",
-        f32,
-        f32,
-        _mm512_setzero_ps(),
-        |from| _mm512_loadu_ps(from),
-        |one| _mm512_set1_ps(one),
-        |sum, a, b| _mm512_fmadd_ps(a, b, sum),
-        |to, sum| _mm512_storeu_ps(to, sum)
+        multiply_f32 = kernel_f32, "avx512f", f32, 16 lanes,
+        heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
+        zero _mm512_setzero_ps(),
+        load |from| _mm512_loadu_ps(from),
+        repeat |one| _mm512_set1_ps(one),
+        add |sum, a, b| _mm512_fmadd_ps(a, b, sum),
+        store |to, sum| _mm512_storeu_ps(to, sum)
     );
 
     micro_kernel!(
-        multiply_bf16,
-        kernel_bf16,
-        "avx512f,avx512bf16",
-        u32,
-        f32,
-        _mm512_setzero_ps(),
-        |from| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())),
-        |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one as i32)),
-        |sum, a, b| _mm512_dpbf16_ps(sum, a, b),
-        |to, sum| _mm512_storeu_ps(to, sum)
+        multiply_bf16 = kernel_bf16, "avx512f,avx512bf16", Bf16Pair, 16 lanes,
+        heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
+        zero _mm512_setzero_ps(),
+        load |from| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())),
+        repeat |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one.0 as i32)),
+        add |sum, a, b| _mm512_dpbf16_ps(sum, a, b),
+        store |to, sum| _mm512_storeu_ps(to, sum)
     );
 
     micro_kernel!(
-        multiply_int8,
-        kernel_int8,
-        "avx512f,avx512vnni",
-        u32,
-        i32,
-        _mm512_setzero_si512(),
-        |from| _mm512_loadu_si512(from.cast()),
-        |one| _mm512_set1_epi32(one as i32),
-        |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
-        |to, sum| _mm512_storeu_si512(to.cast(), sum)
+        multiply_int8 = kernel_int8, "avx512f,avx512vnni", Int8Quad, 16 lanes,
+        heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
+        zero _mm512_setzero_si512(),
+        load |from| _mm512_loadu_si512(from.cast()),
+        repeat |one| _mm512_set1_epi32(one.0 as i32),
+        add |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
+        store |to, sum| _mm512_storeu_ps(to, _mm512_cvtepi32_ps(sum))
     );
 }
 
+/// 16 columns at a time: 6 rows x 2 registers of sums, 2 weights and an input fill 15 of 16 registers.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Shape, View};
+    use super::{Int8Quad, Shape, View};
 
-    /// 16 columns at a time: 6 rows x 2 registers of sums, 2 weights and an input fill 15 of 16 registers.
-    ///
-    /// # Safety
-    /// The processor has AVX2 and FMA; the slices hold the tile.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn multiply(
-        x: View<'_>,
-        w: View<'_>,
-        (height, depth, width): Shape,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
-        let x = (x.values.as_ptr(), x.stride);
-        for left in (0..width).step_by(16) {
-            // SAFETY: the caller vouches for the slices; left + 16 <= width.
-            unsafe {
-                let (w, out) = ((w.values.as_ptr().add(left), w.stride), (out.as_mut_ptr().add(left), out_stride));
-                by_height!(kernel, height, 2, [1 2 3 4 5 6], (x, w, depth, out));
-            }
-        }
-    }
+    micro_kernel!(
+        multiply_f32 = kernel_f32, "avx2,fma", f32, 8 lanes,
+        heights [2: [1 2 3 4 5 6]],
+        zero _mm256_setzero_ps(),
+        load |from| _mm256_loadu_ps(from),
+        repeat |one| _mm256_set1_ps(one),
+        add |sum, a, b| _mm256_fmadd_ps(a, b, sum),
+        store |to, sum| _mm256_storeu_ps(to, sum)
+    );
 
-    /// `ROWS` rows by `REGISTERS` registers of 8 columns.
-    ///
-    /// # Safety
-    /// `x` holds `ROWS` rows of `depth` values, `w` `depth` rows and `out` `ROWS` rows of `8 * REGISTERS`.
-    #[target_feature(enable = "avx2,fma")]
-    #[inline(never)]
-    unsafe fn kernel<const ROWS: usize, const REGISTERS: usize>(
-        (x, x_stride): (*const f32, usize),
-        (mut w, w_stride): (*const f32, usize),
-        depth: usize,
-        (out, out_stride): (*mut f32, usize),
-    ) {
-        let mut sums = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
-        for k in 0..depth {
-            // SAFETY: k < depth, row < ROWS, j < REGISTERS.
-            unsafe {
-                let mut columns = [_mm256_setzero_ps(); REGISTERS];
-                for (j, column) in columns.iter_mut().enumerate() {
-                    *column = _mm256_loadu_ps(w.add(j * 8));
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*x.add(row * x_stride + k));
-                    for (sum, &column) in sums.iter_mut().zip(&columns) {
-                        *sum = _mm256_fmadd_ps(a, column, *sum);
-                    }
-                }
-                w = w.add(w_stride);
-            }
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            for (j, &sum) in sums.iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { _mm256_storeu_ps(out.add(row * out_stride + j * 8), sum) };
-            }
-        }
-    }
+    micro_kernel!(
+        multiply_int8 = kernel_int8, "avx2,fma,avxvnni", Int8Quad, 8 lanes,
+        heights [2: [1 2 3 4 5 6]],
+        zero _mm256_setzero_si256(),
+        load |from| _mm256_loadu_si256(from.cast()),
+        repeat |one| _mm256_set1_epi32(one.0 as i32),
+        add |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b),
+        store |to, sum| _mm256_storeu_ps(to, _mm256_cvtepi32_ps(sum))
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn values(n: usize, seed: usize) -> Vec<f32> {
-        (0..n).map(|i| ((i * 2_654_435_761 + seed * 40_503) % 2001) as f32 / 1000.0 - 1.0).collect()
+    fn numbers(n: usize, seed: usize) -> Vec<u32> {
+        (0..n).map(|i| ((i + 1) * 2_654_435_761 + seed * 40_503) as u32).collect()
+    }
+
+    /// Compares every tile of a path with sums in f64. `make` turns any 32 bits into an operand, `product` is what two
+    /// operands add to a sum.
+    fn compare<T: Operand>(path: Path, make: fn(u32) -> T, product: fn(T, T) -> f64) {
+        for width in [16, 32, 48, 64] {
+            for (height, depth) in (1..=tallest(path, width)).flat_map(|height| [1, 2, 17, 64].map(|d| (height, d))) {
+                let (x_stride, w_stride, out_stride) = (depth + 3, width + 5, width + 2);
+                let x: Vec<T> = numbers((height - 1) * x_stride + depth, 1).into_iter().map(make).collect();
+                let w: Vec<T> = numbers((depth - 1) * w_stride + width, 2).into_iter().map(make).collect();
+                let mut out = vec![9.0; height * out_stride];
+                let (xv, wv) = (View { values: &x[..], stride: x_stride }, View { values: &w[..], stride: w_stride });
+                T::multiply(path, xv, wv, (height, depth, width), &mut out, out_stride);
+                for (row, out) in out.chunks(out_stride).enumerate() {
+                    for (j, &y) in out[..width].iter().enumerate() {
+                        let terms = (0..depth).map(|k| product(x[row * x_stride + k], w[k * w_stride + j]));
+                        let twin: f64 = terms.clone().sum();
+                        let size: f64 = terms.map(f64::abs).sum();
+                        let wrong = (f64::from(y) - twin).abs();
+                        assert!(wrong <= 1e-6 * size, "{path} {height}x{width}x{depth}: {y} not {twin}");
+                    }
+                    assert_eq!(out[width..], [9.0, 9.0], "nothing else is written");
+                }
+            }
+        }
     }
 
     #[test]
     fn every_tile_matches_the_twin_and_writes_nothing_else() {
+        let f32 = |bits| (bits as i32) as f32 / 2e9;
         for path in Path::available() {
-            for width in [16, 32, 48, 64] {
-                for height in 1..=tallest(path, width) {
-                    for depth in [1, 2, 17, 64] {
-                        let (x_stride, w_stride, out_stride) = (depth + 3, width + 5, width + 2);
-                        let x = values((height - 1) * x_stride + depth, 1);
-                        let w = values((depth - 1) * w_stride + width, 2);
-                        let mut out = vec![9.0; height * out_stride];
-                        let (xv, wv) = (View { values: &x, stride: x_stride }, View { values: &w, stride: w_stride });
-                        multiply(path, xv, wv, (height, depth, width), &mut out, out_stride);
-                        for (row, out) in out.chunks(out_stride).enumerate() {
-                            for (j, &y) in out[..width].iter().enumerate() {
-                                let twin: f64 = (0..depth)
-                                    .map(|k| f64::from(x[row * x_stride + k]) * f64::from(w[k * w_stride + j]))
-                                    .sum();
-                                let wrong = (f64::from(y) - twin).abs();
-                                assert!(wrong < 1e-4, "{path:?} {height}x{width}x{depth}: {y} not {twin}");
-                            }
-                            assert_eq!(out[width..], [9.0, 9.0]);
-                        }
-                    }
-                }
+            compare::<f32>(path, f32, |x, w| f64::from(x) * f64::from(w));
+            if path.has_bf16() {
+                // Values between 1/2 and 1, of both signs.
+                compare::<Bf16Pair>(
+                    path,
+                    |bits| Bf16Pair(bits & 0x807f_807f | 0x3f00_3f00),
+                    |x, w| {
+                        let values = |pair: Bf16Pair| [pair.0 << 16, pair.0 & 0xffff_0000].map(f32::from_bits);
+                        values(x).into_iter().zip(values(w)).map(|(x, w)| f64::from(x) * f64::from(w)).sum()
+                    },
+                );
             }
+            if path.has_int8() {
+                compare::<Int8Quad>(path, Int8Quad, |x, w| {
+                    let (x, w) = (x.0.to_le_bytes(), w.0.to_le_bytes());
+                    x.into_iter().zip(w).map(|(x, w)| f64::from(x) * f64::from(w as i8)).sum()
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_int8_sums_are_exact() {
+        for path in Path::available().into_iter().filter(|path| path.has_int8()) {
+            // 4096 inputs of 255 times weights of -127.
+            let (x, w) = (vec![Int8Quad(u32::MAX); 1024], vec![Int8Quad(0x8181_8181); 1024 * 16]);
+            let mut out = vec![0.0; 16];
+            let (x, w) = (View { values: &x[..], stride: 1024 }, View { values: &w[..], stride: 16 });
+            Int8Quad::multiply(path, x, w, (1, 1024, 16), &mut out, 16);
+            assert_eq!(out, [(4096 * 255 * -127) as f32; 16], "{path}");
         }
     }
 }

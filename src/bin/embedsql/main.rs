@@ -84,6 +84,7 @@ fn print_version() -> Result<(), Failure> {
     writeln!(out, "embedsql {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "features: {}", datafusion_embed::features().join(", "))?;
     writeln!(out, "devices: {}", datafusion_embed::devices().join(", "))?;
-    writeln!(out, "kernels: {}", datafusion_embed::kernel_path())?;
+    let kernels = datafusion_embed::kernel_path().unwrap_or_else(|error| error.to_string());
+    writeln!(out, "kernels: {kernels}")?;
     Ok(())
 }
