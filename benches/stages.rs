@@ -8,7 +8,7 @@
 use datafusion::arrow::array::AsArray;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use datafusion_embed::Precision;
-use datafusion_embed::stages::Stages;
+use datafusion_embed::stages::{FlatBatch, Stages};
 use divan::counter::ItemsCount;
 
 fn main() {
@@ -43,5 +43,29 @@ fn tokens_to_vectors(bencher: divan::Bencher<'_, '_>, batch_size: usize) {
     let texts = texts();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let batch = stages.tokenize(&texts[..batch_size]).expect("tokens");
+    bencher.counter(ItemsCount::new(batch.tokens())).bench_local(|| stages.encode(&batch));
+}
+
+/// Tokens per text of one model batch of 512: what attention, which grows with a text's square, adds.
+const LENGTHS: [usize; 6] = [8, 32, 64, 128, 256, 512];
+
+#[divan::bench(args = LENGTHS)]
+fn lengths_in_f32(bencher: divan::Bencher<'_, '_>, tokens: usize) {
+    encode_texts_of(bencher, Precision::F32, tokens);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn lengths_in_bf16(bencher: divan::Bencher<'_, '_>, tokens: usize) {
+    encode_texts_of(bencher, Precision::Bf16, tokens);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn lengths_in_int8(bencher: divan::Bencher<'_, '_>, tokens: usize) {
+    encode_texts_of(bencher, Precision::Int8, tokens);
+}
+
+fn encode_texts_of(bencher: divan::Bencher<'_, '_>, precision: Precision, tokens: usize) {
+    let mut stages = Stages::load(precision).expect("the bundled model");
+    let batch = FlatBatch::made_up(512 / tokens, tokens);
     bencher.counter(ItemsCount::new(batch.tokens())).bench_local(|| stages.encode(&batch));
 }

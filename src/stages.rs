@@ -22,6 +22,12 @@ pub struct FlatBatch {
 }
 
 impl FlatBatch {
+    /// Made-up texts of so many tokens each.
+    pub fn made_up(texts: usize, tokens: usize) -> Self {
+        let ids = (0..texts * tokens).map(|i| (1000 + i * 7919 % 20_000) as u32).collect();
+        Self { ids, starts: (0..=texts).map(|text| text * tokens).collect() }
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.ids.len()

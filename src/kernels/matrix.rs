@@ -24,7 +24,7 @@
 use super::convert::{Converted, Steps, from_bf16, rows_to_bf16, rows_to_int8, to_bf16, widen_bf16, widen_int8};
 use super::path::{Path, fused, per_path};
 use super::rows::{Activation, ROUND, activate};
-use super::tile::{self, Bf16Pair, Int8Quad, Operand, View};
+use super::tile::{Bf16Pair, Int8Quad, Operand, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
@@ -231,10 +231,7 @@ impl Run<'_> {
         let depth = inputs.div_ceil(T::VALUES);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
         for first in (0..*outputs).step_by(PANEL) {
-            let (w, later) = panels[first * depth..].split_at(depth * PANEL);
-            let w = View { values: w, stride: PANEL };
-            // The next panel is on its way from memory while this one is multiplied.
-            let mut ahead = later.chunks(later.len().min(depth * PANEL).div_ceil(self.rows.div_ceil(TILE_ROWS)).max(1));
+            let w = View { values: &panels[first * depth..][..depth * PANEL], stride: PANEL };
             let columns = TileColumns {
                 bias: &columns.bias[first..][..PANEL],
                 scales: &columns.scales[first..][..PANEL],
@@ -242,7 +239,6 @@ impl Run<'_> {
             };
             for top in (0..self.rows).step_by(TILE_ROWS) {
                 let height = TILE_ROWS.min(self.rows - top);
-                tile::prefetch(ahead.next().unwrap_or(&[]));
                 let x = View { values: &x[top * depth..], stride: depth };
                 T::multiply(*path, x, w, (height, depth, PANEL), tile.as_flattened_mut(), PANEL);
                 let place = Place { top, height, first, width: PANEL.min(outputs - first), stride: *outputs };

@@ -47,17 +47,6 @@ pub(super) fn tallest(path: Path, width: usize) -> usize {
     }
 }
 
-/// Asks for operands to be brought into the second-level cache.
-pub(super) fn prefetch<T: Operand>(operands: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in operands.chunks(64 / size_of::<T>()) {
-        // SAFETY: a hint; nothing is read.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = operands;
-}
-
 impl Operand for f32 {
     const VALUES: usize = 1;
 

@@ -28,6 +28,15 @@ pub(crate) struct Room {
     converted: Converted,
 }
 
+#[cfg(test)]
+impl Room {
+    /// Where the largest buffers lie and how long they may grow: the same as long as nothing is allocated again.
+    pub(super) fn allocated(&self) -> Vec<(*const f32, usize)> {
+        let buffers = [&self.states, &self.qkv, &self.context, &self.summed, &self.wide];
+        buffers.into_iter().map(|buffer| (buffer.as_ptr(), buffer.capacity())).collect()
+    }
+}
+
 /// The encoder of a BERT.
 #[derive(Debug)]
 pub(crate) struct BertEncoder {

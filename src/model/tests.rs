@@ -168,6 +168,24 @@ fn a_text_has_the_same_bits_in_any_batch() {
     }
 }
 
+#[test]
+fn a_warm_room_is_not_allocated_again() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let model = bundled_model_in(precision);
+        let mut room = Room::default();
+        let ids: Vec<u32> = (0..200).map(|i| 1000 + i).collect();
+        let mut run = |starts: &[usize]| {
+            let tokens = starts[starts.len() - 1];
+            model.encode(&ids[..tokens], starts, model.description.dim, &mut room, &|| true).expect("vectors");
+            room.allocated()
+        };
+        let warm = run(&[0, 120, 200]);
+        for starts in [vec![0, 1], vec![0, 60, 61, 110], vec![0, 119, 198], vec![0, 120, 200]] {
+            assert_eq!(run(&starts), warm, "{precision}: {starts:?}");
+        }
+    }
+}
+
 /// The vectors have length 1, so their product is the cosine. The fixture's texts are harder than real ones: single
 /// letters, control characters, one word of 300 letters.
 #[test]
