@@ -191,7 +191,7 @@ fn a_warm_room_is_not_allocated_again() {
 #[test]
 fn lower_precisions_stay_near_the_f32_vectors() {
     let (texts, expected) = (texts(), expected("minilm.plain"));
-    for (precision, least, average) in [(Precision::Bf16, 0.9999, 0.99998), (Precision::Int8, 0.98, 0.996)] {
+    for (precision, least, average) in [(Precision::Bf16, 0.9999, 0.99998), (Precision::Int8, 0.99, 0.9985)] {
         let vectors = encode(&bundled_model_in(precision), &texts, Role::Plain, 32);
         let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
         let cosines: Vec<f32> = vectors.iter().zip(&expected).map(cosine).collect();

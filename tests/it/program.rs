@@ -401,6 +401,20 @@ fn version_and_help() {
 }
 
 #[test]
+fn a_kernel_path_is_asked_for_by_its_name() {
+    fn on<const N: usize>(path: &str, args: [&str; N]) -> Run {
+        let mut run = embedsql(args);
+        run.command.env("DATAFUSION_EMBED_KERNELS", path);
+        run
+    }
+    assert!(on("portable", ["--version"]).stdout().contains("\nkernels: portable\n"));
+    let used = ["--format", "csv", "-c", "SELECT embed('a') IS NULL", "-c", "SELECT kernels FROM embed_models()"];
+    assert!(on("portable", used).stdout().ends_with("\nportable\n"));
+    let error = on("avx3", ["-c", "SELECT embed('a')"]).error(1);
+    assert!(error.contains("\"avx3\" is no path of this machine") && error.contains("portable"), "{error}");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     for format in ["table", "csv", "json", "ndjson"] {
         let mut run = embedsql(["--format", format, "-c", "SELECT value FROM generate_series(1, 20000000)"]);
