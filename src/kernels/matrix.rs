@@ -187,13 +187,19 @@ impl Columns {
 
 /// What input columns are multiplied with, and their weights divided by, see the head of this file.
 fn smoothing_factors(weight: &[f32], ranges: &[f32]) -> Vec<f32> {
-    let mut largest = vec![0.0f32; ranges.len()];
-    for row in weight.chunks_exact(ranges.len()) {
-        largest.iter_mut().zip(row).for_each(|(max, w)| *max = max.max(w.abs()));
-    }
     // A column that is never used, or never weighted, shall not get an infinite factor.
     const LEAST: f32 = 1e-5;
-    largest.iter().zip(ranges).map(|(w, x)| (w.max(LEAST) / x.max(LEAST)).sqrt()).collect()
+    let weight_ranges = column_ranges(weight, ranges.len());
+    weight_ranges.iter().zip(ranges).map(|(w, x)| (w.max(LEAST) / x.max(LEAST)).sqrt()).collect()
+}
+
+/// The largest magnitude of each column of rows of `width` values.
+pub(crate) fn column_ranges(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut ranges = vec![0.0f32; width];
+    for row in rows.chunks_exact(width) {
+        ranges.iter_mut().zip(row).for_each(|(range, x)| *range = range.max(x.abs()));
+    }
+    ranges
 }
 
 /// Packs rows of weights into panels. `operand` joins the first of four neighbouring inputs, as many as it holds; past the

@@ -25,6 +25,6 @@ mod tile;
 
 pub(crate) use attention::{Attention, AttentionRoom};
 pub(crate) use convert::Converted;
-pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix};
+pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix, column_ranges};
 pub(crate) use path::Path;
 pub(crate) use rows::{Activation, LayerNorm};

@@ -22,7 +22,7 @@ pub(crate) enum Activation {
 }
 
 /// `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, row by row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     /// Scale, `[width]`.
     pub(crate) weight: Vec<f32>,

@@ -7,7 +7,7 @@ use super::description::BertConfig;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Arithmetic, Attention, AttentionRoom, Converted, Epilogue, LayerNorm, PackedMatrix, Path,
+    Activation, Arithmetic, Attention, AttentionRoom, Converted, Epilogue, LayerNorm, PackedMatrix, Path, column_ranges,
 };
 use crate::options::Precision;
 
@@ -94,12 +94,12 @@ impl BertEncoder {
         };
         let mut calibration = (precision == Precision::Int8).then(|| Calibration::start(&encoder, config));
         for number in 0..config.num_hidden_layers {
-            let loader = LayerLoader { path, config, weights, number };
+            let weights = LayerReader { config, weights, number }.read()?;
             let ranges = match &mut calibration {
-                Some(calibration) => calibration.run(&encoder, &loader.load(Precision::F32, &Ranges::default())?),
+                Some(calibration) => calibration.run(&encoder, &weights.pack(path, Precision::F32, &Ranges::default())),
                 None => Ranges::default(),
             };
-            encoder.layers.push(loader.load(precision, &ranges)?);
+            encoder.layers.push(weights.pack(path, precision, &ranges));
         }
         Ok(encoder)
     }
@@ -221,47 +221,68 @@ impl Calibration {
 
     /// Runs the next layer.
     fn run(&mut self, encoder: &BertEncoder, layer: &Layer) -> Ranges {
-        let largest = |rows: &[f32]| {
-            let mut largest = vec![0.0f32; encoder.hidden];
-            for row in rows.chunks_exact(encoder.hidden) {
-                largest.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
-            }
-            Some(largest)
-        };
-        let qkv = largest(&self.room.states);
+        let qkv = Some(column_ranges(&self.room.states, encoder.hidden));
         encoder.run(layer, &self.starts, &mut self.room);
-        Ranges { qkv, widen: largest(&self.room.summed) }
+        Ranges { qkv, widen: Some(column_ranges(&self.room.summed, encoder.hidden)) }
     }
 }
 
-/// What it takes to load one layer.
-struct LayerLoader<'a> {
-    path: Path,
-    config: &'a BertConfig,
-    weights: &'a Weights,
-    number: usize,
+/// The weights of one layer as they are in the file, to be packed once or, for int8, twice.
+struct LayerWeights {
+    qkv: Linear,
+    attention_out: Linear,
+    attention_norm: LayerNorm,
+    widen: Linear,
+    narrow: Linear,
+    norm: LayerNorm,
 }
 
-impl LayerLoader<'_> {
-    /// Reads and packs a layer.
-    fn load(&self, precision: Precision, ranges: &Ranges) -> Result<Layer> {
-        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
+/// A linear layer, or several of the same shape, one under the other, so that they are one product.
+struct Linear {
+    /// `[outputs, inputs]`
+    weight: Vec<f32>,
+    /// `[outputs]`
+    bias: Vec<f32>,
+}
+
+impl LayerWeights {
+    fn pack(&self, path: Path, precision: Precision, ranges: &Ranges) -> Layer {
         let arithmetic = match precision {
             Precision::F32 => Arithmetic::F32,
             Precision::Bf16 => Arithmetic::Bf16,
             Precision::Int8 => Arithmetic::Int8,
         };
-        let linear = |parts: &[&str], outputs, inputs, ranges: &Option<Vec<f32>>| {
-            let (weight, bias) = self.linear(parts, outputs, inputs)?;
-            Ok::<_, Error>(PackedMatrix::pack(self.path, arithmetic, &weight, &bias, ranges.as_deref()))
+        let pack = |linear: &Linear, ranges: Option<&[f32]>| {
+            PackedMatrix::pack(path, arithmetic, &linear.weight, &linear.bias, ranges)
         };
+        Layer {
+            qkv: pack(&self.qkv, ranges.qkv.as_deref()),
+            attention_out: pack(&self.attention_out, None),
+            attention_norm: self.attention_norm.clone(),
+            widen: pack(&self.widen, ranges.widen.as_deref()),
+            narrow: pack(&self.narrow, None),
+            norm: self.norm.clone(),
+        }
+    }
+}
+
+/// What it takes to read one layer.
+struct LayerReader<'a> {
+    config: &'a BertConfig,
+    weights: &'a Weights,
+    number: usize,
+}
+
+impl LayerReader<'_> {
+    fn read(&self) -> Result<LayerWeights> {
+        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
         let parts = ["attention.self.query", "attention.self.key", "attention.self.value"];
-        Ok(Layer {
-            qkv: linear(&parts, hidden, hidden, &ranges.qkv)?,
-            attention_out: linear(&["attention.output.dense"], hidden, hidden, &None)?,
+        Ok(LayerWeights {
+            qkv: self.linear(&parts, hidden, hidden)?,
+            attention_out: self.linear(&["attention.output.dense"], hidden, hidden)?,
             attention_norm: self.norm("attention.output.LayerNorm")?,
-            widen: linear(&["intermediate.dense"], intermediate, hidden, &ranges.widen)?,
-            narrow: linear(&["output.dense"], hidden, intermediate, &None)?,
+            widen: self.linear(&["intermediate.dense"], intermediate, hidden)?,
+            narrow: self.linear(&["output.dense"], hidden, intermediate)?,
             norm: self.norm("output.LayerNorm")?,
         })
     }
@@ -270,14 +291,13 @@ impl LayerLoader<'_> {
         format!("encoder.layer.{}.{part}", self.number)
     }
 
-    /// Weight and bias of one or more linear layers of the same shape, one under the other, so that they are one product.
-    fn linear(&self, parts: &[&str], outputs: usize, inputs: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+    fn linear(&self, parts: &[&str], outputs: usize, inputs: usize) -> Result<Linear> {
+        let mut linear = Linear { weight: Vec::new(), bias: Vec::new() };
         for part in parts {
-            weight.extend(self.weights.tensor(&format!("{}.weight", self.name(part)), &[outputs, inputs])?);
-            bias.extend(self.weights.tensor(&format!("{}.bias", self.name(part)), &[outputs])?);
+            linear.weight.extend(self.weights.tensor(&format!("{}.weight", self.name(part)), &[outputs, inputs])?);
+            linear.bias.extend(self.weights.tensor(&format!("{}.bias", self.name(part)), &[outputs])?);
         }
-        Ok((weight, bias))
+        Ok(linear)
     }
 
     fn norm(&self, part: &str) -> Result<LayerNorm> {
