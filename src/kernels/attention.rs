@@ -9,7 +9,7 @@ use super::convert::rows_to_bf16;
 use super::path::{Path, per_path};
 use super::rows::LANES;
 use super::softmax::Softmax;
-use super::tile::{self, Bf16Pair, Operand, View};
+use super::tile::{self, Bf16Pair, Factors, Operand, View};
 
 /// Query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
 const BLOCK: usize = 48;
@@ -205,7 +205,8 @@ fn multiply<T: Operand>(
         for top in (0..height).step_by(tile::tallest(path, wide)) {
             let high = tile::tallest(path, wide).min(height - top);
             let x = View { values: &x.values[top * x.stride..], stride: x.stride };
-            T::multiply(path, x, w, (high, depth, wide), &mut out[top * width + left..], width);
+            let factors = Factors { x, w, start: tile::ZEROS };
+            T::multiply(path, factors, (high, depth, wide), &mut out[top * width + left..], width);
         }
     }
 }

@@ -24,7 +24,7 @@
 use super::convert::{Converted, Steps, from_bf16, rows_to_bf16, rows_to_int8, to_bf16, widen_bf16, widen_int8};
 use super::path::{Path, fused, per_path};
 use super::rows::{Activation, ROUND, activate};
-use super::tile::{Bf16Pair, Int8Quad, Operand, View};
+use super::tile::{self, Bf16Pair, Factors, Int8Quad, Operand, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
@@ -243,16 +243,34 @@ impl Run<'_> {
                 scales: &columns.scales[first..][..PANEL],
                 totals: &columns.totals[first..][..PANEL],
             };
+            // Whole steps are scaled before the bias comes to them.
+            let start = match arithmetic {
+                Arithmetic::Int8 => tile::ZEROS,
+                Arithmetic::F32 | Arithmetic::Bf16 => View { values: columns.bias, stride: 0 },
+            };
             for top in (0..self.rows).step_by(TILE_ROWS) {
-                let height = TILE_ROWS.min(self.rows - top);
-                let x = View { values: &x[top * depth..], stride: depth };
-                T::multiply(*path, x, w, (height, depth, PANEL), tile.as_flattened_mut(), PANEL);
-                let place = Place { top, height, first, width: PANEL.min(outputs - first), stride: *outputs };
-                if *arithmetic == Arithmetic::Int8 {
-                    let steps = &self.steps[top..][..height];
-                    store_steps(*path, &tile, steps, columns, self.epilogue, place, self.out);
-                } else {
-                    store(*path, &tile, columns, self.epilogue, place, self.out);
+                let place = Place {
+                    top,
+                    height: TILE_ROWS.min(self.rows - top),
+                    first,
+                    width: PANEL.min(outputs - first),
+                    stride: *outputs,
+                };
+                let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
+                let shape = (place.height, depth, PANEL);
+                match (arithmetic, self.epilogue) {
+                    (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if place.width == PANEL => {
+                        T::multiply(*path, factors, shape, &mut self.out[place.at(0)..], *outputs);
+                    }
+                    (Arithmetic::F32 | Arithmetic::Bf16, epilogue) => {
+                        T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                        store(*path, &tile, epilogue, place, self.out);
+                    }
+                    (Arithmetic::Int8, epilogue) => {
+                        T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                        let steps = &self.steps[top..][..place.height];
+                        store_steps(*path, &tile, steps, columns, epilogue, place, self.out);
+                    }
                 }
             }
         }
@@ -278,28 +296,21 @@ struct Place {
 }
 
 per_path! {
-    /// Applies the epilogue to a tile and writes it to its place.
-    fn store(tile: &Tile, columns: TileColumns<'_>, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) = store_body;
+    /// Applies the epilogue to a tile, whose sums have the bias in them, and writes it to its place.
+    fn store(tile: &Tile, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) = store_body;
 }
 
 #[inline(always)]
-fn store_body<const FMA: bool>(
-    tile: &Tile,
-    columns: TileColumns<'_>,
-    epilogue: Epilogue<'_>,
-    place: Place,
-    out: &mut [f32],
-) {
-    let bias = columns.bias.first_chunk::<PANEL>().expect("a whole panel");
+fn store_body<const FMA: bool>(tile: &Tile, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) {
     let row = |i: usize| {
         let sums = &tile[i];
-        move |j: usize| sums[j] + bias[j]
+        move |j: usize| sums[j]
     };
     finish::<FMA, _>(row, epilogue, place, out);
 }
 
 per_path! {
-    /// The same for sums of whole steps: `scale of row * scale of column * (sum - zero of row * total of column)`.
+    /// The same for sums of whole steps: `scale of row * scale of column * (sum - zero of row * total of column) + bias`.
     fn store_steps(
         tile: &Tile,
         steps: &[Steps],

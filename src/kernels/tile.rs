@@ -21,12 +21,25 @@ pub(super) trait Operand: Copy + Default + 'static {
     /// Values of `k` in one operand.
     const VALUES: usize;
 
-    /// Multiplies `height` rows of `x`, `depth` operands each, with `w`, `[depth, width]`, into `out`.
+    /// `out = start + x w` for `height` rows of `x`, `depth` operands each, and `w`, `[depth, width]`.
     ///
-    /// `width` is a multiple of 16, at most 64; `height` is at most [`tallest`] of it. Sums are f32 for f32 and bf16; for
-    /// int8 they are i32, exact, and converted to f32 at the end. Panics on a path without instructions for the operand.
-    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize);
+    /// `width` is a multiple of 16, at most 64; `height` is at most [`tallest`] of it. f32 and bf16 add up in f32, beginning
+    /// with `start`; int8 adds up in i32, exact, from zero, and converts the sum to f32: its sums are of whole steps, which
+    /// are scaled before anything can be added. Panics on a path without instructions for the operand.
+    fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize);
 }
+
+/// What a tile is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Factors<'a, T> {
+    pub(super) x: View<'a, T>,
+    pub(super) w: View<'a, T>,
+    /// `[height, width]`; with a stride of 0 one row is for all. int8 does not read it.
+    pub(super) start: View<'a, f32>,
+}
+
+/// The start of a plain product.
+pub(super) const ZEROS: View<'static, f32> = View { values: &[0.0; 4 * LANES], stride: 0 };
 
 /// A matrix inside a slice: where it starts and how far apart its rows are.
 #[derive(Debug, Clone, Copy)]
@@ -50,17 +63,17 @@ pub(super) fn tallest(path: Path, width: usize) -> usize {
 impl Operand for f32 {
     const VALUES: usize = 1;
 
-    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
-        check(path, x, w, shape, out.len(), out_stride);
+    fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, factors, shape, out.len(), out_stride);
         match path {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the path exists only where the processor has its instructions (Path::available); the shapes were
             // just checked.
-            Path::Avx512 => unsafe { avx512::multiply_f32(x, w, shape, out, out_stride) },
+            Path::Avx512 => unsafe { avx512::multiply_f32(factors, shape, out, out_stride) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Path::Avx2 => unsafe { avx2::multiply_f32(x, w, shape, out, out_stride) },
-            Path::Portable => portable(x, w, shape, out, out_stride),
+            Path::Avx2 => unsafe { avx2::multiply_f32(factors, shape, out, out_stride) },
+            Path::Portable => portable(factors, shape, out, out_stride),
         }
     }
 }
@@ -68,13 +81,13 @@ impl Operand for f32 {
 impl Operand for Bf16Pair {
     const VALUES: usize = 2;
 
-    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
-        check(path, x, w, shape, out.len(), out_stride);
+    fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, factors, shape, out.len(), out_stride);
         assert!(path.has_bf16(), "a processor with bf16 products");
         #[cfg(target_arch = "x86_64")]
         // SAFETY: only the AVX-512 path has bf16 products, where the processor has them; the shapes were just checked.
         unsafe {
-            avx512::multiply_bf16(x, w, shape, out, out_stride);
+            avx512::multiply_bf16(factors, shape, out, out_stride);
         }
     }
 }
@@ -82,36 +95,40 @@ impl Operand for Bf16Pair {
 impl Operand for Int8Quad {
     const VALUES: usize = 4;
 
-    fn multiply(path: Path, x: View<'_, Self>, w: View<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
-        check(path, x, w, shape, out.len(), out_stride);
+    fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
+        check(path, factors, shape, out.len(), out_stride);
         assert!(path.has_int8(), "a processor with int8 products");
         match path {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instructions are there and the shapes fit, as was just checked.
-            Path::Avx512 => unsafe { avx512::multiply_int8(x, w, shape, out, out_stride) },
+            Path::Avx512 => unsafe { avx512::multiply_int8(factors, shape, out, out_stride) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Path::Avx2 => unsafe { avx2::multiply_int8(x, w, shape, out, out_stride) },
+            Path::Avx2 => unsafe { avx2::multiply_int8(factors, shape, out, out_stride) },
             Path::Portable => unreachable!("has_int8 is false there"),
         }
     }
 }
 
 /// Panics unless the views and the output hold the tile: the micro-kernels rely on it.
-fn check<T>(path: Path, x: View<'_, T>, w: View<'_, T>, (height, depth, width): Shape, out: usize, out_stride: usize) {
+fn check<T>(path: Path, factors: Factors<'_, T>, (height, depth, width): Shape, out: usize, out_stride: usize) {
+    let Factors { x, w, start } = factors;
     assert!(width.is_multiple_of(LANES) && (LANES..=4 * LANES).contains(&width), "whole registers");
     assert!((1..=tallest(path, width)).contains(&height) && depth > 0, "a tile's height");
     assert!(x.values.len() >= (height - 1) * x.stride + depth, "every input of the tile");
     assert!(w.values.len() >= (depth - 1) * w.stride + width, "every weight of the tile");
+    assert!(start.values.len() >= (height - 1) * start.stride + width, "every start of the tile");
     assert!(out >= (height - 1) * out_stride + width, "every output of the tile");
 }
 
 /// The tile in plain Rust, one row and 16 columns at a time, which fits the 16 registers of every target.
-fn portable(x: View<'_, f32>, w: View<'_, f32>, (height, depth, width): Shape, out: &mut [f32], out_stride: usize) {
+fn portable(factors: Factors<'_, f32>, (height, depth, width): Shape, out: &mut [f32], out_stride: usize) {
+    let Factors { x, w, start } = factors;
     for row in 0..height {
         let inputs = &x.values[row * x.stride..][..depth];
         for left in (0..width).step_by(LANES) {
             let mut sums = [0.0f32; LANES];
+            sums.copy_from_slice(&start.values[row * start.stride + left..][..LANES]);
             for (k, &a) in inputs.iter().enumerate() {
                 for (sum, &w) in sums.iter_mut().zip(&w.values[k * w.stride + left..][..LANES]) {
                     *sum = fused::<false>(a, w, *sum);
@@ -130,7 +147,7 @@ fn portable(x: View<'_, f32>, w: View<'_, f32>, (height, depth, width): Shape, o
 macro_rules! micro_kernel {
     ($choose:ident = $kernel:ident, $feature:literal, $operand:ty, $lanes:literal lanes,
      heights [$($registers:literal: [$($rows:literal)*]),*],
-     zero $zero:expr,
+     start |$first:ident| $started:expr,
      load |$from:ident| $loaded:expr,
      repeat |$one:ident| $repeated:expr,
      add |$sum:ident, $a:ident, $b:ident| $product:expr,
@@ -139,21 +156,22 @@ macro_rules! micro_kernel {
         /// The processor has the features; the slices hold the tile.
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn $choose(
-            x: View<'_, $operand>,
-            w: View<'_, $operand>,
+            factors: Factors<'_, $operand>,
             (height, depth, width): Shape,
             out: &mut [f32],
             out_stride: usize,
         ) {
+            let Factors { x, w, start } = factors;
             const WIDEST: usize = [$($registers),*][[$($registers),*].len() - 1] * $lanes;
             let x = (x.values.as_ptr(), x.stride);
             for left in (0..width).step_by(WIDEST) {
                 // SAFETY: the caller vouches for the slices, and left < width.
                 unsafe {
                     let w = (w.values.as_ptr().add(left), w.stride);
+                    let start = (start.values.as_ptr().add(left), start.stride);
                     let out = (out.as_mut_ptr().add(left), out_stride);
                     match ((width - left).min(WIDEST) / $lanes, height) {
-                        $($(($registers, $rows) => $kernel::<$rows, $registers>(x, w, depth, out),)*)*
+                        $($(($registers, $rows) => $kernel::<$rows, $registers>(x, w, start, depth, out),)*)*
                         (registers, height) => unreachable!("a tile of {height} rows and {registers} registers"),
                     }
                 }
@@ -161,17 +179,26 @@ macro_rules! micro_kernel {
         }
 
         /// # Safety
-        /// The processor has the features; `x` holds `ROWS` rows of `depth`, `w` `depth` rows and `out` `ROWS` rows of
-        /// `REGISTERS` registers.
+        /// The processor has the features; `x` holds `ROWS` rows of `depth`, `w` `depth` rows, `start` and `out` `ROWS` rows
+        /// of `REGISTERS` registers.
         #[target_feature(enable = $feature)]
         #[inline(never)]
         unsafe fn $kernel<const ROWS: usize, const REGISTERS: usize>(
             (x, x_stride): (*const $operand, usize),
             (mut w, w_stride): (*const $operand, usize),
+            (start, start_stride): (*const f32, usize),
             depth: usize,
             (out, out_stride): (*mut f32, usize),
         ) {
-            let mut sums = [[$zero; REGISTERS]; ROWS];
+            // SAFETY: row < ROWS, j < REGISTERS.
+            let mut sums: [[_; REGISTERS]; ROWS] = unsafe {
+                std::array::from_fn(|row| {
+                    std::array::from_fn(|j| {
+                        let $first = start.add(row * start_stride + j * $lanes);
+                        $started
+                    })
+                })
+            };
             for k in 0..depth {
                 // SAFETY: k < depth, row < ROWS, j < REGISTERS.
                 unsafe {
@@ -208,12 +235,12 @@ mod avx512 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Bf16Pair, Int8Quad, Shape, View};
+    use super::{Bf16Pair, Factors, Int8Quad, Shape};
 
     micro_kernel!(
         multiply_f32 = kernel_f32, "avx512f", f32, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
-        zero _mm512_setzero_ps(),
+        start |first| _mm512_loadu_ps(first),
         load |from| _mm512_loadu_ps(from),
         repeat |one| _mm512_set1_ps(one),
         add |sum, a, b| _mm512_fmadd_ps(a, b, sum),
@@ -223,7 +250,7 @@ mod avx512 {
     micro_kernel!(
         multiply_bf16 = kernel_bf16, "avx512f,avx512bf16", Bf16Pair, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
-        zero _mm512_setzero_ps(),
+        start |first| _mm512_loadu_ps(first),
         load |from| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())),
         repeat |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one.0 as i32)),
         add |sum, a, b| _mm512_dpbf16_ps(sum, a, b),
@@ -233,7 +260,7 @@ mod avx512 {
     micro_kernel!(
         multiply_int8 = kernel_int8, "avx512f,avx512vnni", Int8Quad, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
-        zero _mm512_setzero_si512(),
+        start |_first| _mm512_setzero_si512(),
         load |from| _mm512_loadu_si512(from.cast()),
         repeat |one| _mm512_set1_epi32(one.0 as i32),
         add |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
@@ -246,12 +273,12 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Int8Quad, Shape, View};
+    use super::{Factors, Int8Quad, Shape};
 
     micro_kernel!(
         multiply_f32 = kernel_f32, "avx2,fma", f32, 8 lanes,
         heights [2: [1 2 3 4 5 6]],
-        zero _mm256_setzero_ps(),
+        start |first| _mm256_loadu_ps(first),
         load |from| _mm256_loadu_ps(from),
         repeat |one| _mm256_set1_ps(one),
         add |sum, a, b| _mm256_fmadd_ps(a, b, sum),
@@ -261,7 +288,7 @@ mod avx2 {
     micro_kernel!(
         multiply_int8 = kernel_int8, "avx2,fma,avxvnni", Int8Quad, 8 lanes,
         heights [2: [1 2 3 4 5 6]],
-        zero _mm256_setzero_si256(),
+        start |_first| _mm256_setzero_si256(),
         load |from| _mm256_loadu_si256(from.cast()),
         repeat |one| _mm256_set1_epi32(one.0 as i32),
         add |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b),
@@ -285,14 +312,20 @@ mod tests {
                 let (x_stride, w_stride, out_stride) = (depth + 3, width + 5, width + 2);
                 let x: Vec<T> = numbers((height - 1) * x_stride + depth, 1).into_iter().map(make).collect();
                 let w: Vec<T> = numbers((depth - 1) * w_stride + width, 2).into_iter().map(make).collect();
+                let first = |i: usize| if T::VALUES == Int8Quad::VALUES { 0.0 } else { i as f32 };
+                let start: Vec<f32> = (0..width + height).map(first).collect();
                 let mut out = vec![9.0; height * out_stride];
-                let (xv, wv) = (View { values: &x[..], stride: x_stride }, View { values: &w[..], stride: w_stride });
-                T::multiply(path, xv, wv, (height, depth, width), &mut out, out_stride);
+                let factors = Factors {
+                    x: View { values: &x[..], stride: x_stride },
+                    w: View { values: &w[..], stride: w_stride },
+                    start: View { values: &start[..], stride: 1 },
+                };
+                T::multiply(path, factors, (height, depth, width), &mut out, out_stride);
                 for (row, out) in out.chunks(out_stride).enumerate() {
                     for (j, &y) in out[..width].iter().enumerate() {
                         let terms = (0..depth).map(|k| product(x[row * x_stride + k], w[k * w_stride + j]));
-                        let twin: f64 = terms.clone().sum();
-                        let size: f64 = terms.map(f64::abs).sum();
+                        let twin = terms.clone().sum::<f64>() + f64::from(start[row + j]);
+                        let size = terms.map(f64::abs).sum::<f64>() + f64::from(start[row + j]);
                         let wrong = (f64::from(y) - twin).abs();
                         assert!(wrong <= 1e-6 * size, "{path} {height}x{width}x{depth}: {y} not {twin}");
                     }
@@ -334,7 +367,7 @@ mod tests {
             let (x, w) = (vec![Int8Quad(u32::MAX); 1024], vec![Int8Quad(0x8181_8181); 1024 * 16]);
             let mut out = vec![0.0; 16];
             let (x, w) = (View { values: &x[..], stride: 1024 }, View { values: &w[..], stride: 16 });
-            Int8Quad::multiply(path, x, w, (1, 1024, 16), &mut out, 16);
+            Int8Quad::multiply(path, Factors { x, w, start: ZEROS }, (1, 1024, 16), &mut out, 16);
             assert_eq!(out, [(4096 * 255 * -127) as f32; 16], "{path}");
         }
     }
