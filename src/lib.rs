@@ -124,7 +124,8 @@ pub fn devices() -> Vec<&'static str> {
 }
 
 /// The instructions that the CPU kernels use in this process: `avx512`, `avx2` or `portable`, followed by `+bf16` and
-/// `+int8` where those precisions have instructions of their own; elsewhere they are rounded alike and computed in f32.
+/// `+int8` where those precisions have instructions of their own; elsewhere matrix products are rounded alike and computed in
+/// f32, and attention is f32.
 ///
 /// The environment variable `DATAFUSION_EMBED_KERNELS` asks for a lower path by its name.
 ///

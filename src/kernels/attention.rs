@@ -132,6 +132,9 @@ impl Attention {
     /// `[tokens, heads * head]`.
     pub(crate) fn apply(&self, path: Path, qkv: &[f32], room: &mut AttentionRoom, out: &mut [f32]) {
         assert_eq!(qkv.len(), 3 * out.len(), "queries, keys and values of every token");
+        if out.is_empty() {
+            return;
+        }
         // A pair must not belong to two heads.
         if self.bf16 && path.has_bf16() && self.head.is_multiple_of(Bf16Pair::VALUES) {
             self.attend(path, qkv, &mut room.bf16, out);
@@ -213,6 +216,7 @@ fn multiply<T: Operand>(
 
 /// Turns the keys of a head, zero past the last token. `rows` are the queries and keys of all heads.
 fn turn_keys<T: Operand>(path: Path, rows: View<'_, T>, head: &Head, keys: &mut [T]) {
+    const { assert!(size_of::<T>() == size_of::<u32>(), "squares are turned in 32 bits") };
     let (first, depth) = ((head.hidden + head.first_column) / T::VALUES, head.width / T::VALUES);
     let keys = &mut keys[..depth * head.stride];
     let turned = match path {
@@ -351,6 +355,34 @@ mod tests {
     }
 
     #[test]
+    fn not_a_number_in_one_token_reaches_only_the_heads_that_saw_it() {
+        let (heads, head, tokens) = (2, 16, 20);
+        for (path, bf16) in Path::available().into_iter().flat_map(|path| [(path, false), (path, true)]) {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut qkv = values(tokens * 3 * heads * head);
+                // The value of token 3, first head.
+                qkv[3 * 3 * heads * head + 2 * heads * head] = bad;
+                let mut out = vec![0.0; tokens * heads * head];
+                Attention { heads, head, bf16 }.apply(path, &qkv, &mut AttentionRoom::default(), &mut out);
+                for row in out.chunks(heads * head) {
+                    assert!(!row[0].is_finite(), "{path} bf16 {bf16} {bad}");
+                    assert!(row[head..].iter().all(|y| y.is_finite()), "{path} bf16 {bf16} {bad}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_without_tokens_is_no_text() {
+        Attention { heads: 2, head: 16, bf16: false }.apply(
+            Path::Portable,
+            &[],
+            &mut AttentionRoom::default(),
+            &mut [],
+        );
+    }
+
+    #[test]
     fn attention_matches_the_twin_for_odd_lengths_and_heads() {
         for (heads, head) in [(1, 1), (3, 16), (4, 8), (2, 33), (12, 32)] {
             for tokens in [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130] {
@@ -363,7 +395,10 @@ mod tests {
                     room.f32.keys.resize(9999, f32::NAN);
                     room.f32.values.resize(9999, f32::NAN);
                     room.f32.scores.resize(7, f32::NAN);
-                    room.bf16.keys.resize(9999, Bf16Pair(0x7fc0_7fc0));
+                    let poison = Bf16Pair(0x7fc0_7fc0);
+                    for buffer in [&mut room.bf16.keys, &mut room.bf16.values, &mut room.bf16.weights] {
+                        buffer.resize(9999, poison);
+                    }
                     Attention { heads, head, bf16 }.apply(path, &qkv, &mut room, &mut out);
                     let error = if bf16 && path.has_bf16() { 2e-2 } else { 2e-5 };
                     for (y, twin) in out.iter().zip(&expected) {

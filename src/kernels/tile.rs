@@ -115,10 +115,13 @@ fn check<T>(path: Path, factors: Factors<'_, T>, (height, depth, width): Shape, 
     let Factors { x, w, start } = factors;
     assert!(width.is_multiple_of(LANES) && (LANES..=4 * LANES).contains(&width), "whole registers");
     assert!((1..=tallest(path, width)).contains(&height) && depth > 0, "a tile's height");
-    assert!(x.values.len() >= (height - 1) * x.stride + depth, "every input of the tile");
-    assert!(w.values.len() >= (depth - 1) * w.stride + width, "every weight of the tile");
-    assert!(start.values.len() >= (height - 1) * start.stride + width, "every start of the tile");
-    assert!(out >= (height - 1) * out_stride + width, "every output of the tile");
+    let holds = |length: usize, rows: usize, stride: usize, width: usize| {
+        (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(width)).is_some_and(|end| end <= length)
+    };
+    assert!(holds(x.values.len(), height, x.stride, depth), "every input of the tile");
+    assert!(holds(w.values.len(), depth, w.stride, width), "every weight of the tile");
+    assert!(holds(start.values.len(), height, start.stride, width), "every start of the tile");
+    assert!(holds(out, height, out_stride, width), "every output of the tile");
 }
 
 /// The tile in plain Rust, one row and 16 columns at a time, which fits the 16 registers of every target.
@@ -214,8 +217,9 @@ macro_rules! micro_kernel {
                             *sum = $product;
                         }
                     }
-                    w = w.add(w_stride);
                 }
+                // Past the last row there may be nothing to point at.
+                w = w.wrapping_add(w_stride);
             }
             for (row, sums) in sums.iter().enumerate() {
                 for (j, &$total) in sums.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::kernels::{
 };
 use crate::options::Precision;
 
-/// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing.
+/// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing but the vectors it gives.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     /// `[tokens, hidden]`: the rows that go from layer to layer.
@@ -172,6 +172,7 @@ impl Embeddings {
         for text in starts.windows(2) {
             let rows = out[text[0] * hidden..text[1] * hidden].chunks_exact_mut(hidden);
             let positions = self.positions.chunks_exact(hidden);
+            assert!(text[1] - text[0] <= positions.len(), "a position for every token");
             for ((row, position), &id) in rows.zip(positions).zip(&ids[text[0]..text[1]]) {
                 let word = &self.words[id as usize * hidden..][..hidden];
                 for ((x, w), p) in row.iter_mut().zip(word).zip(position) {

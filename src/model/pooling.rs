@@ -38,7 +38,9 @@ impl PoolingMode {
             Self::Max => {
                 out.copy_from_slice(&rows[..hidden]);
                 for row in rows.chunks_exact(hidden) {
-                    out.iter_mut().zip(row).for_each(|(max, &x)| *max = max.max(x));
+                    // NaN wins: a damaged model must be noticed.
+                    let larger = |max: f32, x: f32| if x > max || x.is_nan() { x } else { max };
+                    out.iter_mut().zip(row).for_each(|(max, &x)| *max = larger(*max, x));
                 }
             }
             Self::Mean => weighted_sum(rows, |_| 1.0, 1.0 / tokens as f32, out),

@@ -61,6 +61,13 @@ impl TextTokenizer {
             encoding.take_overflowing();
         }
         let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        if encoding.get_ids().is_empty() {
+            return Err(Error::Text(format!(
+                "{}: text {text:?} has no tokens, and the tokenizer adds none of its own; leave such rows out, or make \
+                 them NULL with NULLIF",
+                self.label
+            )));
+        }
         Ok(Tokens { ids: encoding.get_ids().to_vec(), full_length })
     }
 

@@ -293,6 +293,21 @@ async fn damaged_weights() {
     fails(&session(2, 8192), &format!("SELECT embed('x', '{directory}')"), &parts).await;
 }
 
+/// A tokenizer without [CLS] and [SEP] gives an empty text nothing to embed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_without_tokens() {
+    let model = Copy::new().set("tokenizer.json", "post_processor", Value::Null);
+    let name = model.path("").display().to_string();
+    let ctx = session(2, 8192);
+    run(&ctx, &format!("SELECT embed('words', '{name}')")).await;
+    fails(
+        &ctx,
+        &format!("SELECT embed(column1, '{name}') FROM (VALUES ('a'), (''))"),
+        &["\"\" has no tokens", "NULLIF"],
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_that_do_not_fit_the_configuration() {
     let config = "config.json";

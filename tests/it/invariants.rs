@@ -4,6 +4,23 @@ use proptest::prelude::*;
 
 use crate::support::{count, register_texts, run, session, vectors_by_id};
 
+/// I1 in the lower precisions: a token's scale must not depend on its neighbours either.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_have_the_same_bits_in_every_precision() {
+    let query = "SELECT id, embed(body) FROM 'sql/docs.parquet' WHERE id % 8 = 5";
+    for precision in ["bf16", "int8"] {
+        let mut found = Vec::new();
+        for (target_partitions, batch_size, batch_tokens) in [(1, 8192, 512), (2, 7, 512), (8, 1, 100_000), (2, 50, 1)]
+        {
+            let ctx = session(target_partitions, batch_size);
+            run(&ctx, &format!("SET embed.precision = '{precision}'")).await;
+            run(&ctx, &format!("SET embed.batch_tokens = {batch_tokens}")).await;
+            found.push(vectors_by_id(&ctx, query).await);
+        }
+        assert!(found[0].len() > 30 && found.iter().all(|other| *other == found[0]), "{precision}");
+    }
+}
+
 /// Every layout gives the same bytes per id, in two row orders. A new session per run, so that nothing is remembered.
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_have_the_same_bits_in_every_layout() {

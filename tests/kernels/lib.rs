@@ -1,4 +1,4 @@
-//! The crate's kernels with their own tests, compiled alone, so that Miri and the sanitizers reach them quickly.
+//! The crate's kernels with their own tests, compiled alone, so that the address sanitizer reaches them quickly.
 
 #![allow(dead_code, unused_imports, reason = "the model, which calls the kernels, is not here")]
 
