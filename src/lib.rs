@@ -22,10 +22,11 @@
 //! # Architecture
 //!
 //! ```text
-//! SQL --> functions/ ----> engine/ ------------------------------------------> Arrow array --> sink
-//!         &str rows       texts  -> tokens -> model batches -> model/ -> vectors
-//!                         distinct  u32       flat, under      kernels/  f32
-//!                         rows      ids       a token budget             [rows, dim]
+//! SQL --> functions/ --> plan/ ------> engine/ ----------------------------------------> Arrow array --> sink
+//!         a call         EmbedExec:   texts  -> tokens -> model batches -> model/ -> vectors
+//!                        where the    each      u32       flat, under      kernels/  f32
+//!                        fewest rows  once      ids       a token budget             [rows, dim]
+//!                        pass
 //! ```
 //!
 //! | place | what |
@@ -34,6 +35,7 @@
 //! | `options.rs` | [`EmbedOptions`]: every setting, its unit, its default and why |
 //! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
 //! | `functions/` | one file per SQL function; a face, not a body |
+//! | `plan/` | what the optimizer may do with a call: the rule that lifts it, the logical node, the operator `EmbedExec` |
 //! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
@@ -46,7 +48,7 @@
 //!   its neighbours, the batch size, the partition count or the row order. On the CPU this holds to the bit for one
 //!   machine and one kernel path.
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
-//! * **I3** Only `functions/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only `engine/`
+//! * **I3** Only `functions/`, `plan/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only `engine/`
 //!   starts threads.
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only to fetch a model
 //!   that was asked for by hub id.
@@ -63,14 +65,18 @@ mod functions;
 mod kernels;
 mod model;
 mod options;
+mod plan;
 #[doc(hidden)]
 pub mod stages;
 
+pub use engine::Counts;
 pub use error::Error;
 #[cfg(feature = "hub")]
 pub use model::{Download, observe_downloads};
 pub use options::{Device, EmbedOptions, Precision};
+pub use plan::EmbedPlanner;
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use datafusion::error::Result;
@@ -103,7 +109,9 @@ pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> 
     let mut state = state.write();
     state.config_mut().options_mut().extensions.insert(options);
     let settings = Settings::new(state.config().options(), session);
-    functions::register(&mut state, &settings)
+    functions::register(&mut state, &settings)?;
+    plan::install(&mut state);
+    Ok(())
 }
 
 /// Makes every embed call that runs in this session stop soon: workers look between the layers of a model. The calls
@@ -115,6 +123,13 @@ pub fn cancel(ctx: &SessionContext) {
     if let Some(session) = session_of(ctx) {
         session.cancel();
     }
+}
+
+/// What the embed functions have done in this session so far, all models together: for a program that shows how far a query
+/// is. `embed_models()` has the same numbers by model, and the metrics of an `EmbedExec` by query.
+pub fn counts(ctx: &SessionContext) -> Counts {
+    let usage = session_of(ctx).map(|session| session.usage()).unwrap_or_default();
+    usage.iter().map(|model| model.counts).fold(Counts::default(), Add::add)
 }
 
 /// The devices that this build can use.

@@ -1,6 +1,6 @@
 //! Every setting: its unit, its default and why.
 //!
-//! The same ten keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
+//! The same eleven keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
 //! [`EmbedOptions`]. A value is checked when it is set, so that a wrong one is reported where it was written and not in
 //! the middle of a query.
 
@@ -38,6 +38,9 @@ pub struct EmbedOptions {
     pub batch_tokens: usize,
     /// `embed.batch_size`: most texts in one model batch. 0 is by tokens alone.
     pub batch_size: usize,
+    /// `embed.memory`: most bytes of vectors that one query remembers, so that equal texts go through the model once; `K`,
+    /// `M` and `G` are understood. Beyond it the oldest is forgotten. The default holds 80 000 vectors of 384 numbers.
+    pub memory: usize,
     /// `embed.max_tokens`: truncation length in tokens, special tokens counted. 0 is the model's own.
     pub max_tokens: usize,
     /// `embed.truncate`: `false` makes a longer text an error that names its length and the limit.
@@ -58,6 +61,7 @@ impl Default for EmbedOptions {
             concurrency: 0,
             batch_tokens: 512,
             batch_size: 0,
+            memory: 128 << 20,
             max_tokens: 0,
             truncate: true,
             dimensions: 0,
@@ -67,13 +71,14 @@ impl Default for EmbedOptions {
 }
 
 /// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 11] = [
     ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
     ("device", "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)"),
     ("precision", "Arithmetic of the encoder: f32, bf16 or int8"),
     ("concurrency", "Model batches in flight; 0 is target_partitions, at most the cores on the CPU"),
     ("batch_tokens", "Token budget of one model batch"),
     ("batch_size", "Most texts in one model batch; 0 is by tokens alone"),
+    ("memory", "Most bytes of vectors that one query remembers for equal texts; K, M and G are understood"),
     ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
     ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
     ("dimensions", "Keep the first so many values of a vector (Matryoshka); 0 is all"),
@@ -94,6 +99,7 @@ impl EmbedOptions {
             "concurrency" => self.concurrency = parse_count(key, value, 0)?,
             "batch_tokens" => self.batch_tokens = parse_count(key, value, 1)?,
             "batch_size" => self.batch_size = parse_count(key, value, 0)?,
+            "memory" => self.memory = parse_bytes(key, value)?,
             "max_tokens" => self.max_tokens = parse_count(key, value, 0)?,
             "truncate" => self.truncate = parse_bool(key, value)?,
             "dimensions" => self.dimensions = parse_count(key, value, 0)?,
@@ -115,6 +121,7 @@ impl EmbedOptions {
             "concurrency" => self.concurrency.to_string(),
             "batch_tokens" => self.batch_tokens.to_string(),
             "batch_size" => self.batch_size.to_string(),
+            "memory" => self.memory.to_string(),
             "max_tokens" => self.max_tokens.to_string(),
             "truncate" => self.truncate.to_string(),
             "dimensions" => self.dimensions.to_string(),
@@ -134,6 +141,20 @@ fn parse_count(key: &str, value: &str, least: usize) -> Result<usize> {
             Err(Error::Setting(format!("embed.{key}: '{value}' is not a whole number between {least} and {MAX_COUNT}")))
         }
     }
+}
+
+/// A number of bytes: digits, and K, M or G for powers of 1024.
+fn parse_bytes(key: &str, value: &str) -> Result<usize> {
+    let (digits, shift) = match value.char_indices().next_back() {
+        Some((end, 'k' | 'K')) => (&value[..end], 10),
+        Some((end, 'm' | 'M')) => (&value[..end], 20),
+        Some((end, 'g' | 'G')) => (&value[..end], 30),
+        _ => (value, 0),
+    };
+    let bytes = digits.trim().parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| {
+        Error::Setting(format!("embed.{key}: '{value}' is not a number of bytes, like 134217728, 512K, 128M or 1G"))
+    })
 }
 
 fn parse_bool(key: &str, value: &str) -> Result<bool> {
@@ -297,6 +318,7 @@ mod tests {
             concurrency: 3,
             batch_tokens: 7,
             batch_size: 9,
+            memory: 10,
             max_tokens: 11,
             truncate: false,
             dimensions: 13,
@@ -320,6 +342,9 @@ mod tests {
             ("concurrency", "-1"),
             ("batch_tokens", "0"),
             ("batch_size", "many"),
+            ("memory", "-1"),
+            ("memory", "4 apples"),
+            ("memory", "99999999999G"),
             ("max_tokens", "1e3"),
             ("truncate", "maybe"),
             ("dimensions", "99999999999999999999"),

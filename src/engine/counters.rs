@@ -1,9 +1,11 @@
 //! What `embed_models()` shows: exact counts for each model of a session, kept when a model is unloaded.
 
+use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::batch::Batch;
 use crate::model::{Description, Place};
 
 /// The models that a session used, in the order of their first use.
@@ -18,15 +20,18 @@ struct Entry {
     counters: Arc<Counters>,
 }
 
-/// Running counts of one model at one place.
+/// Running counts: of one model at one place in a session, or of one stream of a query.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     embedded: AtomicU64,
+    null: AtomicU64,
     duplicate: AtomicU64,
     truncated: AtomicU64,
     tokens: AtomicU64,
     batches: AtomicU64,
+    tokenize_ns: AtomicU64,
     encode_ns: AtomicU64,
+    wait_ns: AtomicU64,
 }
 
 /// One row of `embed_models()`.
@@ -40,21 +45,53 @@ pub(crate) struct ModelUse {
     pub(crate) counts: Counts,
 }
 
-/// Counts of one model since the session began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Texts that went through the model.
-    pub(crate) rows_embedded: i64,
+/// What was done up to one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Texts that went through a model.
+    pub rows_embedded: u64,
+    /// Rows without a text.
+    pub rows_null: u64,
     /// Rows that took the vector of an equal text.
-    pub(crate) rows_duplicate: i64,
+    pub rows_duplicate: u64,
     /// Texts that were cut to the limit.
-    pub(crate) rows_truncated: i64,
-    /// Tokens that went through the model.
-    pub(crate) tokens: i64,
+    pub rows_truncated: u64,
+    /// Tokens that went through a model.
+    pub tokens: u64,
     /// Forward passes.
-    pub(crate) model_batches: i64,
+    pub model_batches: u64,
+    /// Time spent on tokens.
+    pub tokenize_time: Duration,
     /// Time spent in forward passes, summed over workers.
-    pub(crate) encode_ms: i64,
+    pub encode_time: Duration,
+    /// Time that queries waited for vectors, summed over partitions.
+    pub wait_time: Duration,
+}
+
+impl Counts {
+    /// Rows that have what they came for: a vector, or NULL.
+    pub fn rows(&self) -> u64 {
+        self.rows_embedded + self.rows_null + self.rows_duplicate
+    }
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rows_embedded: self.rows_embedded + other.rows_embedded,
+            rows_null: self.rows_null + other.rows_null,
+            rows_duplicate: self.rows_duplicate + other.rows_duplicate,
+            rows_truncated: self.rows_truncated + other.rows_truncated,
+            tokens: self.tokens + other.tokens,
+            model_batches: self.model_batches + other.model_batches,
+            tokenize_time: self.tokenize_time + other.tokenize_time,
+            encode_time: self.encode_time + other.encode_time,
+            wait_time: self.wait_time + other.wait_time,
+        }
+    }
 }
 
 impl Registry {
@@ -87,28 +124,52 @@ impl Registry {
 
 impl Counters {
     /// A model batch is done.
-    pub(super) fn batch(&self, texts: usize, truncated: usize, tokens: usize, time: Duration) {
-        self.embedded.fetch_add(texts as u64, Ordering::Relaxed);
-        self.truncated.fetch_add(truncated as u64, Ordering::Relaxed);
-        self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
-        self.batches.fetch_add(1, Ordering::Relaxed);
-        self.encode_ns.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    pub(super) fn batch(&self, batch: &Batch, time: Duration) {
+        add(&self.embedded, batch.texts() as u64);
+        add(&self.truncated, batch.truncated as u64);
+        add(&self.tokens, batch.ids.len() as u64);
+        add(&self.batches, 1);
+        add(&self.encode_ns, time.as_nanos() as u64);
     }
 
-    /// Rows took the vector of an equal text.
-    pub(super) fn duplicates(&self, rows: usize) {
-        self.duplicate.fetch_add(rows as u64, Ordering::Relaxed);
+    /// A text was turned into tokens.
+    pub(super) fn tokenized(&self, time: Duration) {
+        add(&self.tokenize_ns, time.as_nanos() as u64);
     }
 
-    fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+    /// A row took the vector of an equal text.
+    pub(super) fn duplicate(&self) {
+        add(&self.duplicate, 1);
+    }
+
+    /// A row has no text.
+    pub(crate) fn null(&self) {
+        add(&self.null, 1);
+    }
+
+    /// A stream waited for vectors.
+    pub(super) fn waited(&self, time: Duration) {
+        add(&self.wait_ns, time.as_nanos() as u64);
+    }
+
+    /// The counts at this moment.
+    pub(crate) fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let time = |counter: &AtomicU64| Duration::from_nanos(read(counter));
         Counts {
             rows_embedded: read(&self.embedded),
+            rows_null: read(&self.null),
             rows_duplicate: read(&self.duplicate),
             rows_truncated: read(&self.truncated),
             tokens: read(&self.tokens),
             model_batches: read(&self.batches),
-            encode_ms: read(&self.encode_ns) / 1_000_000,
+            tokenize_time: time(&self.tokenize_ns),
+            encode_time: time(&self.encode_ns),
+            wait_time: time(&self.wait_ns),
         }
     }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
 }

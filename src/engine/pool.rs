@@ -69,6 +69,11 @@ impl Pool {
         &POOL
     }
 
+    /// Most workers that will ever run.
+    pub(super) fn most_workers(&self) -> usize {
+        self.most_workers
+    }
+
     /// Runs `work` on a worker as soon as its lane has room, first come first served.
     pub(super) fn submit(&'static self, lane: &Arc<Lane>, work: impl FnOnce(&mut Room) + Send + 'static) {
         let mut state = self.lock();

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
 };
 use datafusion_macros::user_doc;
 
-use super::{Settings, literal_text, rebuilt, text};
+use super::{Settings, TextColumn, literal_text, rebuilt, text};
 use crate::engine::Call;
 use crate::model::Role;
 
@@ -30,7 +30,8 @@ impl Embed {
         Self { role, settings, signature: text::signature() }
     }
 
-    fn call(&self, model: Option<&str>) -> Call {
+    /// The call with the model that its second argument names.
+    pub(crate) fn call(&self, model: Option<&str>) -> Call {
         self.settings.call(self.role, model)
     }
 }
@@ -85,7 +86,8 @@ impl ScalarUDFImpl for Embed {
         let call = self.call(text::model_argument(self.name(), &args.args)?);
         match &args.args[0] {
             ColumnarValue::Array(array) => {
-                let rows = text::rows(array)?;
+                let texts = TextColumn::new(array)?;
+                let rows = texts.rows();
                 let values = self.settings.session.embed(&call, &rows)?;
                 let nulls = rows.iter().map(Option::is_some).collect::<Vec<_>>().into();
                 Ok(ColumnarValue::Array(Arc::new(vectors(values, nulls, args.return_field.data_type())?)))
@@ -116,7 +118,7 @@ fn vector_type(dimensions: usize) -> DataType {
 }
 
 /// `[rows, dimensions]` values as a column of this type, without a copy.
-fn vectors(values: Vec<f32>, nulls: NullBuffer, data_type: &DataType) -> Result<FixedSizeListArray> {
+pub(crate) fn vectors(values: Vec<f32>, nulls: NullBuffer, data_type: &DataType) -> Result<FixedSizeListArray> {
     let DataType::FixedSizeList(item, dimensions) = data_type else {
         return internal_err!("a vector column is a FixedSizeList, not {data_type}");
     };

@@ -89,16 +89,16 @@ fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
     let text = |value: fn(&ModelUse) -> Option<String>| -> ArrayRef {
         Arc::new(models.iter().map(value).collect::<StringArray>())
     };
-    let count = |value: fn(&ModelUse) -> i64| -> ArrayRef {
-        Arc::new(models.iter().map(|model| Some(value(model))).collect::<Int64Array>())
+    let count = |value: fn(&ModelUse) -> u64| -> ArrayRef {
+        Arc::new(models.iter().map(|model| Some(value(model) as i64)).collect::<Int64Array>())
     };
     let columns = vec![
         text(|model| Some(model.description.name.clone())),
         text(|model| Some(model.description.source.to_owned())),
         text(|model| model.description.revision.clone()),
         text(|model| Some(model.description.architecture().to_owned())),
-        count(|model| model.description.dim as i64),
-        count(|model| model.description.max_tokens as i64),
+        count(|model| model.description.dim as u64),
+        count(|model| model.description.max_tokens as u64),
         text(|model| Some(model.place.device.to_string())),
         text(|model| Some(model.place.precision.to_string())),
         // Only the CPU's arithmetic is this crate's own.
@@ -110,7 +110,7 @@ fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
         count(|model| model.counts.rows_truncated),
         count(|model| model.counts.tokens),
         count(|model| model.counts.model_batches),
-        count(|model| model.counts.encode_ms),
+        count(|model| model.counts.encode_time.as_millis() as u64),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&SCHEMA), columns)?)
 }

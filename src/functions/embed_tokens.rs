@@ -73,7 +73,7 @@ impl ScalarUDFImpl for EmbedTokens {
         let call = self.settings.call(Role::Plain, text::model_argument(self.name(), &args.args)?);
         Ok(match &args.args[0] {
             ColumnarValue::Array(array) => {
-                let counts = self.settings.session.count_tokens(&call, &text::rows(array)?)?;
+                let counts = self.settings.session.count_tokens(&call, &text::TextColumn::new(array)?.rows())?;
                 ColumnarValue::Array(Arc::new(Int64Array::from(counts)))
             }
             ColumnarValue::Scalar(value) => {

@@ -28,9 +28,10 @@ use crate::engine::{Call, Session};
 use crate::model::Role;
 use crate::options::{Device, EmbedOptions};
 use cosine_similarity::CosineSimilarity;
-pub(crate) use embed::Embed;
+pub(crate) use embed::{Embed, vectors};
 use embed_models::EmbedModels;
 use embed_tokens::EmbedTokens;
+pub(crate) use text::TextColumn;
 
 /// Puts every function into a session's state, in the place of functions with the same names.
 pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<()> {
@@ -111,6 +112,6 @@ fn rebuilt(function: impl ScalarUDFImpl + 'static) -> Option<ScalarUDF> {
 }
 
 /// The text of a literal, NULL included.
-fn literal_text(value: &ScalarValue) -> Option<&str> {
+pub(crate) fn literal_text(value: &ScalarValue) -> Option<&str> {
     value.try_as_str().flatten()
 }

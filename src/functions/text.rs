@@ -1,6 +1,7 @@
 //! How the functions read their text column and the name of a model.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, StringArray, StringViewArray};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
@@ -83,22 +84,42 @@ fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
     }
 }
 
-/// The texts of a column, row by row.
-pub(super) fn rows(array: &ArrayRef) -> Result<Vec<Option<&str>>> {
-    Ok(match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().iter().collect(),
-        DataType::LargeUtf8 => array.as_string::<i64>().iter().collect(),
-        DataType::Utf8View => array.as_string_view().iter().collect(),
-        DataType::Null => vec![None; array.len()],
-        DataType::Dictionary(_, _) => {
-            let dictionary = array.as_any_dictionary();
-            let values = rows(dictionary.values())?;
-            if values.is_empty() {
-                return Ok(vec![None; array.len()]);
-            }
-            let keys = dictionary.normalized_keys().into_iter().enumerate();
-            keys.map(|(row, key)| if dictionary.keys().is_null(row) { None } else { values[key] }).collect()
+/// A column of texts.
+#[derive(Debug)]
+pub(crate) enum TextColumn {
+    Utf8(StringArray),
+    LargeUtf8(LargeStringArray),
+    Utf8View(StringViewArray),
+}
+
+impl TextColumn {
+    /// Takes a column of one of the types that [`coerce`] lets through.
+    pub(crate) fn new(array: &ArrayRef) -> Result<Self> {
+        Ok(match array.data_type() {
+            DataType::Utf8 => Self::Utf8(array.as_string().clone()),
+            DataType::LargeUtf8 => Self::LargeUtf8(array.as_string().clone()),
+            DataType::Utf8View => Self::Utf8View(array.as_string_view().clone()),
+            DataType::Null => Self::Utf8(StringArray::new_null(array.len())),
+            DataType::Dictionary(_, values) if is_text(values) => return Self::new(&cast(array, values)?),
+            other => return exec_err!("a column of {other} is not text"),
+        })
+    }
+
+    /// The text of a row, `None` for NULL.
+    pub(crate) fn get(&self, row: usize) -> Option<&str> {
+        match self {
+            Self::Utf8(array) => array.is_valid(row).then(|| array.value(row)),
+            Self::LargeUtf8(array) => array.is_valid(row).then(|| array.value(row)),
+            Self::Utf8View(array) => array.is_valid(row).then(|| array.value(row)),
         }
-        other => return exec_err!("a column of {other} is not text"),
-    })
+    }
+
+    /// Every text.
+    pub(super) fn rows(&self) -> Vec<Option<&str>> {
+        match self {
+            Self::Utf8(array) => array.iter().collect(),
+            Self::LargeUtf8(array) => array.iter().collect(),
+            Self::Utf8View(array) => array.iter().collect(),
+        }
+    }
 }

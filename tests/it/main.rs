@@ -1,9 +1,12 @@
 //! One integration binary: every further one would link DataFusion again.
 
+mod corpus;
 mod errors;
 #[cfg(feature = "hub")]
 mod hub;
 mod invariants;
+mod late;
+mod plan;
 #[cfg(feature = "cli")]
 mod program;
 #[cfg(feature = "cli")]

@@ -19,6 +19,7 @@ use crate::copy::Staging;
 use crate::error::Failure;
 use crate::output::Output;
 use crate::print::Format;
+use crate::progress::Progress;
 use crate::statements;
 
 /// How long a cancelled job may take to unwind before it is left behind.
@@ -36,11 +37,20 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
     cancelled: Arc<AtomicBool>,
     staging: Arc<Mutex<Option<Arc<Staging>>>>,
+    progress: Arc<Mutex<Option<Progress>>>,
 }
 
 impl Job {
     pub(crate) fn new(ctx: SessionContext, output: Arc<Output>, format: Format, quiet: bool) -> Self {
-        Self { ctx, output, format, quiet, cancelled: Arc::default(), staging: Arc::default() }
+        Self {
+            ctx,
+            output,
+            format,
+            quiet,
+            cancelled: Arc::default(),
+            staging: Arc::default(),
+            progress: Arc::default(),
+        }
     }
 
     /// Writes a piece of the result; a job left behind after Ctrl-C says nothing more.
@@ -49,9 +59,16 @@ impl Job {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(Failure::Interrupted);
             }
-            self.output.write(piece)?;
+            let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let write = || self.output.write(piece);
+            progress.as_ref().map_or_else(write, |progress| progress.suspend(write))?;
         }
         Ok(())
+    }
+
+    /// What shows how far the running statement is.
+    pub(crate) fn shows(&self, progress: Option<Progress>) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
     /// Remembers the staging files of the statement that now begins.

@@ -11,6 +11,7 @@ mod error;
 mod job;
 mod output;
 mod print;
+mod progress;
 mod repl;
 mod session;
 mod sink;

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::Dialect;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
+use datafusion_embed::counts;
 use futures::StreamExt;
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
@@ -18,6 +21,7 @@ use crate::copy;
 use crate::error::{Failure, tidy};
 use crate::job::Job;
 use crate::print::{Printer, Shape};
+use crate::progress::Progress;
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -118,9 +122,30 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
 
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let before = counts(&job.ctx);
     let frame = job.ctx.execute_logical_plan(plan).await?;
     let schema = frame.schema().inner().clone();
-    let mut stream = frame.execute_stream().await?;
+    let context = Arc::new(frame.task_ctx());
+    let plan = frame.create_physical_plan().await?;
+    job.shows(Progress::watch(&job.ctx, &plan, job.quiet));
+    let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
+    job.shows(None);
+    let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;
+    if truncated > 0 && !job.quiet {
+        let texts = if truncated == 1 { "text was" } else { "texts were" };
+        eprintln!(
+            "warning: {truncated} {texts} longer than the model reads and cut (embed_tokens(text) counts before the cut)"
+        );
+    }
+    result
+}
+
+async fn print_stream(
+    job: &Job,
+    schema: SchemaRef,
+    is_plan: bool,
+    mut stream: SendableRecordBatchStream,
+) -> Result<(), Failure> {
     // SET, CREATE and the like have a result without columns: nothing to print.
     if schema.fields().is_empty() {
         while let Some(batch) = stream.next().await {

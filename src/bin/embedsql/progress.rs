@@ -1,0 +1,110 @@
+//! How far a query is that takes longer than a second: rows, tokens per second and time left, for people only.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use datafusion::common::stats::Precision;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::prelude::SessionContext;
+use datafusion_embed::counts;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A query that is done sooner shows nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the counters.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The line on standard error, gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    /// Closed to end the thread that draws.
+    _end: Sender<()>,
+}
+
+impl Progress {
+    /// Watches the calls of embed in a plan that now begins to run; `None` where there are none or nobody would see it.
+    pub(crate) fn watch(ctx: &SessionContext, plan: &Arc<dyn ExecutionPlan>, quiet: bool) -> Option<Self> {
+        let mut total = Total::default();
+        total.add(plan);
+        if quiet || total.operators == 0 || !io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::hidden();
+        let (end, ended) = channel();
+        let (ctx, shown, rows) = (ctx.clone(), bar.clone(), total.rows);
+        // A thread, because a worker that a plain call of embed holds polls no timers.
+        let draw = move || {
+            let (start, before) = (Instant::now(), counts(&ctx));
+            let mut wait = PATIENCE;
+            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                if wait == PATIENCE {
+                    show(&shown, rows);
+                    wait = INTERVAL;
+                }
+                let now = counts(&ctx);
+                let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
+                shown.set_message(format!("{tokens:.0} tokens/s"));
+                shown.set_position(now.rows() - before.rows());
+            }
+            shown.finish_and_clear();
+        };
+        thread::Builder::new().name("progress".to_owned()).spawn(draw).ok()?;
+        Some(Self { bar, _end: end })
+    }
+
+    /// Writes to the terminal without the line in between.
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
+    }
+}
+
+/// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life.
+fn show(bar: &ProgressBar, rows: Option<u64>) {
+    let template = match rows {
+        Some(_) => "embed {bar:30} {human_pos}/{human_len} rows, {msg}, {eta} left",
+        None => "embed {spinner} {human_pos} rows, {msg}, {elapsed}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if let Some(rows) = rows {
+        bar.set_length(rows);
+    }
+    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+    bar.reset_eta();
+}
+
+/// The rows that the operators of a plan will embed.
+#[derive(Debug)]
+struct Total {
+    operators: usize,
+    /// `None` as soon as one of them does not know.
+    rows: Option<u64>,
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self { operators: 0, rows: Some(0) }
+    }
+}
+
+impl Total {
+    fn add(&mut self, plan: &Arc<dyn ExecutionPlan>) {
+        if plan.name() == "EmbedExec" {
+            self.operators += 1;
+            let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+            let rows = statistics.ok().and_then(|statistics| match statistics.num_rows {
+                Precision::Exact(rows) => Some(rows as u64),
+                _ => None,
+            });
+            self.rows = self.rows.zip(rows).map(|(a, b)| a + b);
+        }
+        plan.children().into_iter().for_each(|child| self.add(child));
+    }
+}

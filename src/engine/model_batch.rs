@@ -1,0 +1,220 @@
+//! A model batch on its way: open, then handed to the pool, then done.
+//!
+//! Several streams of one query may wait for the vectors of the same batch, because equal texts go through the model once.
+//! So a batch belongs to whoever wants a text of it: any of them can submit it while it is open, and it stops when nobody
+//! wants it any more.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+use super::batch::{Batch, Limits};
+use super::pool::Pool;
+use super::query::Shared;
+use crate::error::{Error, Result};
+
+/// A model batch that several streams may share.
+#[derive(Debug)]
+pub(super) struct ModelBatch {
+    state: Mutex<State>,
+    /// Slots that were handed out and are still held. Goes up only under the lock of `state`.
+    wanted: AtomicUsize,
+    /// `[texts, dimensions]`, or why there are none.
+    vectors: OnceLock<Result<Vec<f32>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    wakers: Vec<Waker>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Takes more texts.
+    Open(Batch),
+    /// In the pool's hands, or done.
+    Submitted,
+    /// Stopped because nobody wanted it: a new request for one of its texts needs another batch.
+    Abandoned,
+}
+
+/// The place of one text's vector in a model batch, wanted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    batch: Arc<ModelBatch>,
+    index: usize,
+}
+
+impl ModelBatch {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State { stage: Stage::Open(Batch::new()), wakers: Vec::new() }),
+            wanted: AtomicUsize::new(0),
+            vectors: OnceLock::new(),
+        })
+    }
+
+    /// Adds a text, if the batch is open and has room for it.
+    pub(super) fn push(self: &Arc<Self>, limits: Limits, ids: &[u32], truncated: bool) -> Option<Slot> {
+        let mut state = self.lock();
+        match &mut state.stage {
+            Stage::Open(batch) if batch.has_room(limits, ids.len()) => {
+                batch.push(ids, truncated);
+                Some(self.slot(batch.texts() - 1))
+            }
+            _ => None,
+        }
+    }
+
+    /// Another claim on text `index`, unless the batch was abandoned.
+    pub(super) fn claim(self: &Arc<Self>, index: usize) -> Option<Slot> {
+        let state = self.lock();
+        (!matches!(state.stage, Stage::Abandoned)).then(|| self.slot(index))
+    }
+
+    /// The caller holds the lock.
+    fn slot(self: &Arc<Self>, index: usize) -> Slot {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        Slot { batch: Arc::clone(self), index }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.vectors.get().is_some()
+    }
+
+    /// Wakes this task when the batch is done, or at once.
+    pub(super) fn wake_when_done(&self, waker: &Waker) {
+        let mut state = self.lock();
+        if self.is_done() {
+            waker.wake_by_ref();
+        } else if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+    }
+
+    /// Hands the batch to the pool, if that was not done before.
+    pub(super) fn submit(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let batch = {
+            let mut state = self.lock();
+            match std::mem::replace(&mut state.stage, Stage::Submitted) {
+                Stage::Open(batch) => batch,
+                other => {
+                    state.stage = other;
+                    return;
+                }
+            }
+        };
+        shared.started();
+        let job = Job { model_batch: Arc::clone(self), shared: Arc::clone(shared) };
+        Pool::global().submit(shared.lane(), move |room| {
+            let start = Instant::now();
+            let (model, dimensions) = job.shared.model();
+            let go_on = || job.shared.go_on() && job.model_batch.is_wanted();
+            let vectors = if go_on() {
+                model.encode(&batch.ids, &batch.starts, dimensions, room, &go_on)
+            } else {
+                Err(Error::Cancelled)
+            };
+            if vectors.is_ok() {
+                job.shared.count(|counters| counters.batch(&batch, start.elapsed()));
+            }
+            job.model_batch.finish(vectors);
+        });
+    }
+
+    /// Waits on this thread until the batch is done. It was submitted.
+    pub(super) fn wait(&self) {
+        while !self.is_done() {
+            self.wake_when_done(&Waker::from(Arc::new(Unpark(thread::current()))));
+            if !self.is_done() {
+                thread::park();
+            }
+        }
+    }
+
+    /// Whether anybody waits for it still. When not, nobody will: the next one who asks gets nothing.
+    fn is_wanted(&self) -> bool {
+        if self.wanted.load(Ordering::Relaxed) > 0 {
+            return true;
+        }
+        let mut state = self.lock();
+        let wanted = self.wanted.load(Ordering::Relaxed) > 0;
+        if !wanted {
+            state.stage = Stage::Abandoned;
+        }
+        wanted
+    }
+
+    fn finish(&self, vectors: Result<Vec<f32>>) {
+        let wakers = {
+            let mut state = self.lock();
+            // The first result stands.
+            let _ = self.vectors.set(vectors);
+            std::mem::take(&mut state.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A batch in the pool: however its work ends, those who wait for it are told.
+struct Job {
+    model_batch: Arc<ModelBatch>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.shared.finished();
+        if !self.model_batch.is_done() {
+            let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
+            self.model_batch.finish(Err(Error::Device(lost.to_owned())));
+        }
+    }
+}
+
+impl Slot {
+    /// Whether the vector is there, or the reason why it never will be.
+    pub(crate) fn is_done(&self) -> bool {
+        self.batch.is_done()
+    }
+
+    pub(super) fn batch(&self) -> &Arc<ModelBatch> {
+        &self.batch
+    }
+
+    /// What a memo keeps: a place that nobody has to want.
+    pub(super) fn place(&self) -> (Arc<ModelBatch>, usize) {
+        (Arc::clone(&self.batch), self.index)
+    }
+
+    /// The vector of a batch that is done.
+    pub(super) fn vector(&self, dimensions: usize) -> Result<&[f32]> {
+        match self.batch.vectors.get() {
+            Some(Ok(vectors)) => Ok(&vectors[self.index * dimensions..][..dimensions]),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::Device("embed: a vector was read before it was there. This is a bug".to_owned())),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.batch.wanted.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Wakes a thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

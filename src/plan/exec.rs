@@ -1,0 +1,351 @@
+//! The operator: its input's columns, and behind them one vector column per call.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::datatypes::{FieldRef, Schema};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{ColumnStatistics, Statistics, internal_err};
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::equivalence::ProjectionMapping;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
+};
+use datafusion::physical_plan::metrics::{Count, Metric, MetricValue, MetricsSet, Time};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    ReplaceChildrenOptions, SendableRecordBatchStream,
+};
+
+use super::scope::Scope;
+use super::stream::{EmbedStream, StreamCall};
+use crate::engine::{Call, Counters, Session};
+
+/// A call with its text over the operator's input.
+#[derive(Debug, Clone)]
+pub(super) struct PlannedCall {
+    /// `embed` or a sister.
+    pub(super) function: String,
+    pub(super) text: Arc<dyn PhysicalExpr>,
+    /// The column that it gives.
+    pub(super) field: FieldRef,
+    pub(super) call: Call,
+    pub(super) session: Arc<Session>,
+}
+
+/// Runs calls of `embed` over its input, in the input's order and partitioning.
+///
+/// It asks for no repartitioning: the engine's workers are the parallelism, and one partition keeps all of them busy.
+#[derive(Debug, Clone)]
+pub(crate) struct EmbedExec {
+    input: Arc<dyn ExecutionPlan>,
+    calls: Vec<PlannedCall>,
+    scope: Arc<Scope>,
+    properties: Arc<PlanProperties>,
+    /// Reads the input's partitions one after the other into one of its own.
+    joins_partitions: bool,
+    streams: Arc<Mutex<Vec<StreamCounters>>>,
+}
+
+/// Partition and counters of a stream that was opened.
+type StreamCounters = (usize, Arc<Counters>);
+
+impl EmbedExec {
+    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>, scope: Arc<Scope>) -> Result<Self> {
+        let properties = properties(&input, &calls, input.output_partitioning().clone())?;
+        Ok(Self { input, calls, scope, properties, joins_partitions: false, streams: Arc::default() })
+    }
+
+    /// The same operator, reading its input's partitions in their order.
+    fn joining_partitions(&self) -> Result<Self> {
+        let properties = properties(&self.input, &self.calls, Partitioning::UnknownPartitioning(1))?;
+        Ok(Self { properties, joins_partitions: true, ..self.clone() })
+    }
+
+    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let new = Self::try_new(input, self.calls.clone(), Arc::clone(&self.scope))?;
+        if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
+    }
+}
+
+/// Keeps every property of the input's columns.
+fn properties(
+    input: &Arc<dyn ExecutionPlan>,
+    calls: &[PlannedCall],
+    partitioning: Partitioning,
+) -> Result<Arc<PlanProperties>> {
+    let inputs = input.schema();
+    let fields = inputs.fields().iter().cloned().chain(calls.iter().map(|call| Arc::clone(&call.field)));
+    let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), inputs.metadata().clone()));
+    let column = |(index, field): (usize, &FieldRef)| {
+        (Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>, field.name().clone())
+    };
+    let mapping = ProjectionMapping::try_new(inputs.fields().iter().enumerate().map(column), &inputs)?;
+    let equivalences = input.equivalence_properties().project(&mapping, schema);
+    Ok(Arc::new(PlanProperties::new(equivalences, partitioning, input.pipeline_behavior(), input.boundedness())))
+}
+
+impl DisplayAs for EmbedExec {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tree = matches!(format, DisplayFormatType::TreeRender);
+        if !tree {
+            f.write_str("EmbedExec: ")?;
+        }
+        for (i, PlannedCall { function, text, field, call, .. }) in self.calls.iter().enumerate() {
+            let (options, device) = (&call.options, call.options.device.resolve());
+            let name = field.name();
+            if tree {
+                writeln!(f, "{name}={function}({text})")?;
+                writeln!(f, "model={}", options.model)?;
+                writeln!(f, "precision={}", options.precision)?;
+                writeln!(f, "device={device}")?;
+            } else {
+                let comma = if i == 0 { "" } else { ", " };
+                let (model, precision) = (&options.model, options.precision);
+                write!(f, "{comma}{name}={function}({text}), model={model}, precision={precision}, device={device}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for EmbedExec {
+    fn name(&self) -> &'static str {
+        "EmbedExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![!self.joins_partitions]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        for call in &self.calls {
+            if f(&call.text)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("EmbedExec has one input");
+        };
+        match options.children_properties {
+            ChildrenPropertiesMode::Keep => Ok(Arc::new(Self { input, streams: Arc::default(), ..(*self).clone() })),
+            ChildrenPropertiesMode::Recompute => Ok(Arc::new(self.with_input(input)?)),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let partitions = if self.joins_partitions {
+            (0..self.input.output_partitioning().partition_count()).collect()
+        } else {
+            vec![partition]
+        };
+        let most_bytes = self.calls.iter().map(|call| call.call.options.memory).max().unwrap_or(0);
+        let counters = Arc::<Counters>::default();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push((partition, Arc::clone(&counters)));
+        let calls = self.calls.iter().map(|call| StreamCall::new(call.clone(), Arc::clone(&counters))).collect();
+        let Some(call) = self.calls.first() else { return internal_err!("EmbedExec has a call") };
+        let shared = self.scope.query(&context, &call.session, most_bytes);
+        let input = (&self.input, partitions);
+        let scope = (Arc::clone(&self.scope), shared);
+        Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, scope, context)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        let mut metrics = MetricsSet::new();
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, counters) in streams.iter() {
+            let counts = counters.counts();
+            let mut push = |value| metrics.push(Arc::new(Metric::new(value, Some(*partition))));
+            let count = |count: u64| {
+                let value = Count::new();
+                value.add(count as usize);
+                value
+            };
+            push(MetricValue::OutputRows(count(counts.rows())));
+            for (name, number) in [
+                ("rows_embedded", counts.rows_embedded),
+                ("rows_null", counts.rows_null),
+                ("rows_duplicate", counts.rows_duplicate),
+                ("rows_truncated", counts.rows_truncated),
+                ("tokens", counts.tokens),
+                ("model_batches", counts.model_batches),
+            ] {
+                push(MetricValue::Count { name: name.into(), count: count(number) });
+            }
+            for (name, duration) in [
+                ("tokenize_time", counts.tokenize_time),
+                ("encode_time", counts.encode_time),
+                ("wait_time", counts.wait_time),
+            ] {
+                let time = Time::new();
+                time.add_duration(duration);
+                push(MetricValue::Time { name: name.into(), time });
+            }
+        }
+        Some(metrics)
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(if self.joins_partitions { None } else { partition })]
+    }
+
+    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let mut statistics = inputs[0].as_ref().clone();
+        statistics.total_byte_size = Precision::Absent;
+        statistics.column_statistics.extend(self.calls.iter().map(|_| ColumnStatistics::new_unknown()));
+        Ok(Arc::new(statistics))
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        true
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+
+    fn gather_filters_for_pushdown(
+        &self,
+        _phase: FilterPushdownPhase,
+        parent_filters: Vec<Arc<dyn PhysicalExpr>>,
+        _config: &ConfigOptions,
+    ) -> Result<FilterDescription> {
+        FilterDescription::from_children(parent_filters, &self.children())
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _phase: FilterPushdownPhase,
+        child_pushdown_result: ChildPushdownResult,
+        _config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        Ok(FilterPushdownPropagation::if_all(child_pushdown_result))
+    }
+}
+
+/// Keeps rows in their order where DataFusion would mix them to make cheap expressions parallel.
+///
+/// Above an [`EmbedExec`] a chain of filters and projections deals no rows out to partitions, and below it none of those of
+/// a scan: the engine's workers are the parallelism. So a file keeps its order, and so does a sort below late columns: of a
+/// sort under computed columns DataFusion forgets that it is the query's. Where the partitions of a chain over a scan come
+/// together again, they are read one after the other.
+#[derive(Debug)]
+pub(super) struct FileOrder;
+
+impl PhysicalOptimizerRule for FileOrder {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_down(|plan| {
+            if has_embed(&plan)
+                && let Some(chain) = undealt(&plan)?
+            {
+                return Ok(Transformed::yes(chain));
+            }
+            if let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>()
+                && let Some(chain) = joined(coalesce.input())?
+            {
+                // A limit stays where it is, above.
+                let limited = coalesce.fetch().map(|_| with_input(&plan, Arc::clone(&chain))).transpose()?;
+                return Ok(Transformed::new(limited.unwrap_or(chain), true, TreeNodeRecursion::Jump));
+            }
+            Ok(Transformed::no(plan))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "embed_file_order"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// A filter, a projection or an [`EmbedExec`]: a link of a chain.
+fn is_link(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<ProjectionExec>() || plan.is::<FilterExec>() || plan.is::<EmbedExec>()
+}
+
+/// What rows are dealt out by, one after the other.
+fn dealer(plan: &Arc<dyn ExecutionPlan>) -> Option<&RepartitionExec> {
+    let deal = plan.downcast_ref::<RepartitionExec>()?;
+    let one = deal.input().output_partitioning().partition_count() == 1;
+    (one && matches!(deal.partitioning(), Partitioning::RoundRobinBatch(_))).then_some(deal)
+}
+
+/// Whether a chain has an [`EmbedExec`].
+fn has_embed(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<EmbedExec>() || (is_link(plan) || dealer(plan).is_some()) && has_embed(plan.children()[0])
+}
+
+/// Whether a chain ends at a scan.
+fn is_scan_chain(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.children().is_empty() || is_link(plan) && is_scan_chain(plan.children()[0])
+}
+
+fn with_input(plan: &Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::clone(plan).replace_children(vec![input], options)
+}
+
+/// A chain without the dealer in it; `None` if it has none.
+fn undealt(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(deal) = dealer(plan) {
+        let input = deal.input();
+        return Ok((has_embed(input) || is_scan_chain(input)).then(|| Arc::clone(input)));
+    }
+    if !is_link(plan) {
+        return Ok(None);
+    }
+    undealt(plan.children()[0])?.map(|input| with_input(plan, input)).transpose()
+}
+
+/// A chain over a scan whose topmost [`EmbedExec`] reads its partitions in order; `None` if it is no such chain.
+fn joined(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(exec) = plan.downcast_ref::<EmbedExec>() {
+        return Ok(if is_scan_chain(&exec.input) { Some(Arc::new(exec.joining_partitions()?)) } else { None });
+    }
+    if !is_link(plan) {
+        return Ok(None);
+    }
+    joined(plan.children()[0])?.map(|input| with_input(plan, input)).transpose()
+}

@@ -1,0 +1,26 @@
+//! What the optimizer may do with `embed()`: calls leave their expressions and run where the fewest rows pass.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lift.rs` | the rule: a plan with calls in its expressions -> the same plan with [`node::EmbedNode`]s |
+//! | `calls.rs` | how a call is found in an expression and taken out of it |
+//! | `node.rs` | the logical node: its input, and one column per call |
+//! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
+//! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics, the order of a file |
+//! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
+//! | `scope.rs` | what the operators of one execution share |
+//!
+//! DataFusion moves an expression as if it cost nothing: into scans, below filters and sorts, twice into a sort key. So the
+//! rule runs last, on the plan that DataFusion has optimized, inside the session's planner: a planner that cannot plan the
+//! node never sees it, and plain functions run.
+
+mod calls;
+mod exec;
+mod lift;
+mod node;
+mod planner;
+mod scope;
+mod stream;
+
+pub use planner::EmbedPlanner;
+pub(crate) use planner::install;

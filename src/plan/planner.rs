@@ -1,0 +1,112 @@
+//! The logical node -> the operator, and the planner that a session gets.
+
+use std::any::Any;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::error::Result;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{ExprSchemable, LogicalPlan, ScalarUDFImpl, UserDefinedLogicalNode};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+
+use super::calls;
+use super::exec::{EmbedExec, FileOrder, PlannedCall};
+use super::lift::lift;
+use super::node::EmbedNode;
+
+/// Plans the operator that runs `embed()`.
+///
+/// [`register`](crate::register) puts it into a session that has DataFusion's own planner. A program with a
+/// [`QueryPlanner`] of its own keeps it, and plain functions run there; to have the operator too, it plans with this
+/// extension:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use datafusion::physical_planner::DefaultPhysicalPlanner;
+/// use datafusion_embed::EmbedPlanner;
+///
+/// let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
+/// ```
+///
+/// and gives it what [`EmbedPlanner::lift`] makes of its logical plan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EmbedPlanner;
+
+impl EmbedPlanner {
+    /// Moves the calls of `embed` in an optimized plan to where the fewest rows pass. The plan has the same columns; one
+    /// without calls, or with nothing to move, comes back as it is.
+    ///
+    /// Only a planner that has this extension can plan the result.
+    pub fn lift(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        lift(plan)
+    }
+}
+
+#[async_trait]
+impl ExtensionPlanner for EmbedPlanner {
+    async fn plan_extension(
+        &self,
+        planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _logical_inputs: &[&LogicalPlan],
+        physical_inputs: &[Arc<dyn ExecutionPlan>],
+        session: &dyn Session,
+        context: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(node) = node.as_any().downcast_ref::<EmbedNode>() else { return Ok(None) };
+        let schema = node.input.schema();
+        let mut planned = Vec::with_capacity(node.calls.len());
+        for (call, name) in node.calls.iter().zip(&node.names) {
+            let Some((embed, text, model)) = calls::parts(call) else { return Ok(None) };
+            let field = call.to_field(schema)?.1;
+            planned.push(PlannedCall {
+                function: embed.name().to_owned(),
+                text: planner.create_physical_expr(text, schema, session, context)?,
+                field: Arc::new(field.as_ref().clone().with_name(name)),
+                call: embed.call(model),
+                session: Arc::clone(&embed.settings.session),
+            });
+        }
+        let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned, Arc::clone(&node.scope))?;
+        Ok(Some(Arc::new(exec)))
+    }
+}
+
+/// DataFusion's planner with [`EmbedPlanner`].
+#[derive(Debug)]
+struct EmbedQueryPlanner;
+
+#[async_trait]
+impl QueryPlanner for EmbedQueryPlanner {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
+        if !calls::plan_has_call(plan) {
+            return planner.create_physical_plan(plan, session).await;
+        }
+        planner.create_physical_plan(&lift(plan)?, session).await
+    }
+}
+
+/// Gives a session the planner, unless it has one of its own, and the rule that keeps files in order.
+pub(crate) fn install(state: &mut SessionState) {
+    static DEFAULT: LazyLock<Arc<dyn QueryPlanner + Send + Sync>> =
+        LazyLock::new(|| Arc::clone(SessionStateBuilder::new().build().query_planner()));
+    let kind = |planner: &Arc<dyn QueryPlanner + Send + Sync>| (planner.as_ref() as &dyn Any).type_id();
+    let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
+    if kind(state.query_planner()) == kind(&DEFAULT) {
+        let builder = SessionStateBuilder::new_from_existing(state.clone());
+        *state = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).build();
+    }
+    if !state.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
+        let builder = SessionStateBuilder::new_from_existing(state.clone());
+        *state = builder.with_physical_optimizer_rule(Arc::new(FileOrder)).build();
+    }
+    // A builder turns it off, because the state has its catalog; the setting is the host's.
+    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
+}

@@ -1,0 +1,144 @@
+//! DataFusion's own SQL test files, with and without this crate in the session: the same answers and the same plans.
+//!
+//! The files come with the package datafusion-sqllogictest, which cargo fetches and nobody builds. There is no `embed` in
+//! them, so that what lifts it must not show. Statements are run in two sessions side by side and their results compared,
+//! errors included; what the files themselves expect is DataFusion's business.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
+
+use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion_embed::register;
+use serde_json::Value;
+use sqllogictest::{DefaultColumnType, Record, parse_file};
+
+/// How the names of the files begin that are run.
+const TOPICS: &[&str] = &[
+    "aggregate",
+    "alias",
+    "case",
+    "coalesce",
+    "count_star",
+    "cse",
+    "cte",
+    "distinct_on",
+    "eliminate",
+    "explain.",
+    "expr",
+    "filter",
+    "functional",
+    "group",
+    "in_list",
+    "intersection",
+    "join",
+    "lateral",
+    "limit",
+    "null_aware",
+    "order",
+    "predicates",
+    "projection",
+    "propagate",
+    "push_down",
+    "pwmj",
+    "qualify",
+    "same_column",
+    "select",
+    "simplify",
+    "sort",
+    "subquery",
+    "topk",
+    "type_coercion",
+    "union",
+    "unnest",
+    "wildcard",
+    "window",
+];
+
+/// What gives another answer each time, or leaves something behind.
+const SKIPPED: &[&str] =
+    &["random()", "now()", "uuid()", "current_", "scratch", "explain analyze", "copy ", "show ", "information_schema"];
+
+/// The folder of the files, fetched if need be.
+fn folder() -> PathBuf {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let manifest = directory.path().join("Cargo.toml");
+    let text = "[package]\nname = \"corpus\"\nversion = \"0.0.0\"\n[lib]\npath = \"lib.rs\"\n\
+                [dependencies]\ndatafusion-sqllogictest = \"=55.2.0\"\n[workspace]\n";
+    fs::write(&manifest, text).expect("a manifest");
+    fs::write(directory.path().join("lib.rs"), "").expect("a source");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["metadata", "--format-version", "1", "--manifest-path"];
+    let output = Command::new(cargo).args(arguments).arg(&manifest).output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|package| package["name"] == "datafusion-sqllogictest").expect("the package");
+    PathBuf::from(package["manifest_path"].as_str().expect("a path")).with_file_name("test_files")
+}
+
+fn session(with_embed: bool) -> SessionContext {
+    let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(4));
+    if with_embed {
+        register(&ctx).expect("registered");
+    }
+    ctx
+}
+
+/// Rows as sorted text; sums of floats depend on the order of their parts in the last digits.
+fn rows(batches: &[RecordBatch]) -> Vec<String> {
+    let cell = |column: &dyn Array, row: usize| {
+        let text = array_value_to_string(column, row).unwrap_or_else(|error| error.to_string());
+        match text.parse::<f64>() {
+            Ok(number) if column.data_type().is_floating() => format!("{number:.9e}"),
+            _ => text,
+        }
+    };
+    let row =
+        |batch: &RecordBatch, row| batch.columns().iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|");
+    let mut rows: Vec<_> = batches.iter().flat_map(|b| (0..b.num_rows()).map(move |r| row(b, r))).collect();
+    rows.sort();
+    rows
+}
+
+async fn answer(ctx: &SessionContext, sql: &str) -> Result<Vec<String>, String> {
+    let frame = ctx.sql(sql).await.map_err(|error| error.strip_backtrace())?;
+    frame.collect().await.map(|batches| rows(&batches)).map_err(|error| error.strip_backtrace())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "fetches DataFusion's test files; .ci/run runs it"]
+async fn statements_without_embed_give_the_same_answers_and_plans() {
+    let folder = folder();
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).expect("test files").map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.ends_with(".slt") && TOPICS.iter().any(|topic| name.starts_with(topic))
+    });
+    files.sort();
+    let (mut answers, mut plans, mut failures) = (0, 0, 0);
+    for file in &files {
+        let Ok(records) = parse_file::<DefaultColumnType>(file) else { continue };
+        let (plain, with_embed) = (session(false), session(true));
+        for record in records {
+            let (Record::Statement { sql, .. } | Record::Query { sql, .. }) = record else { continue };
+            let lower = sql.to_lowercase();
+            if SKIPPED.iter().any(|skipped| lower.contains(skipped)) {
+                continue;
+            }
+            let (expected, found) = (answer(&plain, &sql).await, answer(&with_embed, &sql).await);
+            assert!(found == expected, "{}: {sql}\n{found:?}\nnot {expected:?}", file.display());
+            match expected {
+                Ok(_) if lower.starts_with("explain") => plans += 1,
+                Ok(_) => answers += 1,
+                Err(_) => failures += 1,
+            }
+        }
+    }
+    println!("{} files: {answers} answers, {plans} plans, {failures} errors, all the same", files.len());
+    // What reads files that the package leaves out fails in both sessions; most does not.
+    assert!(answers > 3000 && plans > 500, "{answers} answers, {plans} plans");
+}
