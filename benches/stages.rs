@@ -36,6 +36,24 @@ fn texts_to_tokens(bencher: divan::Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(tokens)).bench_local(|| stages.tokenize(&texts));
 }
 
+/// Planning a query without `embed`, in a session that has it and in one that does not: what being there costs.
+#[divan::bench(args = [false, true])]
+fn planning_without_embed(bencher: divan::Bencher<'_, '_>, registered: bool) {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let ctx = SessionContext::new();
+    if registered {
+        datafusion_embed::register(&ctx).expect("registered");
+    }
+    let sql = "SELECT lang, count(*), max(id) FROM docs JOIN topics USING (topic) WHERE id % 3 = 1 GROUP BY lang ORDER BY lang";
+    let prepare = async {
+        ctx.register_parquet("docs", "sql/docs.parquet", ParquetReadOptions::default()).await?;
+        ctx.sql("CREATE TABLE topics AS SELECT DISTINCT topic FROM docs").await?.collect().await
+    };
+    runtime.block_on(prepare).expect("sql/docs.parquet");
+    let plan = || async { ctx.sql(sql).await?.create_physical_plan().await };
+    bencher.bench_local(|| runtime.block_on(plan()).expect("a plan"));
+}
+
 /// Model batches of different lengths: what is lost on small ones is what `embed.batch_tokens` is there for.
 #[divan::bench(args = [1, 4, 16, 64])]
 fn tokens_to_vectors(bencher: divan::Bencher<'_, '_>, batch_size: usize) {

@@ -27,7 +27,7 @@ fn every_script_prints_what_is_written_down() {
     }
 }
 
-/// Runs a script with two threads: duplicates are found within a record batch, so counters depend on the partitions.
+/// Runs a script with two threads.
 fn run(root: &Path, name: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_embedsql"))
         .args(["--threads", "2", "-f", &format!("sql/{name}.sql")])
@@ -35,6 +35,9 @@ fn run(root: &Path, name: &str) -> String {
         .output()
         .expect("the program runs");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.is_empty(), "sql/{name}.sql: {errors}");
+    // Scripts with long texts are warned of them.
+    let warned =
+        errors.lines().all(|line| line.starts_with("warning: ") && line.contains("longer than the model reads"));
+    assert!(output.status.success() && warned, "sql/{name}.sql: {errors}");
     String::from_utf8(output.stdout).expect("UTF-8")
 }

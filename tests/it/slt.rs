@@ -1,8 +1,7 @@
 //! `tests/slt/*.slt`: SQL and what it must give, each file in a new session at several partition counts and batch sizes.
 //!
 //! A cell is printed as DataFusion prints it, NULL as `NULL` and the empty string as `(empty)`. An error is matched against
-//! the text that a program sees. A duplicate is found within a record batch, so how many there were depends on the batch
-//! size: such a count stands behind `onlyif batch_8192`.
+//! the text that a program sees.
 
 use std::path::PathBuf;
 
@@ -82,8 +81,6 @@ async fn run_files(target_partitions: usize) {
         for batch_size in [1, 7, 8192] {
             let connect = || async { Ok(Database(session(target_partitions, batch_size))) };
             let mut runner = Runner::new(connect);
-            // `onlyif batch_8192` for what depends on the layout.
-            runner.add_label(&format!("batch_{batch_size}"));
             // Types are checked as well: an integer that became text prints the same.
             runner.with_column_validator(sqllogictest::strict_column_validator);
             if let Err(error) = runner.run_file_async(&file).await {
