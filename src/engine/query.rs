@@ -328,3 +328,85 @@ fn too_long(text: &str, length: usize, limit: usize) -> Error {
          (find such rows with embed_tokens(text) > {limit}, or SET embed.truncate = true)"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Role;
+    use crate::options::EmbedOptions;
+
+    /// A query with two streams of the same call.
+    struct Two {
+        session: Session,
+        a: Feed,
+        b: Feed,
+    }
+
+    fn two(most_bytes: usize) -> Two {
+        let session = Session::default();
+        let options = EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() };
+        let call = Call { options, role: Role::Plain, concurrency: 2 };
+        let query = Query::start(&session, most_bytes);
+        let feed = || query.feed(&session, &call, Arc::default()).expect("the fixture");
+        let (a, b) = (feed(), feed());
+        Two { session, a, b }
+    }
+
+    fn counts(session: &Session) -> (u64, u64) {
+        let counts = session.usage()[0].counts;
+        (counts.rows_embedded, counts.rows_duplicate)
+    }
+
+    #[test]
+    fn who_waits_for_a_batch_that_another_stream_keeps_open_submits_it() {
+        let Two { session, mut a, mut b } = two(usize::MAX);
+        let held = Some(a.push("shared").expect("a slot"));
+        let wanted = Some(b.push("shared").expect("a slot"));
+        b.wake_when_done(wanted.as_ref().expect("a slot"), Waker::noop());
+        let wanted = [wanted];
+        // Stream a is never asked again until b has its vector.
+        let from_b = b.wait(&wanted).expect("a vector");
+        assert_eq!(a.wait(&[held]).expect("a vector"), from_b);
+        assert_eq!(counts(&session), (1, 1));
+    }
+
+    #[test]
+    fn a_batch_that_nobody_wants_does_not_run_and_its_texts_can_be_asked_for_again() {
+        let Two { session, mut a, mut b } = two(usize::MAX);
+        drop(a.push("dropped").expect("a slot"));
+        a.flush();
+        while !a.is_idle() {
+            std::thread::yield_now();
+        }
+        assert_eq!(counts(&session), (0, 0));
+        let again = [Some(b.push("dropped").expect("a slot")), None];
+        let vectors = b.wait(&again).expect("a vector");
+        assert!(vectors[0] != 0.0 && vectors[32..].iter().all(|&x| x == 0.0));
+        assert_eq!(counts(&session), (1, 0));
+    }
+
+    #[test]
+    fn beyond_the_memory_the_oldest_text_is_forgotten() {
+        let Two { session, mut a, .. } = two(2 * (32 * size_of::<f32>() + BYTES_PER_TEXT));
+        let mut embed = |text: &str| {
+            let slot = [Some(a.push(text).expect("a slot"))];
+            a.wait(&slot).expect("a vector")
+        };
+        let first = embed("one");
+        for text in ["two", "two", "three", "three"] {
+            embed(text);
+        }
+        assert_eq!(counts(&session), (3, 2));
+        assert_eq!(embed("one"), first);
+        assert_eq!(counts(&session), (4, 2));
+    }
+
+    #[test]
+    fn a_cancelled_query_takes_and_gives_nothing_more() {
+        let Two { session, mut a, .. } = two(usize::MAX);
+        let slot = [Some(a.push("early").expect("a slot"))];
+        session.cancel();
+        assert_eq!(a.push("late").expect_err("cancelled"), Error::Cancelled);
+        assert_eq!(a.wait(&slot).expect_err("cancelled"), Error::Cancelled);
+    }
+}

@@ -129,21 +129,35 @@ impl AttentionOperand for Bf16Pair {
 
 impl Attention {
     /// Attends within one text. `qkv` is `[tokens, 3 * heads * head]` (queries, keys, values side by side), `out` is
-    /// `[tokens, heads * head]`.
-    pub(crate) fn apply(&self, path: Path, qkv: &[f32], room: &mut AttentionRoom, out: &mut [f32]) {
+    /// `[tokens, heads * head]`. `go_on` is asked between blocks; when it says no, `out` is left unfinished.
+    pub(crate) fn apply(
+        &self,
+        path: Path,
+        qkv: &[f32],
+        room: &mut AttentionRoom,
+        out: &mut [f32],
+        go_on: &dyn Fn() -> bool,
+    ) {
         assert_eq!(qkv.len(), 3 * out.len(), "queries, keys and values of every token");
         if out.is_empty() {
             return;
         }
         // A pair must not belong to two heads.
         if self.bf16 && path.has_bf16() && self.head.is_multiple_of(Bf16Pair::VALUES) {
-            self.attend(path, qkv, &mut room.bf16, out);
+            self.attend(path, qkv, &mut room.bf16, out, go_on);
         } else {
-            self.attend(path, qkv, &mut room.f32, out);
+            self.attend(path, qkv, &mut room.f32, out, go_on);
         }
     }
 
-    fn attend<T: AttentionOperand>(&self, path: Path, qkv: &[f32], room: &mut HeadRoom<T>, out: &mut [f32]) {
+    fn attend<T: AttentionOperand>(
+        &self,
+        path: Path,
+        qkv: &[f32],
+        room: &mut HeadRoom<T>,
+        out: &mut [f32],
+        go_on: &dyn Fn() -> bool,
+    ) {
         let (width, hidden) = (self.head, self.heads * self.head);
         let tokens = out.len() / hidden;
         let (wide, stride) = (width.next_multiple_of(LANES), tokens.next_multiple_of(LANES));
@@ -161,6 +175,9 @@ impl Attention {
             turn_keys(path, rows, &head, keys);
             pack_values::<T>(path, qkv, &head, values);
             for first in (0..tokens).step_by(BLOCK) {
+                if !go_on() {
+                    return;
+                }
                 let height = BLOCK.min(tokens - first);
                 let queries = View { values: &rows.values[first * rows.stride + first_column / T::VALUES..], ..rows };
                 multiply(path, queries, View { values: keys, stride }, (height, depth, stride), scores);
@@ -363,7 +380,7 @@ mod tests {
                 // The value of token 3, first head.
                 qkv[3 * 3 * heads * head + 2 * heads * head] = bad;
                 let mut out = vec![0.0; tokens * heads * head];
-                Attention { heads, head, bf16 }.apply(path, &qkv, &mut AttentionRoom::default(), &mut out);
+                Attention { heads, head, bf16 }.apply(path, &qkv, &mut AttentionRoom::default(), &mut out, &|| true);
                 for row in out.chunks(heads * head) {
                     assert!(!row[0].is_finite(), "{path} bf16 {bf16} {bad}");
                     assert!(row[head..].iter().all(|y| y.is_finite()), "{path} bf16 {bf16} {bad}");
@@ -379,6 +396,7 @@ mod tests {
             &[],
             &mut AttentionRoom::default(),
             &mut [],
+            &|| true,
         );
     }
 
@@ -399,7 +417,7 @@ mod tests {
                     for buffer in [&mut room.bf16.keys, &mut room.bf16.values, &mut room.bf16.weights] {
                         buffer.resize(9999, poison);
                     }
-                    Attention { heads, head, bf16 }.apply(path, &qkv, &mut room, &mut out);
+                    Attention { heads, head, bf16 }.apply(path, &qkv, &mut room, &mut out, &|| true);
                     let error = if bf16 && path.has_bf16() { 2e-2 } else { 2e-5 };
                     for (y, twin) in out.iter().zip(&expected) {
                         assert!(

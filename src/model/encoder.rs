@@ -104,7 +104,8 @@ impl BertEncoder {
         Ok(encoder)
     }
 
-    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the room. `go_on` is asked before each layer.
+    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the room. `go_on` is asked between
+    /// layers and blocks of attention.
     pub(crate) fn forward<'r>(
         &self,
         ids: &[u32],
@@ -114,10 +115,10 @@ impl BertEncoder {
     ) -> Result<&'r [f32]> {
         self.begin(ids, starts, room);
         for layer in &self.layers {
+            self.run(layer, starts, room, go_on);
             if !go_on() {
                 return Err(Error::Cancelled);
             }
-            self.run(layer, starts, room);
         }
         Ok(&room.states)
     }
@@ -133,14 +134,17 @@ impl BertEncoder {
         self.embeddings.look_up(self.path, ids, starts, &mut room.states);
     }
 
-    /// One layer: `x = norm(x + attention(x))`, then `x = norm(x + narrow(activation(widen(x))))`.
-    fn run(&self, layer: &Layer, starts: &[usize], room: &mut Room) {
+    /// One layer; when `go_on` says no, its rows are left unfinished. `x = norm(x + attention(x))`, then `x = norm(x + narrow(activation(widen(x))))`.
+    fn run(&self, layer: &Layer, starts: &[usize], room: &mut Room, go_on: &dyn Fn() -> bool) {
         let (path, hidden) = (self.path, self.hidden);
         let Room { states, qkv, context, summed, wide, attention, converted } = room;
         layer.qkv.multiply(states, converted, Epilogue::Bias, qkv);
         for text in starts.windows(2) {
             let qkv = &qkv[text[0] * 3 * hidden..text[1] * 3 * hidden];
-            self.attention.apply(path, qkv, attention, &mut context[text[0] * hidden..text[1] * hidden]);
+            self.attention.apply(path, qkv, attention, &mut context[text[0] * hidden..text[1] * hidden], go_on);
+        }
+        if !go_on() {
+            return;
         }
         layer.attention_out.multiply(context, converted, Epilogue::Add(states), summed);
         layer.attention_norm.apply(path, summed);
@@ -223,7 +227,7 @@ impl Calibration {
     /// Runs the next layer.
     fn run(&mut self, encoder: &BertEncoder, layer: &Layer) -> Ranges {
         let qkv = Some(column_ranges(&self.room.states, encoder.hidden));
-        encoder.run(layer, &self.starts, &mut self.room);
+        encoder.run(layer, &self.starts, &mut self.room, &|| true);
         Ranges { qkv, widen: Some(column_ranges(&self.room.summed, encoder.hidden)) }
     }
 }

@@ -181,10 +181,7 @@ impl EmbedStream {
                         return Poll::Pending;
                     }
                 }
-                // The next row is not fed yet or ready by now; only a slow input can hold it up.
-                None if input_is_pending && front.fed == front.batch.num_rows() && front.ready == front.given => {
-                    return Poll::Pending;
-                }
+                // The next row is fed, or leaves, in the next round.
                 None => {}
             }
         }

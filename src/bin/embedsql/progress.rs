@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use datafusion::common::stats::Precision;
@@ -23,8 +23,18 @@ const INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
-    /// Closed to end the thread that draws.
-    _end: Sender<()>,
+    /// What ends the thread that draws, and the thread.
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Drop for Progress {
+    /// The line is gone before anything else is written.
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.drawing.take() {
+            drop(end);
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Progress {
@@ -54,8 +64,8 @@ impl Progress {
             }
             shown.finish_and_clear();
         };
-        thread::Builder::new().name("progress".to_owned()).spawn(draw).ok()?;
-        Some(Self { bar, _end: end })
+        let thread = thread::Builder::new().name("progress".to_owned()).spawn(draw).ok()?;
+        Some(Self { bar, drawing: Some((end, thread)) })
     }
 
     /// Writes to the terminal without the line in between.
@@ -100,11 +110,20 @@ impl Total {
             self.operators += 1;
             let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
             let rows = statistics.ok().and_then(|statistics| match statistics.num_rows {
-                Precision::Exact(rows) => Some(rows as u64),
+                Precision::Exact(rows) => Some(rows.min(limit_below(plan)) as u64),
                 _ => None,
             });
             self.rows = self.rows.zip(rows).map(|(a, b)| a + b);
         }
         plan.children().into_iter().for_each(|child| self.add(child));
+    }
+}
+
+/// The smallest limit on the way to a scan: a scan's statistics do not know its own.
+fn limit_below(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let own = plan.fetch().unwrap_or(usize::MAX);
+    match plan.children().as_slice() {
+        [input] => own.min(limit_below(input)),
+        _ => own,
     }
 }
