@@ -172,18 +172,15 @@ impl EmbedStream {
             let Some(front) = self.waiting.front() else {
                 return if input_is_pending { Poll::Pending } else { Poll::Ready(None) };
             };
-            match front.awaited() {
-                Some((call, slot)) => {
-                    let feed = self.calls[call].feed.as_mut();
-                    feed.into_iter().for_each(|feed| feed.wake_when_done(slot, cx.waker()));
-                    if !slot.is_done() {
-                        self.waits_since = Some(Instant::now());
-                        return Poll::Pending;
-                    }
+            if let Some((call, slot)) = front.awaited() {
+                let feed = self.calls[call].feed.as_mut();
+                feed.into_iter().for_each(|feed| feed.wake_when_done(slot, cx.waker()));
+                if !slot.is_done() {
+                    self.waits_since = Some(Instant::now());
+                    return Poll::Pending;
                 }
-                // The next row is fed, or leaves, in the next round.
-                None => {}
             }
+            // The next row is fed, or leaves, in the next round.
         }
     }
 
