@@ -415,3 +415,27 @@ async fn a_dropped_stream_stops_its_work() {
     assert_eq!(embedded(&ctx).await, after, "no model batch runs any more");
     assert!(after < 100, "{after} rows embedded");
 }
+
+/// What cannot be lifted runs as a plain function: volatile texts, recursive queries, subqueries that see outer columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_lifted_runs_as_a_plain_function() {
+    let ctx = lifting(2, 8192);
+    small_tables(&ctx).await;
+    for (sql, rows) in [
+        ("SELECT embed(concat(body, random())) FROM docs", 60),
+        (
+            "WITH RECURSIVE r AS (SELECT 0 AS i, embed('a') AS e UNION ALL SELECT i + 1, embed(concat('a', i)) FROM r WHERE i < 3) \
+             SELECT i FROM r WHERE e IS NOT NULL",
+            4,
+        ),
+        (
+            "SELECT id FROM docs a WHERE embed(title) IS NOT NULL AND cosine_similarity(embed(title), embed('q')) <= \
+             (SELECT max(cosine_similarity(embed(b.title), embed('q'))) FROM docs b WHERE b.id = a.id)",
+            51,
+        ),
+        ("SELECT count(*) FROM docs GROUP BY GROUPING SETS ((embed(title)), ())", 11),
+        ("SELECT __embed_0, embed(__embed_0), embed(body) FROM (SELECT title AS __embed_0, body FROM docs)", 60),
+    ] {
+        assert_eq!(run(&ctx, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{sql}");
+    }
+}

@@ -183,3 +183,25 @@ fn completion() {
     terminal.expect("(1 row)");
     terminal.end_with_ctrl_d();
 }
+
+/// A query of more than a second shows how far it is, with the rows that a LIMIT leaves of the file, and clears the line.
+#[test]
+fn a_long_query_shows_how_far_it_is() {
+    let mut terminal = Terminal::open();
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/docs.parquet");
+    terminal.send("SET embed.concurrency = 1;");
+    terminal.expect("embedsql> ");
+    // 16 texts of all 320 bodies each: some seconds on any machine.
+    let texts = format!("SELECT string_agg(body, ' ') AS body FROM '{}' GROUP BY id % 16", file.display());
+    terminal.send(&format!(
+        "SELECT count(embed(concat(body, i))) FROM ({texts}) CROSS JOIN generate_series(1, 10) AS g(i);"
+    ));
+    terminal.expect("embed ");
+    terminal.expect(" rows, ");
+    terminal.expect("tokens/s");
+    terminal.expect("160");
+    terminal.expect("warning: 160 texts were longer than the model reads");
+    terminal.expect("embedsql> ");
+    terminal.send("\\q");
+    terminal.end();
+}
