@@ -117,10 +117,12 @@ impl Memo {
     }
 
     fn insert(&mut self, key: u128, slot: &Slot, bytes: usize) {
-        self.texts.insert(key, slot.place());
-        self.order.push_back((key, bytes));
-        self.bytes += bytes;
-        self.forget();
+        // A text whose batch was abandoned is known already, and keeps its place in the order.
+        if self.texts.insert(key, slot.place()).is_none() {
+            self.order.push_back((key, bytes));
+            self.bytes += bytes;
+            self.forget();
+        }
     }
 
     /// Forgets the oldest texts until the rest fits.

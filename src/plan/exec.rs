@@ -20,7 +20,9 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
-use datafusion::physical_plan::metrics::{Count, Metric, MetricValue, MetricsSet, Time};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, Metric, MetricValue, MetricsSet, Time,
+};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
@@ -57,6 +59,8 @@ pub(crate) struct EmbedExec {
     /// Reads the input's partitions one after the other into one of its own.
     joins_partitions: bool,
     streams: Arc<Mutex<Vec<StreamCounters>>>,
+    /// Rows and batches that left.
+    metrics: ExecutionPlanMetricsSet,
 }
 
 /// Partition and counters of a stream that was opened.
@@ -64,13 +68,14 @@ type StreamCounters = (usize, Arc<Counters>);
 
 impl EmbedExec {
     pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>, scope: Arc<Scope>) -> Result<Self> {
-        let properties = properties(&input, &calls, input.output_partitioning().clone())?;
-        Ok(Self { input, calls, scope, properties, joins_partitions: false, streams: Arc::default() })
+        let properties = properties(&input, &calls, false)?;
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Self { input, calls, scope, properties, joins_partitions: false, metrics, streams: Arc::default() })
     }
 
     /// The same operator, reading its input's partitions in their order.
     fn joining_partitions(&self) -> Result<Self> {
-        let properties = properties(&self.input, &self.calls, Partitioning::UnknownPartitioning(1))?;
+        let properties = properties(&self.input, &self.calls, true)?;
         Ok(Self { properties, joins_partitions: true, ..self.clone() })
     }
 
@@ -80,11 +85,11 @@ impl EmbedExec {
     }
 }
 
-/// Keeps every property of the input's columns.
+/// Keeps every property of the input's columns, but for those that hold within a partition where partitions are joined.
 fn properties(
     input: &Arc<dyn ExecutionPlan>,
     calls: &[PlannedCall],
-    partitioning: Partitioning,
+    joins_partitions: bool,
 ) -> Result<Arc<PlanProperties>> {
     let inputs = input.schema();
     let fields = inputs.fields().iter().cloned().chain(calls.iter().map(|call| Arc::clone(&call.field)));
@@ -93,7 +98,15 @@ fn properties(
         (Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>, field.name().clone())
     };
     let mapping = ProjectionMapping::try_new(inputs.fields().iter().enumerate().map(column), &inputs)?;
-    let equivalences = input.equivalence_properties().project(&mapping, schema);
+    let mut equivalences = input.equivalence_properties().project(&mapping, schema);
+    let mut partitioning = input.output_partitioning().clone();
+    if joins_partitions && partitioning.partition_count() > 1 {
+        equivalences.clear_orderings();
+        equivalences.clear_per_partition_constants();
+    }
+    if joins_partitions {
+        partitioning = Partitioning::UnknownPartitioning(1);
+    }
     Ok(Arc::new(PlanProperties::new(equivalences, partitioning, input.pipeline_behavior(), input.boundedness())))
 }
 
@@ -163,7 +176,12 @@ impl ExecutionPlan for EmbedExec {
             return internal_err!("EmbedExec has one input");
         };
         match options.children_properties {
-            ChildrenPropertiesMode::Keep => Ok(Arc::new(Self { input, streams: Arc::default(), ..(*self).clone() })),
+            ChildrenPropertiesMode::Keep => Ok(Arc::new(Self {
+                input,
+                streams: Arc::default(),
+                metrics: ExecutionPlanMetricsSet::new(),
+                ..(*self).clone()
+            })),
             ChildrenPropertiesMode::Recompute => Ok(Arc::new(self.with_input(input)?)),
         }
     }
@@ -186,11 +204,12 @@ impl ExecutionPlan for EmbedExec {
         let shared = self.scope.query(&context, &call.session, most_bytes);
         let input = (&self.input, partitions);
         let scope = (Arc::clone(&self.scope), shared);
-        Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, scope, context)))
+        let baseline = BaselineMetrics::new(&self.metrics, partition);
+        Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, scope, context, baseline)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
-        let mut metrics = MetricsSet::new();
+        let mut metrics = self.metrics.clone_inner();
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for (partition, counters) in streams.iter() {
             let counts = counters.counts();
@@ -200,7 +219,6 @@ impl ExecutionPlan for EmbedExec {
                 value.add(count as usize);
                 value
             };
-            push(MetricValue::OutputRows(count(counts.rows())));
             for (name, number) in [
                 ("rows_embedded", counts.rows_embedded),
                 ("rows_null", counts.rows_null),
@@ -273,22 +291,10 @@ pub(super) struct FileOrder;
 
 impl PhysicalOptimizerRule for FileOrder {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_down(|plan| {
-            if has_embed(&plan)
-                && let Some(chain) = undealt(&plan)?
-            {
-                return Ok(Transformed::yes(chain));
-            }
-            if let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>()
-                && let Some(chain) = joined(coalesce.input())?
-            {
-                // A limit stays where it is, above.
-                let limited = coalesce.fetch().map(|_| with_input(&plan, Arc::clone(&chain))).transpose()?;
-                return Ok(Transformed::new(limited.unwrap_or(chain), true, TreeNodeRecursion::Jump));
-            }
-            Ok(Transformed::no(plan))
-        })
-        .data()
+        if !plan.exists(|plan| Ok(plan.is::<EmbedExec>()))? {
+            return Ok(plan);
+        }
+        plan.transform_down(dealt_and_collected)?.data.transform_down(come_together).data()
     }
 
     fn name(&self) -> &'static str {
@@ -299,6 +305,38 @@ impl PhysicalOptimizerRule for FileOrder {
         true
     }
 }
+
+/// Takes the dealer out of a chain, and lets a filter between two calls collect few rows.
+fn dealt_and_collected(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let undealt = if has_embed(&plan) { undealt(&plan)? } else { None };
+    let changed = undealt.is_some();
+    let plan = undealt.unwrap_or(plan);
+    if let Some(exec) = plan.downcast_ref::<EmbedExec>()
+        && let Some(filter) = exec.input.downcast_ref::<FilterExec>()
+        && has_embed(filter.input())
+        && filter.batch_size() > BETWEEN_CALLS
+    {
+        let input = Arc::new(filter.with_batch_size(BETWEEN_CALLS)?);
+        return Ok(Transformed::yes(Arc::new(exec.with_input(input)?)));
+    }
+    Ok(Transformed::new(plan, changed, TreeNodeRecursion::Continue))
+}
+
+/// Reads the partitions of a chain over a scan one after the other where they come together. A limit stays where it is.
+fn come_together(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>()
+        && !coalesce.input().boundedness().is_unbounded()
+        && let Some(chain) = joined(coalesce.input())?
+    {
+        let limited = coalesce.fetch().map(|_| with_input(&plan, Arc::clone(&chain))).transpose()?;
+        return Ok(Transformed::new(limited.unwrap_or(chain), true, TreeNodeRecursion::Jump));
+    }
+    Ok(Transformed::no(plan))
+}
+
+/// Rows that a filter on vectors collects for the next call: a filter gives nothing before it has a whole record batch, and a
+/// LIMIT above should not wait for thousands of vectors.
+const BETWEEN_CALLS: usize = 64;
 
 /// A filter, a projection or an [`EmbedExec`]: a link of a chain.
 fn is_link(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -8,16 +8,17 @@
 //! | node | what happens |
 //! |---|---|
 //! | projection | an expression with a call becomes late; the columns it needs are carried along |
-//! | filter | conditions without a call run first, then those with one, in the order written |
+//! | filter | conditions without a call run first, then those with one, in the order written, above the inner and semi joins over them |
 //! | sort | keys with a call are computed once, into a column; everything else stays late, behind LIMIT and top-k |
 //! | limit, subquery alias | pass late columns on |
-//! | join | passes late columns of both sides on; from the side that an outer join fills with NULLs only those that are NULL then |
+//! | join | passes late columns of both sides on; from the side that an outer join fills with NULLs only those that are NULL then; an inner join's conditions with calls run above it |
 //! | union | a column that is late in all inputs by the same expression is late above, its texts side by side |
 //! | aggregate | `first_value` and `last_value` of a vector pick the text (DISTINCT ON); other arguments run below |
 //! | window | passes late columns on; what its functions need runs below |
 //! | anything else | gets its inputs complete |
 //!
-//! Recursive queries, correlated subqueries, lambda bodies and expressions with volatile parts keep plain calls. A row that
+//! Recursive queries, correlated subqueries, UPDATE and DELETE, conditions of outer joins beside their keys, lambda bodies and
+//! texts with volatile parts keep plain calls. A row that
 //! a join or a cross join repeats carries the same text, which the query's memo embeds once. An expression that is late
 //! above a sort makes the sort carry its texts in place of its vectors.
 
@@ -31,7 +32,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, Alias};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, Extension, Filter, Join, LogicalPlan, Projection, Sort, SubqueryAlias,
-    TableProviderFilterPushDown, TableScan, Union, Window, cast,
+    TableProviderFilterPushDown, TableScan, Union, Window, WriteOp, cast,
 };
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::{OptimizerContext, OptimizerRule};
@@ -49,7 +50,7 @@ const PREFIX: &str = "__embed_";
 /// as it is; lifting a lifted plan changes nothing.
 pub(super) fn lift(plan: &LogicalPlan) -> Result<LogicalPlan> {
     let first_name = names_used(plan);
-    let mut lifter = Lifter { scope: Arc::default(), names: first_name };
+    let mut lifter = Lifter { scope: Arc::default(), names: first_name, waits: false };
     let lifted = match lifter.root(plan.clone()) {
         Ok(lifted) if lifter.names > first_name => lifted,
         _ => return Ok(plan.clone()),
@@ -66,7 +67,7 @@ fn names_used(plan: &LogicalPlan) -> usize {
     let _ = plan.apply_with_subqueries(|node| {
         for field in node.schema().fields() {
             let number = field.name().strip_prefix(PREFIX).and_then(|number| number.parse::<usize>().ok());
-            used = used.max(number.map_or(0, |number| number + 1));
+            used = used.max(number.map_or(0, |number| number.saturating_add(1)));
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -84,11 +85,13 @@ struct Lifted {
     late: Vec<(Column, Expr)>,
     /// Expressions that the plan has as columns already.
     ready: Vec<(Expr, Column)>,
+    /// Conditions over the plan's columns that its rows have still to meet, see [`Lifter::waits`].
+    pending: Vec<Expr>,
 }
 
 impl Lifted {
     fn complete(plan: LogicalPlan) -> Self {
-        Self { plan, late: Vec::new(), ready: Vec::new() }
+        Self { plan, late: Vec::new(), ready: Vec::new(), pending: Vec::new() }
     }
 
     /// Writes an expression over the original columns over those of the plan.
@@ -109,20 +112,23 @@ impl Lifted {
         expr.transform_down(late)?.data.transform_down(ready).map(|expr| expr.data)
     }
 
-    /// Applies `change` to every expression that is kept here, and `rename` to every column.
-    fn renamed(self, plan: LogicalPlan, rename: impl Fn(Column) -> Column) -> Result<Self> {
+    /// The same over a plan whose columns have other names.
+    fn renamed(self, plan: LogicalPlan, names: &HashMap<Column, Column>) -> Result<Self> {
+        let column = |column: Column| names.get(&column).cloned().unwrap_or(column);
         let inside = |expr: Expr| {
             let renamed = expr.transform(|expr| {
                 Ok(match expr {
-                    Expr::Column(column) => Transformed::yes(Expr::Column(rename(column))),
+                    Expr::Column(old) => Transformed::yes(Expr::Column(column(old))),
                     other => Transformed::no(other),
                 })
             });
             renamed.map(|expr| expr.data)
         };
-        let late = self.late.into_iter().map(|(column, expr)| Ok((rename(column), inside(expr)?)));
-        let ready = self.ready.into_iter().map(|(expr, column)| Ok((inside(expr)?, rename(column))));
-        Ok(Self { plan, late: late.collect::<Result<_>>()?, ready: ready.collect::<Result<_>>()? })
+        let late = self.late.into_iter().map(|(late, expr)| Ok((column(late), inside(expr)?)));
+        let ready = self.ready.into_iter().map(|(expr, ready)| Ok((inside(expr)?, column(ready))));
+        let (late, ready) = (late.collect::<Result<_>>()?, ready.collect::<Result<_>>()?);
+        let pending = self.pending.into_iter().map(inside).collect::<Result<_>>()?;
+        Ok(Self { plan, late, ready, pending })
     }
 }
 
@@ -131,6 +137,8 @@ struct Lifter {
     scope: Arc<Scope>,
     /// Number of the next column.
     names: usize,
+    /// Whether a join above leaves fewer rows, so that conditions with a call had better wait for it.
+    waits: bool,
 }
 
 impl Lifter {
@@ -142,8 +150,16 @@ impl Lifter {
     /// A plan with all its columns.
     fn root(&mut self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let schema = Arc::clone(plan.schema());
-        let lifted = self.lift(plan)?;
+        let lifted = self.lift_under(false, plan)?;
         self.settle(lifted, &schema)
+    }
+
+    /// Lifts a plan under a node that lets conditions wait, or not.
+    fn lift_under(&mut self, waits: bool, plan: LogicalPlan) -> Result<Lifted> {
+        let before = std::mem::replace(&mut self.waits, waits);
+        let lifted = self.lift(plan);
+        self.waits = before;
+        lifted
     }
 
     /// Gives a lifted plan the columns of a schema, computing those that are late.
@@ -183,7 +199,13 @@ impl Lifter {
         if !plan_has_call(&plan) {
             return Ok(Lifted::complete(plan));
         }
-        if matches!(plan, LogicalPlan::RecursiveQuery(_)) {
+        let kept = match &plan {
+            LogicalPlan::RecursiveQuery(_) => true,
+            // DataFusion reads the conditions and values of these out of the logical plan.
+            LogicalPlan::Dml(dml) => !matches!(dml.op, WriteOp::Insert(_) | WriteOp::Ctas),
+            _ => false,
+        };
+        if kept {
             return Ok(Lifted::complete(plan));
         }
         let plan = plan.map_uncorrelated_subqueries(|subquery| self.root(subquery).map(Transformed::yes))?.data;
@@ -192,7 +214,7 @@ impl Lifter {
             LogicalPlan::Filter(filter) => self.filter(filter),
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Limit(mut limit) => {
-                let mut lifted = self.lift(Arc::unwrap_or_clone(limit.input))?;
+                let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(limit.input))?;
                 limit.input = Arc::new(lifted.plan);
                 lifted.plan = LogicalPlan::Limit(limit);
                 Ok(lifted)
@@ -227,30 +249,30 @@ impl Lifter {
             .zip(&columns)
             .map(|(expr, column)| named(expr, column.relation.as_ref(), &column.name))
             .collect();
-        // Columns that late expressions need: under their own name, or under a new one where that is another column's.
+        // Columns that late expressions need: those that the projection has, and others under new names.
         let mut carried: HashMap<Column, Column> = HashMap::new();
-        let mut taken: HashSet<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let mut late_above = Vec::with_capacity(late.len());
-        for (column, expr) in late {
-            let expr = lifted.resolve(expr)?;
-            let moved = expr.transform(|expr| {
+        let mut carry = |this: &mut Self, expr: Expr| {
+            let carried = expr.transform(|expr| {
                 let Expr::Column(needed) = expr else { return Ok(Transformed::no(expr)) };
                 let carried = carried.entry(needed.clone()).or_insert_with(|| {
                     if exprs.contains(&Expr::Column(needed.clone())) {
                         return needed.clone();
                     }
-                    if !taken.contains(&needed.name) && taken.insert(needed.name.clone()) {
-                        exprs.push(Expr::Column(needed.clone()));
-                        return needed.clone();
-                    }
-                    let name = self.name();
+                    let name = this.name();
                     exprs.push(Expr::Column(needed).alias(&name));
                     Column::new_unqualified(name)
                 });
                 Ok(Transformed::yes(Expr::Column(carried.clone())))
             });
-            late_above.push((column, moved?.data));
+            carried.map(|expr| expr.data)
+        };
+        let mut late_above = Vec::with_capacity(late.len());
+        for (column, expr) in late {
+            let expr = lifted.resolve(expr)?;
+            late_above.push((column, carry(self, expr)?));
         }
+        let waiting = std::mem::take(&mut lifted.pending).into_iter();
+        let pending = waiting.map(|expr| carry(self, lifted.resolve(expr)?)).collect::<Result<_>>()?;
         // Calls that ran already may have left a late expression without one: it is computed here after all.
         let (late, done): (Vec<_>, Vec<_>) = late_above.into_iter().partition(|(_, expr)| has_call(expr));
         let mut plan = project(exprs, lifted.plan)?;
@@ -259,28 +281,37 @@ impl Lifter {
             exprs.extend(done.into_iter().map(|(column, expr)| named(expr, column.relation.as_ref(), &column.name)));
             plan = project(exprs, plan)?;
         }
-        Ok(Lifted { plan, late, ready: Vec::new() })
+        Ok(Lifted { plan, late, ready: Vec::new(), pending })
     }
 
     fn filter(&mut self, filter: Filter) -> Result<Lifted> {
         let mut lifted = self.lift(Arc::unwrap_or_clone(filter.input))?;
         let conditions = split_conjunction_owned(lifted.resolve(filter.predicate)?);
-        let (costly, cheap): (Vec<_>, Vec<_>) = conditions.into_iter().partition(has_call);
-        let mut waiting = cheap;
+        let waits = self.waits;
+        let (pending, conditions) = conditions.into_iter().partition(|condition| waits && is_late(condition));
+        self.restrict(&mut lifted, conditions)?;
+        lifted.pending.extend::<Vec<_>>(pending);
+        Ok(lifted)
+    }
+
+    /// Leaves the rows that meet conditions over the plan's columns: first those without a call, then those with one in their
+    /// order, so that each runs on the rows that the ones before it have left.
+    fn restrict(&mut self, lifted: &mut Lifted, conditions: Vec<Expr>) -> Result<()> {
+        let (costly, mut waiting): (Vec<_>, Vec<_>) = conditions.into_iter().partition(has_call);
         for condition in costly {
             let condition = lifted.resolve(condition)?;
             if has_call(&condition) {
-                lifted.plan = filtered(std::mem::take(&mut waiting), lifted.plan)?;
+                lifted.plan = filtered(std::mem::take(&mut waiting), std::mem::take(&mut lifted.plan))?;
             }
-            waiting.extend(self.compute(&mut lifted, vec![condition])?);
+            waiting.extend(self.compute(lifted, vec![condition])?);
         }
-        lifted.plan = filtered(waiting, lifted.plan)?;
-        Ok(lifted)
+        lifted.plan = filtered(waiting, std::mem::take(&mut lifted.plan))?;
+        Ok(())
     }
 
     fn sort(&mut self, sort: Sort) -> Result<Lifted> {
         let Sort { mut expr, input, fetch } = sort;
-        let mut lifted = self.lift(Arc::unwrap_or_clone(input))?;
+        let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
         let mut keys = Vec::new();
         for key in &mut expr {
             let resolved = lifted.resolve(key.expr.clone())?;
@@ -306,30 +337,62 @@ impl Lifter {
     }
 
     fn subquery_alias(&mut self, alias: SubqueryAlias) -> Result<Lifted> {
-        let mut lifted = self.lift(Arc::unwrap_or_clone(alias.input))?;
-        let input = std::mem::take(&mut lifted.plan);
-        let plan = SubqueryAlias::try_new(Arc::new(input), alias.alias.clone())?;
-        let rename = |column: Column| Column::new(Some(alias.alias.clone()), column.name);
-        lifted.renamed(LogicalPlan::SubqueryAlias(plan), rename)
+        let SubqueryAlias { input, alias, schema, .. } = alias;
+        let before = Arc::clone(input.schema());
+        let mut lifted = self.lift(Arc::unwrap_or_clone(input))?;
+        // By position: an alias gives columns of equal names other ones.
+        let pairs = |from: &DFSchema, to: &DFSchema| -> HashMap<Column, Column> {
+            from.iter().map(Column::from).zip(to.iter().map(Column::from)).collect()
+        };
+        let wanted = pairs(&before, &schema);
+        let renamed = |plan: &LogicalPlan| SubqueryAlias::try_new(Arc::new(plan.clone()), alias.clone());
+        let mut plan = renamed(&lifted.plan)?;
+        let mut names = pairs(lifted.plan.schema(), &plan.schema);
+        if names.iter().any(|(old, new)| wanted.get(old).is_some_and(|wanted| wanted != new)) {
+            let pending = std::mem::take(&mut lifted.pending);
+            self.restrict(&mut lifted, pending)?;
+            lifted = Lifted::complete(self.settle(lifted, &before)?);
+            plan = renamed(&lifted.plan)?;
+            names = pairs(lifted.plan.schema(), &plan.schema);
+        }
+        names.extend(lifted.late.iter().filter_map(|(late, _)| Some((late.clone(), wanted.get(late)?.clone()))));
+        lifted.renamed(LogicalPlan::SubqueryAlias(plan), &names)
     }
 
     fn join(&mut self, join: Join) -> Result<Lifted> {
-        let mut left = self.lift(Arc::unwrap_or_clone(join.left))?;
-        let mut right = self.lift(Arc::unwrap_or_clone(join.right))?;
+        use JoinType::{Full, Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+        let has_keys = !join.on.is_empty();
+        let left_waits = has_keys && matches!(join.join_type, Inner | LeftSemi | LeftAnti);
+        let right_waits = has_keys && matches!(join.join_type, Inner | RightSemi | RightAnti);
+        let mut left = self.lift_under(left_waits, Arc::unwrap_or_clone(join.left))?;
+        let mut right = self.lift_under(right_waits, Arc::unwrap_or_clone(join.right))?;
         let mut on = Vec::with_capacity(join.on.len());
         for (l, r) in join.on {
             on.push((self.compute(&mut left, vec![l])?.remove(0), self.compute(&mut right, vec![r])?.remove(0)));
         }
-        // A call of the condition belongs to the side that has its text.
-        let mut filter = join.filter;
-        if let Some(condition) = filter.take() {
-            let condition = self.compute(&mut left, vec![condition])?.remove(0);
-            filter = Some(self.compute(&mut right, vec![condition])?.remove(0));
+        let (mut filter, mut pending) = (None, Vec::new());
+        if let Some(condition) = join.filter {
+            let condition = right.resolve(left.resolve(condition)?)?;
+            filter = if has_keys && join.join_type == Inner {
+                // After the keys have met: fewer rows, and texts of both sides.
+                let (above, here): (Vec<_>, Vec<_>) = split_conjunction_owned(condition).into_iter().partition(is_late);
+                pending = above;
+                conjunction(here)
+            } else if has_keys {
+                // Few pairs get here, and they must be seen before the join's NULLs are made.
+                Some(condition)
+            } else {
+                // A call of the condition belongs to the side that has its text.
+                let condition = self.compute(&mut left, vec![condition])?.remove(0);
+                Some(self.compute(&mut right, vec![condition])?.remove(0))
+            };
         }
+        pending.append(&mut left.pending);
+        pending.append(&mut right.pending);
         let (left_nulls, right_nulls) = match join.join_type {
-            JoinType::Left => (false, true),
-            JoinType::Right => (true, false),
-            JoinType::Full => (true, true),
+            Left => (false, true),
+            Right => (true, false),
+            Full => (true, true),
             _ => (false, false),
         };
         if left_nulls {
@@ -349,7 +412,6 @@ impl Lifter {
             join.null_aware,
         )?;
         let (mut late, mut ready) = (Vec::new(), Vec::new());
-        use JoinType::{LeftAnti, LeftMark, LeftSemi, RightAnti, RightMark, RightSemi};
         if !matches!(join.join_type, RightSemi | RightAnti | RightMark) {
             late.extend(left.late);
             ready.extend(left.ready);
@@ -358,7 +420,12 @@ impl Lifter {
             late.extend(right.late);
             ready.extend(right.ready);
         }
-        Ok(Lifted { plan: LogicalPlan::Join(plan), late, ready })
+        let mut lifted = Lifted { plan: LogicalPlan::Join(plan), late, ready, pending };
+        if !self.waits {
+            let pending = std::mem::take(&mut lifted.pending);
+            self.restrict(&mut lifted, pending)?;
+        }
+        Ok(lifted)
     }
 
     /// Computes the late columns that would not be NULL where an outer join fills their side with NULLs.
@@ -384,7 +451,7 @@ impl Lifter {
         let mut schemas = Vec::with_capacity(union.inputs.len());
         for input in union.inputs {
             schemas.push(Arc::clone(input.schema()));
-            inputs.push(self.lift(Arc::unwrap_or_clone(input))?);
+            inputs.push(self.lift_under(false, Arc::unwrap_or_clone(input))?);
         }
         let column_of = |schema: &DFSchema, position: usize| Column::from(schema.qualified_field(position));
         let mut late = Vec::new();
@@ -421,13 +488,13 @@ impl Lifter {
         let inputs =
             projected.into_iter().map(|(exprs, plan)| project(exprs, plan).map(Arc::new)).collect::<Result<_>>()?;
         let plan = LogicalPlan::Union(Union::try_new(inputs)?);
-        Ok(Lifted { plan, late, ready: Vec::new() })
+        Ok(Lifted { plan, late, ready: Vec::new(), pending: Vec::new() })
     }
 
     fn aggregate(&mut self, aggregate: Aggregate) -> Result<Lifted> {
         let Aggregate { input, group_expr, aggr_expr, schema, .. } = aggregate;
         let groups = schema.fields().len() - aggr_expr.len();
-        let mut lifted = self.lift(Arc::unwrap_or_clone(input))?;
+        let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
         let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
         let mut group_exprs = Vec::with_capacity(group_expr.len());
         for (position, group) in group_expr.into_iter().enumerate() {
@@ -448,7 +515,7 @@ impl Lifter {
             aggregates.push(if computed == expr { expr } else { named(computed, qualifier, field.name()) });
         }
         let plan = Aggregate::try_new(Arc::new(lifted.plan), group_exprs, aggregates)?;
-        Ok(Lifted { plan: LogicalPlan::Aggregate(plan), late, ready: Vec::new() })
+        Ok(Lifted { plan: LogicalPlan::Aggregate(plan), late, ready: Vec::new(), pending: Vec::new() })
     }
 
     /// `first_value(embed(x))` -> `first_value(x)` and the call on its result: NULL exactly where x is NULL, `embed`
@@ -482,7 +549,7 @@ impl Lifter {
     fn window(&mut self, window: Window) -> Result<Lifted> {
         let Window { input, window_expr, schema } = window;
         let inputs = schema.fields().len() - window_expr.len();
-        let mut lifted = self.lift(Arc::unwrap_or_clone(input))?;
+        let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
         let mut exprs = Vec::with_capacity(window_expr.len());
         for (position, expr) in window_expr.into_iter().enumerate() {
             let computed = self.compute(&mut lifted, vec![expr.clone()])?.remove(0);
@@ -558,10 +625,13 @@ fn same_types(inputs: &mut [(Vec<Expr>, LogicalPlan)], first: usize) -> Result<(
 
 /// An expression of calls and constants: what it does, and the texts that it does it to.
 struct Template {
-    /// Texts are columns that are named by their number.
+    /// Texts are columns of the table [`TEXTS`], named by their number.
     shape: Expr,
     texts: Vec<Expr>,
 }
+
+/// No query has a table of this name: it is an empty one.
+const TEXTS: &str = "";
 
 impl Template {
     /// `None` if the expression has columns outside its texts.
@@ -569,26 +639,25 @@ impl Template {
         let mut texts = Vec::new();
         let shape = expr.transform_down(|expr| {
             let Some((_, text, _)) = parts(&expr) else { return Ok(Transformed::no(expr)) };
-            let place = Expr::Column(Column::new_unqualified(texts.len().to_string()));
+            let place = Expr::Column(Column::new(Some(TEXTS), texts.len().to_string()));
             let call = with_text(&expr, place);
             texts.push(text.clone());
             Ok(Transformed::new(call, true, TreeNodeRecursion::Jump))
         });
         let shape = shape.ok()?.data;
-        (shape.column_refs().len() == texts.len()).then_some(Self { shape, texts })
+        let is_text = |column: &&Column| column.relation.as_ref().is_some_and(|table| table.table() == TEXTS);
+        shape.column_refs().iter().all(is_text).then_some(Self { shape, texts })
     }
 
     /// The expression on columns of these names.
     fn filled(&self, names: &[String]) -> Result<Expr> {
         let filled = self.shape.clone().transform(|expr| {
-            Ok(match expr {
-                Expr::Column(column) => {
-                    let name = column.name.parse::<usize>().ok().and_then(|number| names.get(number));
-                    Transformed::yes(
-                        name.map_or(Expr::Column(column), |name| Expr::Column(Column::new_unqualified(name))),
-                    )
-                }
-                other => Transformed::no(other),
+            Ok(match &expr {
+                Expr::Column(column) => match column.name.parse::<usize>().ok().and_then(|number| names.get(number)) {
+                    Some(name) => Transformed::yes(Expr::Column(Column::new_unqualified(name))),
+                    None => Transformed::no(expr),
+                },
+                _ => Transformed::no(expr),
             })
         });
         filled.map(|expr| expr.data)

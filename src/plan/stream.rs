@@ -2,7 +2,8 @@
 //!
 //! Record batches come in, their texts go to the engine as long as its workers want more, and rows leave in order as soon as
 //! their vectors are there, a few model batches at a time. So a consumer that has enough, like a LIMIT behind a filter on
-//! vectors, costs no more than it took, [`BATCHES_PER_WORKER`] model batches for each worker and as many for each partition.
+//! vectors, costs no more than it took, [`BATCHES_PER_WORKER`] model batches for each worker and as many for each partition;
+//! where partitions are filtered side by side each may take as much as the LIMIT asks for.
 //! Dropping the stream stops its work.
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{RecordBatchStream, TaskContext};
+use datafusion::physical_plan::metrics::BaselineMetrics;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
@@ -127,6 +129,7 @@ pub(super) struct EmbedStream {
     /// When this stream began to wait for vectors.
     waits_since: Option<Instant>,
     failed: bool,
+    baseline: BaselineMetrics,
 }
 
 impl EmbedStream {
@@ -136,6 +139,7 @@ impl EmbedStream {
         calls: Vec<StreamCall>,
         (scope, shared): (Arc<Scope>, Arc<Shared>),
         context: Arc<TaskContext>,
+        baseline: BaselineMetrics,
     ) -> Self {
         let name = format!("EmbedExec[{}]", partitions.first().copied().unwrap_or_default());
         let reservation = MemoryConsumer::new(name).register(context.memory_pool());
@@ -155,6 +159,7 @@ impl EmbedStream {
             given_at: 0,
             waits_since: None,
             failed: false,
+            baseline,
         }
     }
 
@@ -261,7 +266,7 @@ impl EmbedStream {
             }
             _ => 0,
         };
-        let bytes = batch.get_array_memory_size() + rows * self.calls.iter().map(width).sum::<usize>();
+        let bytes = memory_of(&batch) + rows * self.calls.iter().map(width).sum::<usize>();
         if let Err(error) = self.reservation.try_grow(bytes) {
             if self.waiting.is_empty() {
                 return Err(error.context(format!(
@@ -311,6 +316,15 @@ impl EmbedStream {
     }
 }
 
+/// Bytes of the rows themselves: what a batch shares with others, as the slice of a larger one, is theirs as well.
+fn memory_of(batch: &RecordBatch) -> usize {
+    let column = |column: &ArrayRef| {
+        let sliced = column.to_data().get_slice_memory_size();
+        sliced.map_or_else(|_| column.get_array_memory_size(), |bytes| bytes.min(column.get_array_memory_size()))
+    };
+    batch.columns().iter().map(column).sum()
+}
+
 fn feeds(calls: &mut [StreamCall]) -> impl Iterator<Item = &mut Feed> {
     calls.iter_mut().filter_map(|call| call.feed.as_mut())
 }
@@ -333,7 +347,11 @@ impl Stream for EmbedStream {
         if self.failed {
             return Poll::Ready(None);
         }
+        let timer = self.baseline.elapsed_compute().clone();
+        let timer = timer.timer();
         let polled = self.poll_batch(cx);
+        timer.done();
+        let polled = self.baseline.record_poll(polled);
         if let Poll::Ready(Some(Err(_))) = &polled {
             // The model batches that run are not wanted any more.
             self.failed = true;

@@ -53,14 +53,14 @@ impl Progress {
             let (start, before) = (Instant::now(), counts(&ctx));
             let mut wait = PATIENCE;
             while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                if wait == PATIENCE {
-                    show(&shown, rows);
-                    wait = INTERVAL;
-                }
                 let now = counts(&ctx);
                 let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
                 shown.set_message(format!("{tokens:.0} tokens/s"));
                 shown.set_position(now.rows() - before.rows());
+                if wait == PATIENCE {
+                    show(&shown, rows);
+                    wait = INTERVAL;
+                }
             }
             shown.finish_and_clear();
         };
@@ -87,7 +87,6 @@ fn show(bar: &ProgressBar, rows: Option<u64>) {
         bar.set_length(rows);
     }
     bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-    bar.reset_eta();
 }
 
 /// The rows that the operators of a plan will embed.
