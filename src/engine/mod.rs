@@ -19,7 +19,7 @@ mod query;
 
 pub use counters::Counts;
 pub(crate) use counters::{Counters, ModelUse};
-pub(crate) use model_batch::Slot;
+pub(crate) use model_batch::{Slot, values_of};
 pub(crate) use query::{BATCHES_PER_WORKER, Feed, Query};
 
 use std::collections::HashMap;

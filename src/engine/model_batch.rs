@@ -195,7 +195,7 @@ impl Slot {
     }
 
     /// The vector of a batch that is done.
-    pub(super) fn vector(&self, dimensions: usize) -> Result<&[f32]> {
+    fn vector(&self, dimensions: usize) -> Result<&[f32]> {
         match self.batch.vectors.get() {
             Some(Ok(vectors)) => Ok(&vectors[self.index * dimensions..][..dimensions]),
             Some(Err(error)) => Err(error.clone()),
@@ -208,6 +208,18 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.batch.wanted.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Vectors that are there, `[rows, dimensions]`; a row without a slot is zero.
+pub(crate) fn values_of(slots: &[Option<Slot>], dimensions: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(slots.len() * dimensions);
+    for slot in slots {
+        match slot {
+            Some(slot) => values.extend_from_slice(slot.vector(dimensions)?),
+            None => values.resize(values.len() + dimensions, 0.0),
+        }
+    }
+    Ok(values)
 }
 
 /// Wakes a thread that waits.

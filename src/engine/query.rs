@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::batch::Limits;
 use super::counters::Counters;
-use super::model_batch::{ModelBatch, Slot};
+use super::model_batch::{ModelBatch, Slot, values_of};
 use super::pool::{Lane, Pool};
 use super::{Call, Session};
 use crate::error::{Error, Result};
@@ -305,20 +305,7 @@ impl Feed {
     pub(super) fn wait(&mut self, slots: &[Option<Slot>]) -> Result<Vec<f32>> {
         self.flush();
         slots.iter().flatten().for_each(|slot| slot.batch().wait());
-        self.vectors(slots)
-    }
-
-    /// Vectors that are there, `[rows, dimensions]`; a row without a slot is zero.
-    pub(crate) fn vectors(&self, slots: &[Option<Slot>]) -> Result<Vec<f32>> {
-        let dimensions = self.shared.dimensions;
-        let mut vectors = Vec::with_capacity(slots.len() * dimensions);
-        for slot in slots {
-            match slot {
-                Some(slot) => vectors.extend_from_slice(slot.vector(dimensions)?),
-                None => vectors.resize(vectors.len() + dimensions, 0.0),
-            }
-        }
-        Ok(vectors)
+        values_of(slots, self.shared.dimensions)
     }
 }
 

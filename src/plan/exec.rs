@@ -3,32 +3,27 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::datatypes::{FieldRef, Schema};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Statistics, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::equivalence::ProjectionMapping;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{Partitioning, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
-use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, Metric, MetricValue, MetricsSet, Time,
 };
-use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-    ReplaceChildrenOptions, SendableRecordBatchStream,
+    ReplaceChildrenOptions, SendableRecordBatchStream, apply_expression_roots,
 };
 
 use super::scope::Scope;
@@ -47,12 +42,22 @@ pub(super) struct PlannedCall {
     pub(super) session: Arc<Session>,
 }
 
+impl PlannedCall {
+    /// Length of a vector.
+    pub(super) fn dimensions(&self) -> usize {
+        match self.field.data_type() {
+            DataType::FixedSizeList(_, dimensions) => *dimensions as usize,
+            _ => 0,
+        }
+    }
+}
+
 /// Runs calls of `embed` over its input, in the input's order and partitioning.
 ///
 /// It asks for no repartitioning: the engine's workers are the parallelism, and one partition keeps all of them busy.
 #[derive(Debug, Clone)]
 pub(crate) struct EmbedExec {
-    input: Arc<dyn ExecutionPlan>,
+    pub(super) input: Arc<dyn ExecutionPlan>,
     calls: Vec<PlannedCall>,
     scope: Arc<Scope>,
     properties: Arc<PlanProperties>,
@@ -74,12 +79,12 @@ impl EmbedExec {
     }
 
     /// The same operator, reading its input's partitions in their order.
-    fn joining_partitions(&self) -> Result<Self> {
+    pub(super) fn joining_partitions(&self) -> Result<Self> {
         let properties = properties(&self.input, &self.calls, true)?;
         Ok(Self { properties, joins_partitions: true, ..self.clone() })
     }
 
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
+    pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
         let new = Self::try_new(input, self.calls.clone(), Arc::clone(&self.scope))?;
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
     }
@@ -159,12 +164,7 @@ impl ExecutionPlan for EmbedExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        for call in &self.calls {
-            if f(&call.text)? == TreeNodeRecursion::Stop {
-                return Ok(TreeNodeRecursion::Stop);
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
+        apply_expression_roots(self.calls.iter().map(|call| &call.text), f)
     }
 
     fn replace_children(
@@ -201,11 +201,10 @@ impl ExecutionPlan for EmbedExec {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).push((partition, Arc::clone(&counters)));
         let calls = self.calls.iter().map(|call| StreamCall::new(call.clone(), Arc::clone(&counters))).collect();
         let Some(call) = self.calls.first() else { return internal_err!("EmbedExec has a call") };
-        let shared = self.scope.query(&context, &call.session, most_bytes);
+        let execution = self.scope.execution(&context, &call.session, most_bytes);
         let input = (&self.input, partitions);
-        let scope = (Arc::clone(&self.scope), shared);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, scope, context, baseline)))
+        Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, execution, context, baseline)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -278,112 +277,4 @@ impl ExecutionPlan for EmbedExec {
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
         Ok(FilterPushdownPropagation::if_all(child_pushdown_result))
     }
-}
-
-/// Keeps rows in their order where DataFusion would mix them to make cheap expressions parallel.
-///
-/// Above an [`EmbedExec`] a chain of filters and projections deals no rows out to partitions, and below it none of those of
-/// a scan: the engine's workers are the parallelism. So a file keeps its order, and so does a sort below late columns: of a
-/// sort under computed columns DataFusion forgets that it is the query's. Where the partitions of a chain over a scan come
-/// together again, they are read one after the other.
-#[derive(Debug)]
-pub(super) struct FileOrder;
-
-impl PhysicalOptimizerRule for FileOrder {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        if !plan.exists(|plan| Ok(plan.is::<EmbedExec>()))? {
-            return Ok(plan);
-        }
-        plan.transform_down(dealt_and_collected)?.data.transform_down(come_together).data()
-    }
-
-    fn name(&self) -> &'static str {
-        "embed_file_order"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-/// Takes the dealer out of a chain, and lets a filter between two calls collect few rows.
-fn dealt_and_collected(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let undealt = if has_embed(&plan) { undealt(&plan)? } else { None };
-    let changed = undealt.is_some();
-    let plan = undealt.unwrap_or(plan);
-    if let Some(exec) = plan.downcast_ref::<EmbedExec>()
-        && let Some(filter) = exec.input.downcast_ref::<FilterExec>()
-        && has_embed(filter.input())
-        && filter.batch_size() > BETWEEN_CALLS
-    {
-        let input = Arc::new(filter.with_batch_size(BETWEEN_CALLS)?);
-        return Ok(Transformed::yes(Arc::new(exec.with_input(input)?)));
-    }
-    Ok(Transformed::new(plan, changed, TreeNodeRecursion::Continue))
-}
-
-/// Reads the partitions of a chain over a scan one after the other where they come together. A limit stays where it is.
-fn come_together(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    if let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>()
-        && !coalesce.input().boundedness().is_unbounded()
-        && let Some(chain) = joined(coalesce.input())?
-    {
-        let limited = coalesce.fetch().map(|_| with_input(&plan, Arc::clone(&chain))).transpose()?;
-        return Ok(Transformed::new(limited.unwrap_or(chain), true, TreeNodeRecursion::Jump));
-    }
-    Ok(Transformed::no(plan))
-}
-
-/// Rows that a filter on vectors collects for the next call: a filter gives nothing before it has a whole record batch, and a
-/// LIMIT above should not wait for thousands of vectors.
-const BETWEEN_CALLS: usize = 64;
-
-/// A filter, a projection or an [`EmbedExec`]: a link of a chain.
-fn is_link(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.is::<ProjectionExec>() || plan.is::<FilterExec>() || plan.is::<EmbedExec>()
-}
-
-/// What rows are dealt out by, one after the other.
-fn dealer(plan: &Arc<dyn ExecutionPlan>) -> Option<&RepartitionExec> {
-    let deal = plan.downcast_ref::<RepartitionExec>()?;
-    let one = deal.input().output_partitioning().partition_count() == 1;
-    (one && matches!(deal.partitioning(), Partitioning::RoundRobinBatch(_))).then_some(deal)
-}
-
-/// Whether a chain has an [`EmbedExec`].
-fn has_embed(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.is::<EmbedExec>() || (is_link(plan) || dealer(plan).is_some()) && has_embed(plan.children()[0])
-}
-
-/// Whether a chain ends at a scan.
-fn is_scan_chain(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.children().is_empty() || is_link(plan) && is_scan_chain(plan.children()[0])
-}
-
-fn with_input(plan: &Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    Arc::clone(plan).replace_children(vec![input], options)
-}
-
-/// A chain without the dealer in it; `None` if it has none.
-fn undealt(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if let Some(deal) = dealer(plan) {
-        let input = deal.input();
-        return Ok((has_embed(input) || is_scan_chain(input)).then(|| Arc::clone(input)));
-    }
-    if !is_link(plan) {
-        return Ok(None);
-    }
-    undealt(plan.children()[0])?.map(|input| with_input(plan, input)).transpose()
-}
-
-/// A chain over a scan whose topmost [`EmbedExec`] reads its partitions in order; `None` if it is no such chain.
-fn joined(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if let Some(exec) = plan.downcast_ref::<EmbedExec>() {
-        return Ok(if is_scan_chain(&exec.input) { Some(Arc::new(exec.joining_partitions()?)) } else { None });
-    }
-    if !is_link(plan) {
-        return Ok(None);
-    }
-    joined(plan.children()[0])?.map(|input| with_input(plan, input)).transpose()
 }

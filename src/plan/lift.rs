@@ -17,16 +17,15 @@
 //! | window | passes late columns on; what its functions need runs below |
 //! | anything else | gets its inputs complete |
 //!
-//! Recursive queries, correlated subqueries, UPDATE and DELETE, conditions of outer joins beside their keys, lambda bodies and
-//! texts with volatile parts keep plain calls. A row that
-//! a join or a cross join repeats carries the same text, which the query's memo embeds once. An expression that is late
-//! above a sort makes the sort carry its texts in place of its vectors.
+//! Recursive queries, correlated subqueries, UPDATE and DELETE, conditions of outer joins beside their keys, lambda bodies
+//! and texts with volatile parts keep plain calls. A row that a join or a cross join repeats carries the same text, which the
+//! query's memo embeds once. An expression that is late above a sort makes the sort carry its texts in place of its vectors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, TableReference};
+use datafusion::common::{Column, DFSchema, JoinType};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, Alias};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
@@ -49,6 +48,9 @@ const PREFIX: &str = "__embed_";
 /// Gives the same rows, names, qualifiers and types. Where it would not, and where there is nothing to lift, the plan stays
 /// as it is; lifting a lifted plan changes nothing.
 pub(super) fn lift(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    if !plan_has_call(plan) {
+        return Ok(plan.clone());
+    }
     let first_name = names_used(plan);
     let mut lifter = Lifter { scope: Arc::default(), names: first_name, waits: false };
     let lifted = match lifter.root(plan.clone()) {
@@ -167,11 +169,20 @@ impl Lifter {
         if lifted.late.is_empty() && same_columns(lifted.plan.schema(), schema) {
             return Ok(lifted.plan);
         }
-        let columns = schema.iter().map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field)))).collect();
-        let exprs = self.compute(&mut lifted, columns)?;
-        let named =
-            exprs.into_iter().zip(schema.iter()).map(|(expr, (qualifier, field))| named(expr, qualifier, field.name()));
+        let exprs = self.compute(&mut lifted, columns_of(schema))?;
+        let named = exprs.into_iter().zip(schema.iter()).map(|(expr, field)| named(expr, &Column::from(field)));
         project(named.collect(), lifted.plan)
+    }
+
+    /// [`Self::compute`] for one expression.
+    fn compute_one(&mut self, lifted: &mut Lifted, expr: Expr) -> Result<Expr> {
+        Ok(self.compute(lifted, vec![expr])?.remove(0))
+    }
+
+    /// [`Self::compute`] for the expression of a column, which keeps its name.
+    fn compute_named(&mut self, lifted: &mut Lifted, expr: Expr, column: &Column) -> Result<Expr> {
+        let computed = self.compute_one(lifted, expr.clone())?;
+        Ok(if computed == expr { expr } else { named(computed, column) })
     }
 
     /// Writes expressions over the columns of the plan, running the calls in them: the plan gets Embed nodes on top.
@@ -244,11 +255,7 @@ impl Lifter {
         }
         let (columns, exprs): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
         let exprs = self.compute(&mut lifted, exprs)?;
-        let mut exprs: Vec<_> = exprs
-            .into_iter()
-            .zip(&columns)
-            .map(|(expr, column)| named(expr, column.relation.as_ref(), &column.name))
-            .collect();
+        let mut exprs: Vec<_> = exprs.into_iter().zip(&columns).map(|(expr, column)| named(expr, column)).collect();
         // Columns that late expressions need: those that the projection has, and others under new names.
         let mut carried: HashMap<Column, Column> = HashMap::new();
         let mut carry = |this: &mut Self, expr: Expr| {
@@ -275,12 +282,7 @@ impl Lifter {
         let pending = waiting.map(|expr| carry(self, lifted.resolve(expr)?)).collect::<Result<_>>()?;
         // Calls that ran already may have left a late expression without one: it is computed here after all.
         let (late, done): (Vec<_>, Vec<_>) = late_above.into_iter().partition(|(_, expr)| has_call(expr));
-        let mut plan = project(exprs, lifted.plan)?;
-        if !done.is_empty() {
-            let mut exprs: Vec<_> = columns_of(plan.schema());
-            exprs.extend(done.into_iter().map(|(column, expr)| named(expr, column.relation.as_ref(), &column.name)));
-            plan = project(exprs, plan)?;
-        }
+        let plan = with_columns(project(exprs, lifted.plan)?, done)?;
         Ok(Lifted { plan, late, ready: Vec::new(), pending })
     }
 
@@ -303,7 +305,7 @@ impl Lifter {
             if has_call(&condition) {
                 lifted.plan = filtered(std::mem::take(&mut waiting), std::mem::take(&mut lifted.plan))?;
             }
-            waiting.extend(self.compute(lifted, vec![condition])?);
+            waiting.push(self.compute_one(lifted, condition)?);
         }
         lifted.plan = filtered(waiting, std::mem::take(&mut lifted.plan))?;
         Ok(())
@@ -312,26 +314,21 @@ impl Lifter {
     fn sort(&mut self, sort: Sort) -> Result<Lifted> {
         let Sort { mut expr, input, fetch } = sort;
         let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
-        let mut keys = Vec::new();
+        let (mut keys, mut ready) = (Vec::new(), Vec::new());
         for key in &mut expr {
-            let resolved = lifted.resolve(key.expr.clone())?;
-            if has_call(&resolved) {
-                let computed = self.compute(&mut lifted, vec![resolved.clone()])?.remove(0);
-                let name = self.name();
-                key.expr = Expr::Column(Column::new_unqualified(&name));
-                keys.push((resolved, computed, name));
-            } else {
-                key.expr = resolved;
+            key.expr = lifted.resolve(key.expr.clone())?;
+            if has_call(&key.expr) {
+                let computed = self.compute_one(&mut lifted, key.expr.clone())?;
+                let column = Column::new_unqualified(self.name());
+                let resolved = std::mem::replace(&mut key.expr, Expr::Column(column.clone()));
+                keys.push((column.clone(), computed));
+                ready.push((resolved, column));
             }
         }
-        if !keys.is_empty() {
-            let mut exprs = columns_of(lifted.plan.schema());
-            exprs.extend(keys.iter().map(|(_, computed, name)| computed.clone().alias(name)));
-            lifted.plan = project(exprs, lifted.plan)?;
-            // Ahead of their calls, because the larger expression is to be found first.
-            let ready = keys.into_iter().map(|(key, _, name)| (key, Column::new_unqualified(name)));
-            lifted.ready = ready.chain(lifted.ready).collect();
-        }
+        lifted.plan = with_columns(lifted.plan, keys)?;
+        // Ahead of their calls: the larger expression is to be found first.
+        ready.append(&mut lifted.ready);
+        lifted.ready = ready;
         lifted.plan = LogicalPlan::Sort(Sort { expr, input: Arc::new(lifted.plan), fetch });
         Ok(lifted)
     }
@@ -368,7 +365,7 @@ impl Lifter {
         let mut right = self.lift_under(right_waits, Arc::unwrap_or_clone(join.right))?;
         let mut on = Vec::with_capacity(join.on.len());
         for (l, r) in join.on {
-            on.push((self.compute(&mut left, vec![l])?.remove(0), self.compute(&mut right, vec![r])?.remove(0)));
+            on.push((self.compute_one(&mut left, l)?, self.compute_one(&mut right, r)?));
         }
         let (mut filter, mut pending) = (None, Vec::new());
         if let Some(condition) = join.filter {
@@ -383,8 +380,8 @@ impl Lifter {
                 Some(condition)
             } else {
                 // A call of the condition belongs to the side that has its text.
-                let condition = self.compute(&mut left, vec![condition])?.remove(0);
-                Some(self.compute(&mut right, vec![condition])?.remove(0))
+                let condition = self.compute_one(&mut left, condition)?;
+                Some(self.compute_one(&mut right, condition)?)
             };
         }
         pending.append(&mut left.pending);
@@ -433,15 +430,9 @@ impl Lifter {
         lifted.ready.retain(|(expr, _)| is_strict(expr));
         let (strict, settled) = std::mem::take(&mut lifted.late).into_iter().partition(|(_, expr)| is_strict(expr));
         lifted.late = strict;
-        let (columns, exprs): (Vec<Column>, Vec<Expr>) = settled.into_iter().unzip();
-        if columns.is_empty() {
-            return Ok(());
-        }
-        let computed = self.compute(lifted, exprs)?;
-        let mut exprs = columns_of(lifted.plan.schema());
-        let computed = computed.into_iter().zip(&columns);
-        exprs.extend(computed.map(|(expr, column)| named(expr, column.relation.as_ref(), &column.name)));
-        lifted.plan = project(exprs, std::mem::take(&mut lifted.plan))?;
+        let (columns, exprs): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
+        let computed = columns.into_iter().zip(self.compute(lifted, exprs)?).collect();
+        lifted.plan = with_columns(std::mem::take(&mut lifted.plan), computed)?;
         Ok(())
     }
 
@@ -478,9 +469,7 @@ impl Lifter {
         for (number, (mut input, schema)) in inputs.into_iter().zip(&schemas).enumerate() {
             let columns = kept.iter().map(|&position| column_of(schema, position)).collect::<Vec<_>>();
             let exprs = self.compute(&mut input, columns.iter().cloned().map(Expr::Column).collect())?;
-            let exprs =
-                exprs.into_iter().zip(&columns).map(|(e, column)| named(e, column.relation.as_ref(), &column.name));
-            let mut exprs: Vec<_> = exprs.collect();
+            let mut exprs: Vec<_> = exprs.into_iter().zip(&columns).map(|(expr, column)| named(expr, column)).collect();
             texts.values().for_each(|texts| exprs.extend(texts[number].iter().cloned()));
             projected.push((exprs, input.plan));
         }
@@ -495,24 +484,23 @@ impl Lifter {
         let Aggregate { input, group_expr, aggr_expr, schema, .. } = aggregate;
         let groups = schema.fields().len() - aggr_expr.len();
         let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
-        let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
         let mut group_exprs = Vec::with_capacity(group_expr.len());
         for (position, group) in group_expr.into_iter().enumerate() {
-            let computed = self.compute(&mut lifted, vec![group.clone()])?.remove(0);
-            let (qualifier, field) = schema.qualified_field(position);
-            let keeps_its_name = computed == group || is_set(&group);
-            group_exprs.push(if keeps_its_name { computed } else { named(computed, qualifier, field.name()) });
+            group_exprs.push(match group {
+                // Its columns are named by what is in it.
+                Expr::GroupingSet(_) => self.compute_one(&mut lifted, group)?,
+                _ => self.compute_named(&mut lifted, group, &Column::from(schema.qualified_field(position)))?,
+            });
         }
         let (mut aggregates, mut late) = (Vec::with_capacity(aggr_expr.len()), Vec::new());
         for (position, expr) in aggr_expr.into_iter().enumerate() {
-            let (qualifier, field) = schema.qualified_field(groups + position);
+            let column = Column::from(schema.qualified_field(groups + position));
             if let Some((picked, call)) = self.pick_text(&lifted, &expr)? {
-                late.push((Column::from((qualifier, field)), call));
+                late.push((column, call));
                 aggregates.push(picked);
-                continue;
+            } else {
+                aggregates.push(self.compute_named(&mut lifted, expr, &column)?);
             }
-            let computed = self.compute(&mut lifted, vec![expr.clone()])?.remove(0);
-            aggregates.push(if computed == expr { expr } else { named(computed, qualifier, field.name()) });
         }
         let plan = Aggregate::try_new(Arc::new(lifted.plan), group_exprs, aggregates)?;
         Ok(Lifted { plan: LogicalPlan::Aggregate(plan), late, ready: Vec::new(), pending: Vec::new() })
@@ -552,9 +540,11 @@ impl Lifter {
         let mut lifted = self.lift_under(false, Arc::unwrap_or_clone(input))?;
         let mut exprs = Vec::with_capacity(window_expr.len());
         for (position, expr) in window_expr.into_iter().enumerate() {
-            let computed = self.compute(&mut lifted, vec![expr.clone()])?.remove(0);
-            let (qualifier, field) = schema.qualified_field(inputs + position);
-            exprs.push(if computed == expr { expr } else { named(computed, qualifier, field.name()) });
+            exprs.push(self.compute_named(
+                &mut lifted,
+                expr,
+                &Column::from(schema.qualified_field(inputs + position)),
+            )?);
         }
         lifted.plan = LogicalPlan::Window(Window::try_new(exprs, Arc::new(lifted.plan))?);
         Ok(lifted)
@@ -567,12 +557,12 @@ fn is_late(expr: &Expr) -> bool {
 }
 
 /// An expression under the name and qualifier of a column.
-fn named(expr: Expr, qualifier: Option<&TableReference>, name: &str) -> Expr {
-    let (own_qualifier, own_name) = expr.qualified_name();
-    if own_qualifier.as_ref() == qualifier && own_name == name {
+fn named(expr: Expr, column: &Column) -> Expr {
+    let (qualifier, name) = expr.qualified_name();
+    if qualifier == column.relation && name == column.name {
         return expr;
     }
-    expr.unalias().alias_qualified(qualifier.cloned(), name)
+    expr.unalias().alias_qualified(column.relation.clone(), &column.name)
 }
 
 fn columns_of(schema: &DFSchema) -> Vec<Expr> {
@@ -581,6 +571,16 @@ fn columns_of(schema: &DFSchema) -> Vec<Expr> {
 
 fn project(exprs: Vec<Expr>, plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?))
+}
+
+/// A plan with more columns, behind its own.
+fn with_columns(plan: LogicalPlan, columns: Vec<(Column, Expr)>) -> Result<LogicalPlan> {
+    if columns.is_empty() {
+        return Ok(plan);
+    }
+    let mut exprs = columns_of(plan.schema());
+    exprs.extend(columns.into_iter().map(|(column, expr)| named(expr, &column)));
+    project(exprs, plan)
 }
 
 fn filtered(conditions: Vec<Expr>, plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -593,15 +593,12 @@ fn filtered(conditions: Vec<Expr>, plan: LogicalPlan) -> Result<LogicalPlan> {
 /// A scan without the filters that have a call: a source might evaluate them on every row. One that a source promised to
 /// apply exactly stays, because no other filter does.
 fn without_calls(mut scan: TableScan) -> Result<TableScan> {
-    let with_call: Vec<Expr> = scan.filters.iter().filter(|filter| has_call(filter)).cloned().collect();
-    let support = scan.source.supports_filters_pushdown(&with_call.iter().collect::<Vec<_>>())?;
-    let exact: HashSet<Expr> = with_call
-        .into_iter()
-        .zip(support)
-        .filter(|(_, support)| *support == TableProviderFilterPushDown::Exact)
-        .map(|(filter, _)| filter)
-        .collect();
-    scan.filters.retain(|filter| !has_call(filter) || exact.contains(filter));
+    let support = scan.source.supports_filters_pushdown(&scan.filters.iter().collect::<Vec<_>>())?;
+    let filters = std::mem::take(&mut scan.filters).into_iter().zip(support);
+    let stays = |(filter, support): (Expr, _)| {
+        (!has_call(&filter) || support == TableProviderFilterPushDown::Exact).then_some(filter)
+    };
+    scan.filters = filters.filter_map(stays).collect();
     Ok(scan)
 }
 

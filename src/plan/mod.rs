@@ -6,7 +6,8 @@
 //! | `calls.rs` | how a call is found in an expression and taken out of it |
 //! | `node.rs` | the logical node: its input, and one column per call |
 //! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
-//! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics, the order of a file |
+//! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
+//! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `scope.rs` | what the operators of one execution share |
 //!
@@ -16,6 +17,7 @@
 
 mod calls;
 mod exec;
+mod file_order;
 mod lift;
 mod node;
 mod planner;

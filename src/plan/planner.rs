@@ -15,7 +15,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use super::calls;
-use super::exec::{EmbedExec, FileOrder, PlannedCall};
+use super::exec::{EmbedExec, PlannedCall};
+use super::file_order::FileOrder;
 use super::lift::lift;
 use super::node::EmbedNode;
 
@@ -86,9 +87,6 @@ struct EmbedQueryPlanner;
 impl QueryPlanner for EmbedQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
-        if !calls::plan_has_call(plan) {
-            return planner.create_physical_plan(plan, session).await;
-        }
         planner.create_physical_plan(&lift(plan)?, session).await
     }
 }
@@ -99,14 +97,14 @@ pub(crate) fn install(state: &mut SessionState) {
         LazyLock::new(|| Arc::clone(SessionStateBuilder::new().build().query_planner()));
     let kind = |planner: &Arc<dyn QueryPlanner + Send + Sync>| (planner.as_ref() as &dyn Any).type_id();
     let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
+    let mut builder = SessionStateBuilder::new_from_existing(state.clone());
     if kind(state.query_planner()) == kind(&DEFAULT) {
-        let builder = SessionStateBuilder::new_from_existing(state.clone());
-        *state = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).build();
+        builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner));
     }
     if !state.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
-        let builder = SessionStateBuilder::new_from_existing(state.clone());
-        *state = builder.with_physical_optimizer_rule(Arc::new(FileOrder)).build();
+        builder = builder.with_physical_optimizer_rule(Arc::new(FileOrder));
     }
+    *state = builder.build();
     // A builder turns it off, because the state has its catalog; the setting is the host's.
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
 }

@@ -13,43 +13,38 @@ use crate::engine::{Query, Session};
 /// They are dropped with the plan and its last stream too, so that nothing outlives a query that is run once.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
-    current: Mutex<Option<Execution>>,
+    current: Mutex<Option<Arc<Execution>>>,
 }
 
+/// One execution of a plan: its query, and the memory that the query's remembered vectors take from the session's pool.
 #[derive(Debug)]
-struct Execution {
+pub(crate) struct Execution {
     context: Weak<TaskContext>,
-    shared: Arc<Shared>,
-}
-
-/// A query, and the memory that its remembered vectors take from the session's pool.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// The query.
     pub(crate) query: Arc<Query>,
     reservation: Mutex<MemoryReservation>,
 }
 
 impl Scope {
-    /// The query that runs in this context.
-    pub(crate) fn query(&self, context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Shared> {
+    /// The execution that runs in this context.
+    pub(crate) fn execution(&self, context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Execution> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(execution) = &*current
-            && execution.context.as_ptr() == Arc::as_ptr(context)
-        {
-            return Arc::clone(&execution.shared);
+        match &*current {
+            Some(execution) if execution.context.as_ptr() == Arc::as_ptr(context) => Arc::clone(execution),
+            _ => {
+                let consumer = MemoryConsumer::new("vectors of equal texts (embed.memory)");
+                let execution = Arc::new(Execution {
+                    context: Arc::downgrade(context),
+                    query: Query::start(session, most_bytes),
+                    reservation: Mutex::new(consumer.register(context.memory_pool())),
+                });
+                *current = Some(Arc::clone(&execution));
+                execution
+            }
         }
-        let consumer = MemoryConsumer::new("vectors of equal texts (embed.memory)");
-        let shared = Arc::new(Shared {
-            query: Query::start(session, most_bytes),
-            reservation: Mutex::new(consumer.register(context.memory_pool())),
-        });
-        *current = Some(Execution { context: Arc::downgrade(context), shared: Arc::clone(&shared) });
-        shared
     }
 }
 
-impl Shared {
+impl Execution {
     /// Takes what is remembered from the pool. Where the pool has no more, less is remembered: equal texts may then go
     /// through the model again, and the query runs on.
     pub(crate) fn reserve(&self) {

@@ -23,8 +23,8 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use super::exec::PlannedCall;
-use super::scope::{Scope, Shared};
-use crate::engine::{BATCHES_PER_WORKER, Counters, Feed, Slot};
+use super::scope::Execution;
+use crate::engine::{BATCHES_PER_WORKER, Counters, Feed, Slot, values_of};
 use crate::functions::{TextColumn, vectors};
 
 /// Most rows that wait for their vectors. Equal texts fill no model batch, so the engine alone would never say stop.
@@ -44,12 +44,12 @@ impl StreamCall {
         Self { planned, counters, feed: None }
     }
 
-    fn push(&mut self, text: &str, shared: &Shared) -> Result<Slot> {
+    fn push(&mut self, text: &str, execution: &Execution) -> Result<Slot> {
         let feed = match &mut self.feed {
             Some(feed) => feed,
             None => {
                 let PlannedCall { session, call, .. } = &self.planned;
-                self.feed.insert(shared.query.feed(session, call, Arc::clone(&self.counters))?)
+                self.feed.insert(execution.query.feed(session, call, Arc::clone(&self.counters))?)
             }
         };
         Ok(feed.push(text)?)
@@ -64,14 +64,9 @@ impl StreamCall {
 
     /// The vector column of some rows.
     fn vectors(&self, slots: &[Option<Slot>]) -> Result<ArrayRef> {
-        let data_type = self.planned.field.data_type();
         let nulls = slots.iter().map(Option::is_some).collect::<Vec<_>>().into();
-        let values = match (&self.feed, data_type) {
-            (Some(feed), _) => feed.vectors(slots)?,
-            (None, DataType::FixedSizeList(_, dimensions)) => vec![0.0; slots.len() * *dimensions as usize],
-            (None, _) => Vec::new(),
-        };
-        Ok(Arc::new(vectors(values, nulls, data_type)?))
+        let values = values_of(slots, self.planned.dimensions())?;
+        Ok(Arc::new(vectors(values, nulls, self.planned.field.data_type())?))
     }
 }
 
@@ -121,9 +116,7 @@ pub(super) struct EmbedStream {
     /// A record batch that found no memory as long as others wait.
     held: Option<RecordBatch>,
     reservation: MemoryReservation,
-    shared: Arc<Shared>,
-    /// Keeps what the plan's streams share.
-    _scope: Arc<Scope>,
+    execution: Arc<Execution>,
     /// Model batches that had come back when rows left last.
     given_at: usize,
     /// When this stream began to wait for vectors.
@@ -137,7 +130,7 @@ impl EmbedStream {
         (plan, partitions): (&Arc<dyn ExecutionPlan>, Vec<usize>),
         schema: SchemaRef,
         calls: Vec<StreamCall>,
-        (scope, shared): (Arc<Scope>, Arc<Shared>),
+        execution: Arc<Execution>,
         context: Arc<TaskContext>,
         baseline: BaselineMetrics,
     ) -> Self {
@@ -154,8 +147,7 @@ impl EmbedStream {
             waiting_rows: 0,
             held: None,
             reservation,
-            shared,
-            _scope: scope,
+            execution,
             given_at: 0,
             waits_since: None,
             failed: false,
@@ -203,7 +195,7 @@ impl EmbedStream {
                     if text.is_none() {
                         call.null();
                     }
-                    slots.push(text.map(|text| call.push(text, &self.shared)).transpose()?);
+                    slots.push(text.map(|text| call.push(text, &self.execution)).transpose()?);
                 }
                 rows.fed += 1;
                 continue;
@@ -260,12 +252,7 @@ impl EmbedStream {
     /// Takes a record batch in, or holds it until there is memory for it.
     fn accept(&mut self, batch: RecordBatch) -> Result<bool> {
         let rows = batch.num_rows();
-        let width = |call: &StreamCall| match call.planned.field.data_type() {
-            DataType::FixedSizeList(_, dimensions) => {
-                *dimensions as usize * size_of::<f32>() + size_of::<Option<Slot>>()
-            }
-            _ => 0,
-        };
+        let width = |call: &StreamCall| call.planned.dimensions() * size_of::<f32>() + size_of::<Option<Slot>>();
         let bytes = memory_of(&batch) + rows * self.calls.iter().map(width).sum::<usize>();
         if let Err(error) = self.reservation.try_grow(bytes) {
             if self.waiting.is_empty() {
@@ -287,14 +274,14 @@ impl EmbedStream {
 
     /// The next rows, if they should leave now.
     fn give(&mut self) -> Result<Option<RecordBatch>> {
-        let finished = self.finished();
+        let (finished, can_give) = (self.finished(), self.can_give());
         let Some(rows) = self.waiting.front_mut() else { return Ok(None) };
         while rows.ready < rows.fed && rows.is_ready(rows.ready) {
             rows.ready += 1;
         }
         let (first, count, total) = (rows.given, rows.ready - rows.given, rows.batch.num_rows());
         let all = rows.ready == total;
-        if !all && (count == 0 || finished < self.given_at + BATCHES_PER_WORKER) {
+        if !all && !can_give {
             return Ok(None);
         }
         self.given_at = finished;
@@ -311,7 +298,7 @@ impl EmbedStream {
             self.waiting_rows -= total;
             self.reservation.shrink(done.bytes);
         }
-        self.shared.reserve();
+        self.execution.reserve();
         Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
     }
 }

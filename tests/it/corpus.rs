@@ -16,6 +16,8 @@ use datafusion_embed::register;
 use serde_json::Value;
 use sqllogictest::{DefaultColumnType, Record, parse_file};
 
+use crate::support::rows_as_text;
+
 /// How the names of the files begin that are run.
 const TOPICS: &[&str] = &[
     "aggregate",
@@ -97,9 +99,7 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
             _ => text,
         }
     };
-    let row =
-        |batch: &RecordBatch, row| batch.columns().iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|");
-    let mut rows: Vec<_> = batches.iter().flat_map(|b| (0..b.num_rows()).map(move |r| row(b, r))).collect();
+    let mut rows = rows_as_text(batches, cell);
     rows.sort();
     rows
 }

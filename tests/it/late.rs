@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::datasource::MemTable;
-use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionConfig, SessionContext};
-use datafusion_embed::{EmbedOptions, register_with};
+use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
 
-use crate::support::{count, run};
+use crate::support::{embedded, run, tiny_session};
 
 const ROWS: i64 = 20_000;
 
@@ -110,27 +109,15 @@ fn made_up() -> String {
     )
 }
 
-fn tiny(target_partitions: usize, batch_size: usize) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(target_partitions).with_batch_size(batch_size);
-    let ctx = SessionContext::new_with_config(config);
-    let model = "tests/fixtures/tiny-bert".to_owned();
-    register_with(&ctx, EmbedOptions { model, ..EmbedOptions::default() }).expect("registered");
-    ctx
-}
-
-async fn embedded(ctx: &SessionContext) -> i64 {
-    count(ctx, "SELECT coalesce(sum(rows_embedded), 0) FROM embed_models()").await
-}
-
 async fn holds_in(format: &str) {
     let directory = tempfile::tempdir().expect("temporary directory");
     if format != "memory" {
         let file = directory.path().join(format!("docs.{format}")).display().to_string();
-        run(&tiny(1, 8192), &format!("COPY ({}) TO '{file}'", made_up())).await;
+        run(&tiny_session(1, 8192), &format!("COPY ({}) TO '{file}'", made_up())).await;
     }
     for (target_partitions, batch_size) in [(1, 8192), (2, 8192), (8, 8192), (1, 100), (2, 100), (8, 100)] {
         for (query, expected) in EXACT {
-            let ctx = tiny(target_partitions, batch_size);
+            let ctx = tiny_session(target_partitions, batch_size);
             tables(&ctx, format, directory.path()).await;
             run(&ctx, query).await;
             let found = embedded(&ctx).await;
@@ -148,7 +135,7 @@ async fn holds_in(format: &str) {
                 2 * (bound + 64),
             ),
         ] {
-            let ctx = tiny(target_partitions, batch_size);
+            let ctx = tiny_session(target_partitions, batch_size);
             tables(&ctx, format, directory.path()).await;
             run(&ctx, query).await;
             let found = embedded(&ctx).await;

@@ -6,16 +6,44 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion_embed::EmbedOptions;
 
 /// A new session with `embed`, SELECT from file names, and SHOW.
 pub(crate) fn session(target_partitions: usize, batch_size: usize) -> SessionContext {
-    let config = SessionConfig::new()
-        .with_information_schema(true)
-        .with_target_partitions(target_partitions)
-        .with_batch_size(batch_size);
+    let config = layout(target_partitions, batch_size).with_information_schema(true);
     let ctx = SessionContext::new_with_config(config).enable_url_table();
     datafusion_embed::register(&ctx).expect("register");
     ctx
+}
+
+/// A configuration for a layout.
+pub(crate) fn layout(target_partitions: usize, batch_size: usize) -> SessionConfig {
+    SessionConfig::new().with_target_partitions(target_partitions).with_batch_size(batch_size)
+}
+
+/// A new session with `embed` on a model so small that thousands of texts take a moment.
+pub(crate) fn tiny_session(target_partitions: usize, batch_size: usize) -> SessionContext {
+    let ctx = SessionContext::new_with_config(layout(target_partitions, batch_size));
+    datafusion_embed::register_with(&ctx, tiny_options()).expect("registered");
+    ctx
+}
+
+/// The settings of [`tiny_session`].
+pub(crate) fn tiny_options() -> EmbedOptions {
+    EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() }
+}
+
+/// Texts that went through a model of this session.
+pub(crate) async fn embedded(ctx: &SessionContext) -> i64 {
+    count(ctx, "SELECT coalesce(sum(rows_embedded), 0) FROM embed_models()").await
+}
+
+/// Rows as text, cell by cell.
+pub(crate) fn rows_as_text(batches: &[RecordBatch], cell: impl Fn(&dyn Array, usize) -> String) -> Vec<String> {
+    let row = |batch: &RecordBatch, row: usize| {
+        batch.columns().iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|")
+    };
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|r| row(batch, r)).collect::<Vec<_>>()).collect()
 }
 
 /// Runs a statement and gives its rows.

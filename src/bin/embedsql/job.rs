@@ -66,9 +66,10 @@ impl Job {
         Ok(())
     }
 
-    /// What shows how far the running statement is.
-    pub(crate) fn shows(&self, progress: Option<Progress>) {
+    /// Shows how far the running statement is until the result is dropped, however the statement ends.
+    pub(crate) fn shows(&self, progress: Option<Progress>) -> Shown<'_> {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        Shown(&self.progress)
     }
 
     /// Remembers the staging files of the statement that now begins.
@@ -81,6 +82,15 @@ impl Job {
         if let Some(staging) = &*self.staging.lock().unwrap_or_else(PoisonError::into_inner) {
             staging.clean_up();
         }
+    }
+}
+
+/// See [`Job::shows`].
+pub(crate) struct Shown<'a>(&'a Mutex<Option<Progress>>);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

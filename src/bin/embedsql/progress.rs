@@ -40,9 +40,12 @@ impl Drop for Progress {
 impl Progress {
     /// Watches the calls of embed in a plan that now begins to run; `None` where there are none or nobody would see it.
     pub(crate) fn watch(ctx: &SessionContext, plan: &Arc<dyn ExecutionPlan>, quiet: bool) -> Option<Self> {
+        if quiet || !io::stderr().is_terminal() {
+            return None;
+        }
         let mut total = Total::default();
         total.add(plan);
-        if quiet || total.operators == 0 || !io::stderr().is_terminal() {
+        if total.operators == 0 {
             return None;
         }
         let bar = ProgressBar::hidden();

@@ -128,9 +128,9 @@ async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let schema = frame.schema().inner().clone();
     let context = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await?;
-    job.shows(Progress::watch(&job.ctx, &plan, job.quiet));
+    let shown = job.shows(Progress::watch(&job.ctx, &plan, job.quiet));
     let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
-    job.shows(None);
+    drop(shown);
     let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;
     if truncated > 0 && !job.quiet {
         let texts = if truncated == 1 { "text was" } else { "texts were" };
