@@ -55,7 +55,7 @@ impl Stages {
 
     /// model batch -> vectors, `[texts, dim]`.
     pub fn encode(&mut self, batch: &FlatBatch) -> Result<Vec<f32>> {
-        self.model.encode(&batch.ids, &batch.starts, self.model.description.dim, &mut self.room, &|| true)
+        self.model.encode(&batch.ids, &batch.starts, 0, self.model.description.dim, &mut self.room, &|| true)
     }
 }
 

@@ -84,7 +84,7 @@ impl Call {
 
     /// Truncation length: the model's, or `embed.max_tokens` where the model has that many positions.
     fn max_tokens(&self, description: &Description) -> Result<usize> {
-        let positions = description.bert.max_position_embeddings;
+        let positions = description.architecture.places;
         match self.options.max_tokens {
             0 => Ok(description.max_tokens),
             wanted if wanted <= positions => Ok(wanted),

@@ -111,13 +111,8 @@ impl ModelBatch {
         let job = Job { model_batch: Arc::clone(self), shared: Arc::clone(shared) };
         Pool::global().submit(shared.lane(), move |room| {
             let start = Instant::now();
-            let (model, dimensions) = job.shared.model();
             let go_on = || job.shared.go_on() && job.model_batch.is_wanted();
-            let vectors = if go_on() {
-                model.encode(&batch.ids, &batch.starts, dimensions, room, &go_on)
-            } else {
-                Err(Error::Cancelled)
-            };
+            let vectors = if go_on() { job.shared.encode(&batch, room, &go_on) } else { Err(Error::Cancelled) };
             if vectors.is_ok() {
                 job.shared.count(|counters| counters.batch(&batch, start.elapsed()));
             }

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::batch::Limits;
+use super::batch::{Batch, Limits};
 use super::counters::Counters;
 use super::model_batch::{ModelBatch, Slot, values_of};
 use super::pool::{Lane, Pool};
 use super::{Call, Session};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, Room};
 
 /// Model batches that a query may have in the pool, per worker: one runs, one waits for its turn.
 pub(crate) const BATCHES_PER_WORKER: usize = 2;
@@ -85,6 +85,7 @@ impl Query {
             most_in_flight: BATCHES_PER_WORKER * call.concurrency.clamp(1, Pool::global().most_workers()),
             truncate: call.options.truncate,
             prompt: description.prompt(call.role).to_owned(),
+            unpooled: model.unpooled(call.role, max_tokens)?,
             max_tokens,
             dimensions,
             counters: [session.registry.counters(&model.description, call.place()), counters],
@@ -145,6 +146,8 @@ pub(super) struct Shared {
     limits: Limits,
     most_in_flight: usize,
     prompt: String,
+    /// Tokens of the prompt, where the model does not pool them.
+    unpooled: usize,
     max_tokens: usize,
     truncate: bool,
     dimensions: usize,
@@ -157,8 +160,9 @@ impl Shared {
         self.limits
     }
 
-    pub(super) fn model(&self) -> (&Model, usize) {
-        (&self.model, self.dimensions)
+    /// One forward pass, `[texts, dimensions]`.
+    pub(super) fn encode(&self, batch: &Batch, room: &mut Room, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        self.model.encode(&batch.ids, &batch.starts, self.unpooled, self.dimensions, room, go_on)
     }
 
     pub(super) fn lane(&self) -> &Arc<Lane> {

@@ -28,6 +28,8 @@ use super::tile::{self, Bf16Pair, Factors, Int8Quad, Operand, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
+/// Gates per panel of a gated matrix: the other half are the outputs that they let through.
+const HALF: usize = PANEL / 2;
 /// Rows per tile: 6 x 4 sums, 4 weights and one input fill 29 of the 32 AVX-512 registers.
 const TILE_ROWS: usize = 6;
 
@@ -51,6 +53,8 @@ pub(crate) struct PackedMatrix {
     inputs: usize,
     /// Width of an output row, `n`.
     outputs: usize,
+    /// Whether every output is a product of two sums.
+    gated: bool,
     panels: Panels,
     columns: Columns,
     /// int8: what the input columns are multiplied with, `[inputs]`.
@@ -88,6 +92,8 @@ pub(crate) enum Epilogue<'a> {
     Activate(Activation),
     /// `sum + bias + residual`, the residual shaped like the output.
     Add(&'a [f32]),
+    /// `activation(gate) * (sum + bias)`, of a matrix that is gated.
+    Gate(Activation),
 }
 
 impl PackedMatrix {
@@ -128,7 +134,39 @@ impl PackedMatrix {
         for column in [&mut columns.bias, &mut columns.scales, &mut columns.totals] {
             column.resize(outputs.next_multiple_of(PANEL), 0.0);
         }
-        Self { path, arithmetic, inputs, outputs, panels, columns, factors }
+        Self { path, arithmetic, inputs, outputs, gated: false, panels, columns, factors }
+    }
+
+    /// Packs two weight matrices, one under the other, `[2 * outputs, inputs]`, for [`Epilogue::Gate`]: the first gives the
+    /// gates of what the second gives. A panel has both, so that they meet in a tile.
+    pub(crate) fn pack_gated(
+        path: Path,
+        arithmetic: Arithmetic,
+        weight: &[f32],
+        bias: &[f32],
+        ranges: Option<&[f32]>,
+    ) -> Self {
+        let (outputs, inputs) = (bias.len() / 2, weight.len() / bias.len());
+        let (mut woven, mut woven_bias) = (Vec::new(), Vec::new());
+        for first in (0..outputs).step_by(HALF) {
+            for start in [first, outputs + first] {
+                let rows = start..start + HALF.min(outputs - first);
+                woven.extend_from_slice(&weight[rows.start * inputs..rows.end * inputs]);
+                woven_bias.extend_from_slice(&bias[rows]);
+                woven_bias.resize(woven_bias.len().next_multiple_of(HALF), 0.0);
+                woven.resize(woven_bias.len() * inputs, 0.0);
+            }
+        }
+        Self { outputs, gated: true, ..Self::pack(path, arithmetic, &woven, &woven_bias, ranges) }
+    }
+
+    /// Bytes of the packed weights.
+    pub(crate) fn size(&self) -> usize {
+        match &self.panels {
+            Panels::F32(panels) => size_of_val(panels.as_slice()),
+            Panels::Bf16(panels) => size_of_val(panels.as_slice()),
+            Panels::Int8(panels) => size_of_val(panels.as_slice()),
+        }
     }
 
     /// `out = epilogue(x W^T)` for `x` of `[rows, inputs]` and `out` of `[rows, outputs]`.
@@ -136,6 +174,7 @@ impl PackedMatrix {
         let rows = x.len() / self.inputs;
         assert_eq!(x.len(), rows * self.inputs, "whole input rows");
         assert_eq!(out.len(), rows * self.outputs, "one output row per input row");
+        assert_eq!(self.gated, matches!(epilogue, Epilogue::Gate(_)), "a gated matrix is for gates");
         if let Epilogue::Add(residual) = epilogue {
             assert_eq!(residual.len(), out.len(), "a residual is shaped like the output");
         }
@@ -241,10 +280,11 @@ impl Run<'_> {
     /// Computes tile after tile. Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the
     /// second-level cache for every tile, the rows of a model batch from there too.
     fn tiles<T: Operand>(self, x: &[T], panels: &[T]) {
-        let PackedMatrix { path, arithmetic, inputs, outputs, columns, .. } = self.matrix;
+        let PackedMatrix { path, arithmetic, inputs, outputs, gated, columns, .. } = self.matrix;
         let depth = inputs.div_ceil(T::VALUES);
+        let panel = if *gated { HALF } else { PANEL };
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        for first in (0..*outputs).step_by(PANEL) {
+        for (first, left) in (0..columns.bias.len()).step_by(PANEL).zip((0..*outputs).step_by(panel)) {
             let w = View { values: &panels[first * depth..][..depth * PANEL], stride: PANEL };
             let columns = TileColumns {
                 bias: &columns.bias[first..][..PANEL],
@@ -260,8 +300,8 @@ impl Run<'_> {
                 let place = Place {
                     top,
                     height: TILE_ROWS.min(self.rows - top),
-                    first,
-                    width: PANEL.min(outputs - first),
+                    first: left,
+                    width: panel.min(outputs - left),
                     stride: *outputs,
                 };
                 let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
@@ -360,26 +400,27 @@ fn finish<const FMA: bool, V: Fn(usize) -> f32>(
     place: Place,
     out: &mut [f32],
 ) {
+    // Every activation has loops of its own.
     macro_rules! activated {
-        ($activation:ident) => {
-            place.write(out, |i| {
-                let value = row(i);
-                move |j| activate::<FMA>(Activation::$activation, value(j))
-            })
+        ($($activation:ident),*) => {
+            match epilogue {
+                Epilogue::Bias => place.write(out, row),
+                Epilogue::Add(residual) => place.write(out, |i| {
+                    let (value, residual) = (row(i), place.read(residual, i));
+                    move |j| value(j) + residual[j]
+                }),
+                $(Epilogue::Activate(Activation::$activation) => place.write(out, |i| {
+                    let value = row(i);
+                    move |j| activate::<FMA>(Activation::$activation, value(j))
+                }),
+                Epilogue::Gate(Activation::$activation) => place.write_half(out, |i| {
+                    let value = row(i);
+                    move |j| activate::<FMA>(Activation::$activation, value(j)) * value(j + HALF)
+                }),)*
+            }
         };
     }
-    match epilogue {
-        Epilogue::Bias => place.write(out, row),
-        Epilogue::Add(residual) => place.write(out, |i| {
-            let (value, residual) = (row(i), place.read(residual, i));
-            move |j| value(j) + residual[j]
-        }),
-        Epilogue::Activate(Activation::Gelu) => activated!(Gelu),
-        Epilogue::Activate(Activation::RoughGelu) => activated!(RoughGelu),
-        Epilogue::Activate(Activation::GeluTanh) => activated!(GeluTanh),
-        Epilogue::Activate(Activation::Relu) => activated!(Relu),
-        Epilogue::Activate(Activation::Silu) => activated!(Silu),
-    }
+    activated!(Gelu, RoughGelu, GeluTanh, Relu, Silu, QuickGelu, Tanh);
 }
 
 impl Place {
@@ -401,14 +442,25 @@ impl Place {
     /// Writes the rows of the tile.
     #[inline(always)]
     fn write<V: Fn(usize) -> f32>(&self, out: &mut [f32], row: impl Fn(usize) -> V) {
+        self.write_columns::<PANEL, V>(out, row);
+    }
+
+    /// Writes the rows of a gated tile.
+    #[inline(always)]
+    fn write_half<V: Fn(usize) -> f32>(&self, out: &mut [f32], row: impl Fn(usize) -> V) {
+        self.write_columns::<HALF, V>(out, row);
+    }
+
+    #[inline(always)]
+    fn write_columns<const WIDTH: usize, V: Fn(usize) -> f32>(&self, out: &mut [f32], row: impl Fn(usize) -> V) {
         for i in 0..self.height {
             let value = row(i);
             let out = &mut out[self.at(i)..][..self.width];
             // A whole panel is written in place, the rest of the last one goes through a copy.
-            if let Some(out) = out.first_chunk_mut::<PANEL>() {
+            if let Some(out) = out.first_chunk_mut::<WIDTH>() {
                 out.iter_mut().enumerate().for_each(|(j, out)| *out = value(j));
             } else {
-                let padded: [f32; PANEL] = std::array::from_fn(value);
+                let padded: [f32; WIDTH] = std::array::from_fn(value);
                 out.copy_from_slice(&padded[..self.width]);
             }
         }
@@ -457,6 +509,27 @@ mod tests {
                     assert!(out.iter().zip(&plain).zip(&residual).all(|((y, p), r)| *y == p + r));
                     matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Relu), &mut out);
                     assert!(out.iter().zip(&plain).all(|(y, p)| *y == p.max(0.0)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gated_products_match_the_plain_ones() {
+        for (n, k) in [(1, 1), (31, 5), (32, 16), (33, 17), (100, 48)] {
+            let (weight, bias, x) = (values(2 * n * k, 1), values(2 * n, 2), values(7 * k, 3));
+            for path in Path::available() {
+                for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8] {
+                    let mut room = Converted::default();
+                    let (mut both, mut out) = (vec![f32::NAN; 7 * 2 * n], vec![f32::NAN; 7 * n]);
+                    let plain = PackedMatrix::pack(path, arithmetic, &weight, &bias, None);
+                    plain.multiply(&x, &mut room, Epilogue::Bias, &mut both);
+                    let gated = PackedMatrix::pack_gated(path, arithmetic, &weight, &bias, None);
+                    gated.multiply(&x, &mut room, Epilogue::Gate(Activation::Relu), &mut out);
+                    for (out, both) in out.chunks(n).zip(both.chunks(2 * n)) {
+                        let twin = both[..n].iter().zip(&both[n..]).map(|(gate, y)| gate.max(0.0) * y);
+                        assert!(out.iter().zip(twin).all(|(y, twin)| *y == twin), "{path} {arithmetic:?} {n}x{k}");
+                    }
                 }
             }
         }

@@ -11,20 +11,23 @@
 //! | `tile.rs` | the micro-kernels: a tile of a product with its sums in registers |
 //! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
 //! | `convert.rs` | f32 rows -> bf16 and int8 rows |
+//! | `rotary.rs` | places of tokens, turned into queries and keys |
 //! | `attention.rs` | softmax(q k^T) v of one text |
 //! | `softmax.rs` | scores -> weights |
-//! | `rows.rs` | layer normalisation, exponentials, activation functions |
+//! | `rows.rs` | normalisation, exponentials, activation functions |
 
 mod attention;
 mod convert;
 mod matrix;
 mod path;
+mod rotary;
 mod rows;
 mod softmax;
 mod tile;
 
-pub(crate) use attention::{Attention, AttentionRoom};
+pub(crate) use attention::{Attention, AttentionRoom, Bias, Reach};
 pub(crate) use convert::Converted;
 pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix, column_ranges};
 pub(crate) use path::Path;
-pub(crate) use rows::{Activation, LayerNorm};
+pub(crate) use rotary::Rotary;
+pub(crate) use rows::{Activation, Norm};

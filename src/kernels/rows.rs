@@ -1,4 +1,6 @@
-//! Arithmetic along rows: layer normalisation and the elementwise functions, written so that the compiler vectorises it.
+//! Arithmetic along rows: normalisation and the elementwise functions, written so that the compiler vectorises it.
+
+use std::ops::Range;
 
 use super::path::{Path, fused, per_path};
 
@@ -19,40 +21,73 @@ pub(crate) enum Activation {
     Relu,
     /// `x / (1 + exp(-x))`
     Silu,
+    /// `x / (1 + exp(-1.702 x))`
+    QuickGelu,
+    /// `tanh(x)`
+    Tanh,
 }
 
-/// `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, row by row.
+/// `y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, row by row; a root mean square norm takes no mean off.
 #[derive(Debug, Clone)]
-pub(crate) struct LayerNorm {
+pub(crate) struct Norm {
+    /// Whether the mean is taken off first: layer normalisation.
+    pub(crate) centred: bool,
     /// Scale, `[width]`.
     pub(crate) weight: Vec<f32>,
     /// Shift, `[width]`.
     pub(crate) bias: Vec<f32>,
-    /// Added to the variance.
+    /// Added to the variance, or to the mean square.
     pub(crate) epsilon: f32,
 }
 
-impl LayerNorm {
+impl Norm {
     /// Normalises every row of `rows`, `[n, width]`, in place.
     pub(crate) fn apply(&self, path: Path, rows: &mut [f32]) {
-        layer_norm(path, rows, &self.weight, &self.bias, self.epsilon);
+        self.apply_within(path, rows, self.weight.len(), 0..self.weight.len());
+    }
+
+    /// Normalises some columns of rows of `stride` values in place: every `width` of them are a row of their own.
+    pub(crate) fn apply_within(&self, path: Path, rows: &mut [f32], stride: usize, columns: Range<usize>) {
+        if self.centred {
+            normalise_centred(path, rows, stride, columns, self);
+        } else {
+            normalise(path, rows, stride, columns, self);
+        }
     }
 }
 
 per_path! {
-    fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) = layer_norm_body;
+    fn normalise_centred(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) = centred_body;
 }
 
 #[inline(always)]
-fn layer_norm_body<const FMA: bool>(rows: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
-    let width = weight.len();
-    for row in rows.chunks_exact_mut(width) {
+fn centred_body<const FMA: bool>(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) {
+    let width = norm.weight.len();
+    for row in rows.chunks_exact_mut(stride).flat_map(|row| row[columns.clone()].chunks_exact_mut(width)) {
         let mean = sum::<FMA>(row, |x| x) / width as f32;
         let variance = sum::<FMA>(row, |x| (x - mean) * (x - mean)) / width as f32;
-        let scale = 1.0 / (variance + epsilon).sqrt();
-        for ((x, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
-            *x = fused::<FMA>((*x - mean) * scale, w, b);
-        }
+        scale_row::<FMA>(row, mean, variance, norm);
+    }
+}
+
+per_path! {
+    fn normalise(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) = normalise_body;
+}
+
+#[inline(always)]
+fn normalise_body<const FMA: bool>(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) {
+    let width = norm.weight.len();
+    for row in rows.chunks_exact_mut(stride).flat_map(|row| row[columns.clone()].chunks_exact_mut(width)) {
+        let square = sum::<FMA>(row, |x| x * x) / width as f32;
+        scale_row::<FMA>(row, 0.0, square, norm);
+    }
+}
+
+#[inline(always)]
+fn scale_row<const FMA: bool>(row: &mut [f32], mean: f32, variance: f32, norm: &Norm) {
+    let scale = 1.0 / (variance + norm.epsilon).sqrt();
+    for ((x, &w), &b) in row.iter_mut().zip(&norm.weight).zip(&norm.bias) {
+        *x = fused::<FMA>((*x - mean) * scale, w, b);
     }
 }
 
@@ -222,6 +257,8 @@ pub(super) fn activate<const FMA: bool>(activation: Activation, x: f32) -> f32 {
             }
         }
         Activation::Silu => x / (1.0 + exp::<FMA>(-x)),
+        Activation::QuickGelu => x / (1.0 + exp::<FMA>(-1.702 * x)),
+        Activation::Tanh => 2.0 / (1.0 + exp::<FMA>(-2.0 * x)) - 1.0,
     }
 }
 
@@ -275,6 +312,8 @@ mod tests {
                 (Activation::GeluTanh, x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x * x * x)).tanh()) / 2.0, 1e-6),
                 (Activation::Relu, if x < 0.0 { 0.0 } else { x }, 1e-6),
                 (Activation::Silu, x / (1.0 + (-x).exp()), 1e-6),
+                (Activation::QuickGelu, x / (1.0 + (-1.702 * x).exp()), 1e-6),
+                (Activation::Tanh, x.tanh(), 1e-6),
             ];
             for (activation, twin, error) in twins {
                 for y in [activate::<true>(activation, x as f32), activate::<false>(activation, x as f32)] {
@@ -283,32 +322,44 @@ mod tests {
                 }
             }
         }
-        for activation in
-            [Activation::Gelu, Activation::RoughGelu, Activation::GeluTanh, Activation::Relu, Activation::Silu]
-        {
+        use Activation::{Gelu, GeluTanh, QuickGelu, Relu, RoughGelu, Silu, Tanh};
+        for activation in [Gelu, RoughGelu, GeluTanh, Relu, Silu, QuickGelu, Tanh] {
             assert!(activate::<true>(activation, f32::NAN).is_nan(), "{activation:?}");
         }
     }
 
     #[test]
-    fn layer_norm_matches_its_formula_on_every_path() {
-        for width in [1, 3, 15, 16, 17, 48, 384] {
+    fn norms_match_their_formulas_on_every_path() {
+        for (width, centred) in
+            [1, 3, 15, 16, 17, 48, 384].into_iter().flat_map(|width| [(width, true), (width, false)])
+        {
             let row = |seed: usize| (0..width).map(move |i| ((i * 37 + seed * 11) % 23) as f32 / 7.0 - 1.5);
-            let norm = LayerNorm { weight: row(1).collect(), bias: row(2).collect(), epsilon: 1e-5 };
-            let rows: Vec<f32> = (3..6).flat_map(row).collect();
+            let norm = Norm { centred, weight: row(1).collect(), bias: row(2).collect(), epsilon: 1e-5 };
+            let rows: Vec<f32> = (3..7).flat_map(row).collect();
             for path in Path::available() {
                 let mut out = rows.clone();
                 norm.apply(path, &mut out);
                 for (x, y) in rows.chunks(width).zip(out.chunks(width)) {
-                    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
-                    let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / width as f64;
-                    for i in 0..width {
-                        let twin = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(norm.weight[i])
-                            + f64::from(norm.bias[i]);
-                        assert!((f64::from(y[i]) - twin).abs() < 1e-5, "{path:?} width {width}: {} not {twin}", y[i]);
-                    }
+                    check(&norm, x, y);
+                }
+                // The first of every two rows, as the columns of one.
+                let mut part = rows.clone();
+                norm.apply_within(path, &mut part, 2 * width, 0..width);
+                for ((x, all), y) in rows.chunks(2 * width).zip(out.chunks(2 * width)).zip(part.chunks(2 * width)) {
+                    assert!(y[..width] == all[..width] && y[width..] == x[width..], "{path:?} width {width}");
                 }
             }
+        }
+    }
+
+    fn check(norm: &Norm, x: &[f32], y: &[f32]) {
+        let width = x.len() as f64;
+        let mean = if norm.centred { x.iter().map(|&v| f64::from(v)).sum::<f64>() / width } else { 0.0 };
+        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / width;
+        for i in 0..x.len() {
+            let twin = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(norm.weight[i])
+                + f64::from(norm.bias[i]);
+            assert!((f64::from(y[i]) - twin).abs() < 1e-5, "width {width}: {} not {twin}", y[i]);
         }
     }
 }

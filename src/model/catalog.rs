@@ -55,7 +55,7 @@ fn entry(name: &str, offline: bool) -> Result<Arc<Entry>> {
         return Ok(Arc::clone(entry));
     }
     let files = ModelFiles::find(name, offline)?;
-    let description = Arc::new(Description::read(&files)?);
+    let description = Arc::new(Description::read(&files, offline)?);
     let entry = Arc::new(Entry { files, description, loaded: Mutex::default() });
     Ok(Arc::clone(lock(&CATALOG).entry(name.to_owned()).or_insert(entry)))
 }

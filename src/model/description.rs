@@ -9,10 +9,14 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::architecture::Architecture;
+use super::config::{self, Config};
+use super::families;
 use super::files::ModelFiles;
 use super::pooling::{Pooling, PoolingMode};
+use super::steps::StepShape;
+use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::kernels::Activation;
 
 /// Which prompt goes before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,15 +39,6 @@ impl fmt::Display for Role {
     }
 }
 
-/// What happens to a vector after pooling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Normalize {
-    /// Nothing.
-    None,
-    /// Length 1.
-    L2,
-}
-
 /// Everything but the weights.
 #[derive(Debug)]
 pub(crate) struct Description {
@@ -55,137 +50,23 @@ pub(crate) struct Description {
     pub(crate) revision: Option<String>,
     /// Folder of the Transformer module: empty or ending in `/`.
     pub(crate) folder: String,
-    /// The encoder's shape.
-    pub(crate) bert: BertConfig,
-    /// How rows become a vector.
+    /// The encoder.
+    pub(crate) architecture: Architecture,
+    /// How the rows of a text become one.
     pub(crate) pooling: Pooling,
-    /// What happens to the vector then.
-    pub(crate) normalize: Normalize,
+    /// Whether the prompt's tokens are pooled too.
+    pub(crate) include_prompt: bool,
+    /// What happens to the pooled row then.
+    pub(crate) steps: Vec<StepShape>,
     /// Length of a vector.
     pub(crate) dim: usize,
     /// Truncation length of the model, special tokens counted.
     pub(crate) max_tokens: usize,
+    /// Which end of a long text is cut off.
+    pub(crate) cut_start: bool,
     /// Whether texts are lower-cased before the tokenizer.
     pub(crate) lower_case: bool,
     prompts: Prompts,
-}
-
-/// `config.json` of a BERT. The defaults are those of the format itself: what a missing key means there.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct BertConfig {
-    model_type: Option<String>,
-    #[serde(default = "default::vocab_size")]
-    pub(crate) vocab_size: usize,
-    #[serde(default = "default::hidden_size")]
-    pub(crate) hidden_size: usize,
-    #[serde(default = "default::layers")]
-    pub(crate) num_hidden_layers: usize,
-    #[serde(default = "default::layers")]
-    pub(crate) num_attention_heads: usize,
-    #[serde(default = "default::intermediate_size")]
-    pub(crate) intermediate_size: usize,
-    #[serde(default = "default::hidden_act")]
-    pub(crate) hidden_act: String,
-    #[serde(default = "default::positions")]
-    pub(crate) max_position_embeddings: usize,
-    #[serde(default = "default::type_vocab_size")]
-    pub(crate) type_vocab_size: usize,
-    #[serde(default = "default::layer_norm_eps")]
-    pub(crate) layer_norm_eps: f64,
-    position_embedding_type: Option<String>,
-    #[serde(default)]
-    is_decoder: bool,
-    #[serde(default)]
-    add_cross_attention: bool,
-    quantization_config: Option<Value>,
-}
-
-/// BERT's defaults for keys that `config.json` leaves out.
-mod default {
-    pub(super) fn vocab_size() -> usize {
-        30_522
-    }
-    pub(super) fn hidden_size() -> usize {
-        768
-    }
-    pub(super) fn layers() -> usize {
-        12
-    }
-    pub(super) fn intermediate_size() -> usize {
-        3072
-    }
-    pub(super) fn hidden_act() -> String {
-        "gelu".to_owned()
-    }
-    pub(super) fn positions() -> usize {
-        512
-    }
-    pub(super) fn type_vocab_size() -> usize {
-        2
-    }
-    pub(super) fn layer_norm_eps() -> f64 {
-        1e-12
-    }
-}
-
-/// No size in a configuration is larger than this: a damaged file must not become a huge allocation.
-const MAX_SIZE: usize = 1 << 24;
-
-impl BertConfig {
-    /// The activation function of the feed-forward part.
-    pub(crate) fn activation(&self) -> Option<Activation> {
-        match self.hidden_act.as_str() {
-            "gelu" => Some(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
-            "relu" => Some(Activation::Relu),
-            "silu" | "swish" => Some(Activation::Silu),
-            _ => None,
-        }
-    }
-
-    /// Refuses what this crate would run wrongly. `wrong` makes the error of a key, its value and what is supported.
-    fn check(&self, wrong: impl Fn(&str, &str, &str) -> Error) -> Result<()> {
-        match self.model_type.as_deref() {
-            Some("bert") => {}
-            other => return Err(wrong("model_type", other.unwrap_or("missing"), "bert")),
-        }
-        if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
-            return Err(wrong("position_embedding_type", kind, "absolute"));
-        }
-        if self.is_decoder || self.add_cross_attention {
-            let key = if self.is_decoder { "is_decoder" } else { "add_cross_attention" };
-            return Err(wrong(key, "true", "false"));
-        }
-        if let Some(quantization) = &self.quantization_config {
-            return Err(wrong("quantization_config", &quantization.to_string(), "none: weights in f32, f16 or bf16"));
-        }
-        if self.activation().is_none() {
-            return Err(wrong("hidden_act", &self.hidden_act, "gelu, gelu_new, gelu_pytorch_tanh, relu, silu"));
-        }
-        let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-        ];
-        for (key, size) in sizes {
-            if !(1..=MAX_SIZE).contains(&size) {
-                return Err(wrong(key, &size.to_string(), &format!("1 to {MAX_SIZE}")));
-            }
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let heads = self.num_attention_heads.to_string();
-            return Err(wrong(
-                "num_attention_heads",
-                &heads,
-                &format!("a divisor of hidden_size {}", self.hidden_size),
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// One entry of `modules.json`.
@@ -200,9 +81,12 @@ struct Module {
 
 /// What `modules.json` lists, sorted by what it is for.
 struct Modules {
-    transformer: String,
+    /// Folder of the first module, and whether it is a table of words.
+    first: String,
+    is_static: bool,
     pooling: Option<String>,
-    normalize: Normalize,
+    /// What follows: kind and folder.
+    steps: Vec<(String, String)>,
 }
 
 /// `sentence_bert_config.json`
@@ -233,11 +117,13 @@ struct Modality {
     method_output_name: Option<String>,
 }
 
-/// The part of `tokenizer_config.json` that matters when nothing else gives a length.
+/// The part of `tokenizer_config.json` that matters.
 #[derive(Default, Deserialize)]
 struct TokenizerSettings {
     /// Tokenizers without a limit write 1e30, which is a float.
     model_max_length: Option<f64>,
+    /// `left` or `right`.
+    truncation_side: Option<String>,
 }
 
 /// `config_sentence_transformers.json`
@@ -251,41 +137,66 @@ struct Prompts {
 }
 
 impl Description {
-    /// Reads and checks the small files.
-    pub(crate) fn read(files: &ModelFiles) -> Result<Self> {
+    /// Reads and checks the small files. A static model has no other description of its table than the header of its
+    /// weights, which `offline` keeps from being fetched.
+    pub(crate) fn read(files: &ModelFiles, offline: bool) -> Result<Self> {
         let modules = Modules::read(files)?;
-        let folder = modules.transformer;
-        let config = format!("{folder}config.json");
-        let bert: BertConfig = files.json(&config)?.ok_or_else(|| files.missing(&config))?;
-        bert.check(|key, value, known| unsupported(files, &config, key, value, known))?;
-        let pooling = match modules.pooling {
-            Some(folder) => read_pooling(files, &folder, bert.hidden_size)?,
-            None => Pooling(vec![PoolingMode::Mean]),
-        };
-        let settings: TransformerSettings =
-            files.json(&format!("{folder}sentence_bert_config.json"))?.unwrap_or_default();
-        settings.check(files, &format!("{folder}sentence_bert_config.json"))?;
-        let max_tokens = max_tokens(files, &folder, &settings, &bert)?;
+        let folder = modules.first;
         let prompts: Prompts = files.json("config_sentence_transformers.json")?.unwrap_or_default();
         prompts.check(files)?;
+        let settings = TransformerSettings::read(files, &folder)?;
+        let tokenizer: TokenizerSettings = files.json(&format!("{folder}tokenizer_config.json"))?.unwrap_or_default();
+        let (architecture, pooling, include_prompt, max_tokens);
+        if modules.is_static {
+            let (rows, width) = Weights::open(files, &folder, offline)?.static_shape()?;
+            architecture = families::fixed(rows, width);
+            (pooling, include_prompt) = (Pooling(vec![PoolingMode::Mean]), true);
+            max_tokens = architecture.places;
+        } else {
+            let config = Config::read(files, &format!("{folder}config.json"))?;
+            architecture = families::read(&config)?;
+            (pooling, include_prompt) = match modules.pooling {
+                Some(folder) => read_pooling(files, &folder, architecture.hidden)?,
+                None => (Pooling(vec![default_pooling(&config)?]), true),
+            };
+            max_tokens = settings.max_tokens(files, &folder, &tokenizer, architecture.places)?;
+        }
+        let mut dim = pooling.0.len() * architecture.hidden;
+        let mut steps = Vec::new();
+        for (kind, folder) in modules.steps {
+            let step = match kind.as_str() {
+                "Dense" => StepShape::dense(files, &folder, dim)?,
+                "LayerNorm" => StepShape::layer_norm(files, &folder, dim)?,
+                _ => StepShape::Normalize,
+            };
+            dim = step.width(dim);
+            steps.push(step);
+        }
         Ok(Self {
             name: files.name.clone(),
             source: files.source(),
             revision: files.revision.clone(),
-            dim: pooling.0.len() * bert.hidden_size,
+            dim: prompts.truncate_dim.map_or(dim, |cut| cut.min(dim)),
             folder,
-            bert,
+            architecture,
             pooling,
-            normalize: modules.normalize,
+            include_prompt,
+            steps,
             max_tokens,
+            cut_start: tokenizer.truncation_side.as_deref() == Some("left"),
             lower_case: settings.do_lower_case,
             prompts,
         })
     }
 
+    /// Whether vectors have length 1.
+    pub(crate) fn normalizes(&self) -> bool {
+        self.steps.last() == Some(&StepShape::Normalize)
+    }
+
     /// The architecture's name.
     pub(crate) fn architecture(&self) -> &str {
-        self.bert.model_type.as_deref().unwrap_or("bert")
+        &self.architecture.name
     }
 
     /// The prompt of a role, empty where the model has none.
@@ -303,15 +214,8 @@ impl Description {
 
 impl Prompts {
     fn check(&self, files: &ModelFiles) -> Result<()> {
-        if let Some(size) = self.truncate_dim {
-            let known = format!("null; write SET embed.dimensions = {size} instead");
-            return Err(unsupported(
-                files,
-                "config_sentence_transformers.json",
-                "truncate_dim",
-                &size.to_string(),
-                &known,
-            ));
+        if self.truncate_dim == Some(0) {
+            return Err(unsupported(files, "config_sentence_transformers.json", "truncate_dim", "0", "1 or more"));
         }
         if let Some(kind) = self.model_type.as_deref().filter(|kind| *kind != "SentenceTransformer") {
             return Err(unsupported(
@@ -332,11 +236,13 @@ impl Prompts {
 }
 
 impl Modules {
-    /// Reads `modules.json`. Without one a model is its Transformer with mean pooling, as in sentence-transformers.
+    /// Reads `modules.json`. Without one a model is its Transformer alone, as in sentence-transformers.
     fn read(files: &ModelFiles) -> Result<Self> {
-        let mut found = Self { transformer: String::new(), pooling: None, normalize: Normalize::None };
+        const KNOWN: &str =
+            "Transformer and Pooling, or StaticEmbedding; then Dense, LayerNorm, Normalize, Dropout in any order";
+        let mut found = Self { first: String::new(), is_static: false, pooling: None, steps: Vec::new() };
         let Some(modules) = files.json::<Vec<Module>>("modules.json")? else { return Ok(found) };
-        let refuse = |kind: &str, known: &str| unsupported(files, "modules.json", "type", kind, known);
+        let refuse = |kind: &str| unsupported(files, "modules.json", "type", kind, KNOWN);
         for (position, module) in modules.iter().enumerate() {
             // Old files say sentence_transformers.models.Pooling, new ones have longer paths: the last word is the kind.
             // Under any other name it is a module of the model's own, whose code is never run.
@@ -345,19 +251,31 @@ impl Modules {
             if !module.kwargs.is_empty() {
                 return Err(unsupported(files, "modules.json", "kwargs", &module.kwargs.join(", "), "none"));
             }
+            let folder = folder(files, &module.path)?;
             match (position, kind) {
-                (0, "Transformer") => found.transformer = folder(files, &module.path)?,
-                (1, "Pooling") => found.pooling = Some(folder(files, &module.path)?),
-                (2, "Normalize") => found.normalize = Normalize::L2,
-                (3.., "Normalize") if found.normalize == Normalize::L2 => {}
-                _ => return Err(refuse(&module.kind, "Transformer, Pooling, Normalize, in this order")),
+                (0, "Transformer") => found.first = folder,
+                (0, "StaticEmbedding") => (found.first, found.is_static) = (folder, true),
+                (1, "Pooling") if !found.is_static => found.pooling = Some(folder),
+                (1.., "Dense" | "LayerNorm" | "Normalize") if found.is_static || found.pooling.is_some() => {
+                    found.steps.push((kind.to_owned(), folder));
+                }
+                // Only training drops anything.
+                (1.., "Dropout") if found.is_static || found.pooling.is_some() => {}
+                _ => return Err(refuse(&module.kind)),
             }
         }
-        if found.pooling.is_none() {
-            return Err(refuse("no Pooling", "Transformer, Pooling, Normalize, in this order"));
+        if !found.is_static && found.pooling.is_none() {
+            return Err(refuse("no Pooling"));
         }
         Ok(found)
     }
+}
+
+/// How a model without `modules.json` is pooled: by its last token if it was made to write texts, else on average.
+fn default_pooling(config: &Config) -> Result<PoolingMode> {
+    let first = config.value("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
+    let writes = first.is_some_and(|name| name.ends_with("ForCausalLM")) && config.flag("is_causal", true)?;
+    Ok(if writes { PoolingMode::LastToken } else { PoolingMode::Mean })
 }
 
 /// A module's folder: empty or ending in `/`, never outside the model.
@@ -370,12 +288,11 @@ fn folder(files: &ModelFiles, path: &str) -> Result<String> {
 }
 
 /// Reads the Pooling module: `pooling_mode` (a name or a list of names) or the old boolean keys.
-fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<Pooling> {
+/// Gives whether the prompt is pooled too.
+fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pooling, bool)> {
     let path = format!("{folder}config.json");
     let config: HashMap<String, Value> = files.json(&path)?.ok_or_else(|| files.missing(&path))?;
-    if config.get("include_prompt").and_then(Value::as_bool) == Some(false) {
-        return Err(unsupported(files, &path, "include_prompt", "false", "true"));
-    }
+    let include_prompt = config.get("include_prompt").and_then(Value::as_bool) != Some(false);
     for key in ["embedding_dimension", "word_embedding_dimension"] {
         if let Some(size) = config.get(key).and_then(Value::as_u64).filter(|&size| size != hidden as u64) {
             return Err(unsupported(files, &path, key, &size.to_string(), &format!("hidden_size {hidden}")));
@@ -404,7 +321,7 @@ fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<Pooli
         // Old files with every key false mean the average.
         modes.push(PoolingMode::Mean);
     }
-    Ok(Pooling(modes))
+    Ok((Pooling(modes), include_prompt))
 }
 
 fn pooling_mode(files: &ModelFiles, path: &str, name: &str) -> Result<PoolingMode> {
@@ -416,26 +333,39 @@ fn pooling_names() -> String {
     PoolingMode::ALL.map(|(_, name, _)| name).join(", ")
 }
 
-/// The truncation length: what `sentence_bert_config.json` says, else the smaller of positions and tokenizer limit.
-fn max_tokens(files: &ModelFiles, folder: &str, settings: &TransformerSettings, bert: &BertConfig) -> Result<usize> {
-    let positions = bert.max_position_embeddings;
-    let path = format!("{folder}sentence_bert_config.json");
-    let said = settings.processor_kwargs.as_ref().and_then(TokenizerSettings::limit).or(settings.max_seq_length);
-    match said {
-        Some(length) if (1..=positions).contains(&length) => Ok(length),
-        Some(length) => {
-            let known = format!("1 to max_position_embeddings {positions}");
-            Err(unsupported(files, &path, "max_seq_length", &length.to_string(), &known))
+impl TransformerSettings {
+    /// Reads the module's settings under the first of the names that sentence-transformers gave them.
+    fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+        for family in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+            let path = format!("{folder}sentence_{family}_config.json");
+            if let Some(settings) = files.json::<Self>(&path)? {
+                settings.check(files, &path)?;
+                return Ok(settings);
+            }
         }
-        None => {
-            let tokenizer: TokenizerSettings =
-                files.json(&format!("{folder}tokenizer_config.json"))?.unwrap_or_default();
-            Ok(tokenizer.limit().map_or(positions, |limit| limit.min(positions)))
+        Ok(Self::default())
+    }
+
+    /// The truncation length: what is said here, else the smaller of the model's places and the tokenizer's limit.
+    fn max_tokens(
+        &self,
+        files: &ModelFiles,
+        folder: &str,
+        tokenizer: &TokenizerSettings,
+        places: usize,
+    ) -> Result<usize> {
+        let said = self.processor_kwargs.as_ref().and_then(TokenizerSettings::limit).or(self.max_seq_length);
+        match said {
+            Some(length) if (1..=places).contains(&length) => Ok(length),
+            Some(length) => {
+                let path = format!("{folder}sentence_bert_config.json");
+                let known = format!("1 to the model's {places} positions");
+                Err(unsupported(files, &path, "max_seq_length", &length.to_string(), &known))
+            }
+            None => Ok(tokenizer.limit().map_or(places, |limit| limit.min(places))),
         }
     }
-}
 
-impl TransformerSettings {
     /// Refuses what would give other rows or other lengths than are computed here.
     fn check(&self, files: &ModelFiles, path: &str) -> Result<()> {
         let lengths = [
@@ -471,7 +401,6 @@ impl TokenizerSettings {
     }
 }
 
-/// The error for a value that a file has and this crate does not support.
 fn unsupported(files: &ModelFiles, path: &str, key: &str, value: &str, known: &str) -> Error {
-    Error::Model(format!("{}: {path}: {key} \"{value}\" is not supported (supported: {known})", files.label()))
+    config::unsupported(&files.label(), path, key, value, known)
 }

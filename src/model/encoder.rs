@@ -3,26 +3,36 @@
 //! A model batch is flat: the tokens of all its texts end to end. Matrices run over all rows at once, attention runs
 //! text by text, so there is no padding and no mask.
 
-use super::description::BertConfig;
+use std::ops::Range;
+
+use super::architecture::{Architecture, LayerShape, Positions};
+use super::parts::{EmbeddingParts, HalfNorms, LayerParts, Linear, Reader};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Arithmetic, Attention, AttentionRoom, Converted, Epilogue, LayerNorm, PackedMatrix, Path, column_ranges,
+    Activation, Arithmetic, Attention, AttentionRoom, Converted, Epilogue, Norm, PackedMatrix, Path, Rotary,
+    column_ranges,
 };
 use crate::options::Precision;
+
+/// Rows that go through the feed-forward part at a time: its wide rows are the largest there are, and a text of 32 000
+/// tokens would need hundreds of megabytes for them.
+const FEED_FORWARD_ROWS: usize = 1024;
 
 /// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing but the vectors it gives.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     /// `[tokens, hidden]`: the rows that go from layer to layer.
     pub(super) states: Vec<f32>,
-    /// `[tokens, 3 * hidden]`: queries, keys and values side by side.
+    /// `[tokens, hidden]`: the same rows after a norm that comes before a half of a layer.
+    normed: Vec<f32>,
+    /// `[tokens, (heads + 2 * key heads) * head]`: queries, keys and values side by side.
     qkv: Vec<f32>,
-    /// `[tokens, hidden]`
+    /// `[tokens, heads * head]`
     context: Vec<f32>,
-    /// `[tokens, hidden]`
+    /// `[tokens, hidden]`: the rows between the halves of a layer.
     summed: Vec<f32>,
-    /// `[tokens, intermediate]`
+    /// `[FEED_FORWARD_ROWS, width of the feed-forward part]`
     wide: Vec<f32>,
     attention: AttentionRoom,
     converted: Converted,
@@ -37,71 +47,101 @@ impl Room {
     }
 }
 
-/// The encoder of a BERT.
+/// An encoder of any architecture.
 #[derive(Debug)]
-pub(crate) struct BertEncoder {
+pub(crate) struct CpuEncoder {
     path: Path,
     hidden: usize,
-    intermediate: usize,
-    attention: Attention,
-    activation: Activation,
+    /// Width of the rows between the two products of the feed-forward part.
+    width: usize,
+    /// Of the feed-forward part.
+    epilogue: Epilogue<'static>,
     embeddings: Embeddings,
+    rotary: Vec<Rotary>,
     layers: Vec<Layer>,
+    last_norm: Option<Norm>,
 }
 
 #[derive(Debug)]
 struct Embeddings {
-    /// `[vocabulary, hidden]`
+    /// `[vocabulary, width]`
     words: Vec<f32>,
-    /// `[positions, hidden]`, the row of token type 0 already added: a text alone has no other type.
-    positions: Vec<f32>,
-    norm: LayerNorm,
+    width: usize,
+    /// `[rows, width]`, and which row a token has.
+    positions: Option<(Vec<f32>, Positions)>,
+    norm: Option<Norm>,
+    projection: Option<PackedMatrix>,
 }
 
 #[derive(Debug)]
 struct Layer {
     qkv: PackedMatrix,
-    attention_out: PackedMatrix,
-    attention_norm: LayerNorm,
-    widen: PackedMatrix,
+    query_key_norms: Option<(Norm, Norm)>,
+    /// Which of the encoder's.
+    rotary: Option<usize>,
+    attention: Attention,
+    out: PackedMatrix,
+    attention_norms: HalfNorms,
+    wide: PackedMatrix,
     narrow: PackedMatrix,
-    norm: LayerNorm,
+    feed_forward_norms: HalfNorms,
 }
 
-impl BertEncoder {
-    /// Reads and packs the weights.
-    pub(crate) fn load(config: &BertConfig, weights: &Weights, precision: Precision) -> Result<Self> {
-        let hidden = config.hidden_size;
-        let activation =
-            config.activation().ok_or_else(|| Error::Model(format!("hidden_act {}", config.hidden_act)))?;
-        let activation = match (activation, precision) {
-            (Activation::Gelu, Precision::Bf16 | Precision::Int8) => Activation::RoughGelu,
-            (exact, _) => exact,
-        };
+impl CpuEncoder {
+    /// Reads and packs the weights. An error if a lower precision moves this model's rows too far.
+    pub(crate) fn load(architecture: &Architecture, weights: &Weights, precision: Precision) -> Result<Self> {
+        let reader = Reader::new(architecture, weights);
         let path = Path::chosen()?;
+        let pack = Packing::new(architecture, path, precision, &reader)?;
+        let turned =
+            |shape: &super::rope::RotaryShape| Rotary::new(&shape.frequencies, shape.scale, architecture.places);
         let mut encoder = Self {
             path,
-            hidden,
-            intermediate: config.intermediate_size,
-            attention: Attention {
-                heads: config.num_attention_heads,
-                head: hidden / config.num_attention_heads,
-                bf16: precision != Precision::F32,
-            },
-            activation,
-            embeddings: Embeddings::load(config, weights)?,
+            hidden: architecture.hidden,
+            width: architecture.feed_forward.width,
+            epilogue: pack.epilogue(),
+            embeddings: Embeddings::new(reader.embeddings()?, architecture, &pack),
+            rotary: Vec::new(),
             layers: Vec::new(),
+            last_norm: None,
         };
-        let mut calibration = (precision == Precision::Int8).then(|| Calibration::start(&encoder, config));
-        for number in 0..config.num_hidden_layers {
-            let weights = LayerReader { config, weights, number }.read()?;
-            let ranges = match &mut calibration {
-                Some(calibration) => calibration.run(&encoder, &weights.pack(path, Precision::F32, &Ranges::default())),
-                None => Ranges::default(),
+        let exact = Packing { precision: Precision::F32, ..pack.clone() };
+        let mut trial = None;
+        for (number, shape) in architecture.layers.iter().enumerate() {
+            let parts = reader.layer(number)?;
+            if number == 0 {
+                // The file has the heads that config.json says: now the tables may be made.
+                encoder.rotary = architecture.rotary.iter().map(turned).collect();
+                trial = (precision != Precision::F32).then(|| Trial::start(&encoder, architecture));
+            }
+            let layer = match &mut trial {
+                Some(trial) => {
+                    let ranges = trial.run_exact(&encoder, &exact.layer(&parts, *shape, &Ranges::default()));
+                    let ranges = if precision == Precision::Int8 { ranges } else { Ranges::default() };
+                    let layer = pack.layer(&parts, *shape, &ranges);
+                    trial.run_rounded(&encoder, &layer);
+                    layer
+                }
+                None => pack.layer(&parts, *shape, &Ranges::default()),
             };
-            encoder.layers.push(weights.pack(path, precision, &ranges));
+            encoder.layers.push(layer);
+        }
+        encoder.last_norm = reader.last_norm()?;
+        if let Some(trial) = trial {
+            trial.judge(&encoder, precision)?;
         }
         Ok(encoder)
+    }
+
+    /// Bytes of the weights in memory.
+    pub(crate) fn size(&self) -> usize {
+        let floats = |values: &[f32]| size_of_val(values);
+        let positions = self.embeddings.positions.as_ref().map_or(0, |(rows, _)| floats(rows));
+        let projection = self.embeddings.projection.as_ref().map_or(0, PackedMatrix::size);
+        let layer = |layer: &Layer| [&layer.qkv, &layer.out, &layer.wide, &layer.narrow].map(PackedMatrix::size);
+        let tables: usize = self.rotary.iter().map(|rotary| floats(rotary.table().0) * 2).sum();
+        let layers: usize = self.layers.iter().flat_map(layer).sum();
+        floats(&self.embeddings.words) + positions + projection + tables + layers
     }
 
     /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the room. `go_on` is asked between
@@ -120,197 +160,304 @@ impl BertEncoder {
                 return Err(Error::Cancelled);
             }
         }
+        if let Some(norm) = &self.last_norm {
+            norm.apply(self.path, &mut room.states);
+        }
         Ok(&room.states)
     }
 
-    /// Makes the room large enough and looks the tokens up.
+    /// Looks the tokens up.
     fn begin(&self, ids: &[u32], starts: &[usize], room: &mut Room) {
-        let (tokens, hidden) = (ids.len(), self.hidden);
-        room.states.resize(tokens * hidden, 0.0);
-        room.qkv.resize(tokens * 3 * hidden, 0.0);
-        room.context.resize(tokens * hidden, 0.0);
-        room.summed.resize(tokens * hidden, 0.0);
-        room.wide.resize(tokens * self.intermediate, 0.0);
-        self.embeddings.look_up(self.path, ids, starts, &mut room.states);
+        let Room { states, normed, converted, .. } = room;
+        states.resize(ids.len() * self.hidden, 0.0);
+        let Some(projection) = &self.embeddings.projection else {
+            return self.embeddings.look_up(self.path, ids, starts, states);
+        };
+        normed.resize(ids.len() * self.embeddings.width, 0.0);
+        self.embeddings.look_up(self.path, ids, starts, normed);
+        projection.multiply(normed, converted, Epilogue::Bias, states);
     }
 
-    /// One layer; when `go_on` says no, its rows are left unfinished. `x = norm(x + attention(x))`, then `x = norm(x + narrow(activation(widen(x))))`.
+    /// One layer; when `go_on` says no, its rows are left unfinished.
     fn run(&self, layer: &Layer, starts: &[usize], room: &mut Room, go_on: &dyn Fn() -> bool) {
-        let (path, hidden) = (self.path, self.hidden);
-        let Room { states, qkv, context, summed, wide, attention, converted } = room;
-        layer.qkv.multiply(states, converted, Epilogue::Bias, qkv);
-        for text in starts.windows(2) {
-            let qkv = &qkv[text[0] * 3 * hidden..text[1] * 3 * hidden];
-            self.attention.apply(path, qkv, attention, &mut context[text[0] * hidden..text[1] * hidden], go_on);
-        }
+        self.attend(layer, starts, room, go_on);
         if !go_on() {
             return;
         }
-        layer.attention_out.multiply(context, converted, Epilogue::Add(states), summed);
-        layer.attention_norm.apply(path, summed);
-        layer.widen.multiply(summed, converted, Epilogue::Activate(self.activation), wide);
-        layer.narrow.multiply(wide, converted, Epilogue::Add(summed), states);
-        layer.norm.apply(path, states);
+        let Room { states, normed, context, summed, wide, converted, .. } = room;
+        summed.resize(states.len(), 0.0);
+        self.add(&layer.out, &layer.attention_norms, context, converted, states, summed);
+        let rows = self.before(&layer.feed_forward_norms, summed, normed);
+        let size = FEED_FORWARD_ROWS * self.hidden;
+        for ((rows, summed), states) in rows.chunks(size).zip(summed.chunks(size)).zip(states.chunks_mut(size)) {
+            wide.resize(rows.len() / self.hidden * self.width, 0.0);
+            layer.wide.multiply(rows, converted, self.epilogue, wide);
+            self.add(&layer.narrow, &layer.feed_forward_norms, wide, converted, summed, states);
+        }
+    }
+
+    /// Queries, keys and values of all rows, then attention text by text.
+    fn attend(&self, layer: &Layer, starts: &[usize], room: &mut Room, go_on: &dyn Fn() -> bool) {
+        let Room { states, normed, qkv, context, attention, converted, .. } = room;
+        let (path, stride) = (self.path, layer.attention.row());
+        let (heads, head) = (layer.attention.heads, layer.attention.head);
+        let (asking, asked) = (heads * head, layer.attention.key_heads * head);
+        let tokens = states.len() / self.hidden;
+        qkv.resize(tokens * stride, 0.0);
+        context.resize(tokens * asking, 0.0);
+        layer.qkv.multiply(self.before(&layer.attention_norms, states, normed), converted, Epilogue::Bias, qkv);
+        if let Some((query, key)) = &layer.query_key_norms {
+            query.apply_within(path, qkv, stride, 0..asking);
+            key.apply_within(path, qkv, stride, asking..asking + asked);
+        }
+        for text in starts.windows(2) {
+            let qkv = &mut qkv[text[0] * stride..text[1] * stride];
+            if let Some(kind) = layer.rotary {
+                self.rotary[kind].apply(path, qkv, stride, heads + layer.attention.key_heads, head);
+            }
+            layer.attention.apply(path, qkv, attention, &mut context[text[0] * asking..text[1] * asking], go_on);
+        }
+    }
+
+    /// What a half of a layer reads: the rows, or the rows normalised.
+    fn before<'r>(&self, norms: &HalfNorms, rows: &'r [f32], normed: &'r mut Vec<f32>) -> &'r [f32] {
+        let Some(norm) = &norms.before else { return rows };
+        normed.clear();
+        normed.extend_from_slice(rows);
+        norm.apply(self.path, normed);
+        normed
+    }
+
+    /// What a half of a layer gives, see [`Norms`](super::names::Norms).
+    fn add(
+        &self,
+        matrix: &PackedMatrix,
+        norms: &HalfNorms,
+        x: &[f32],
+        converted: &mut Converted,
+        residual: &[f32],
+        out: &mut [f32],
+    ) {
+        match &norms.inside {
+            None => matrix.multiply(x, converted, Epilogue::Add(residual), out),
+            Some(norm) => {
+                let epilogue = if norms.twice { Epilogue::Add(residual) } else { Epilogue::Bias };
+                matrix.multiply(x, converted, epilogue, out);
+                norm.apply(self.path, out);
+                out.iter_mut().zip(residual).for_each(|(out, x)| *out += x);
+            }
+        }
+        if let Some(norm) = &norms.after {
+            norm.apply(self.path, out);
+        }
     }
 }
 
 impl Embeddings {
-    fn load(config: &BertConfig, weights: &Weights) -> Result<Self> {
-        let hidden = config.hidden_size;
-        let table = |name: &str, rows| weights.tensor(&format!("embeddings.{name}.weight"), &[rows, hidden]);
-        let types = table("token_type_embeddings", config.type_vocab_size)?;
-        let mut positions = table("position_embeddings", config.max_position_embeddings)?;
-        for row in positions.chunks_exact_mut(hidden) {
-            row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
+    fn new(parts: EmbeddingParts, architecture: &Architecture, pack: &Packing) -> Self {
+        Self {
+            words: parts.words,
+            width: architecture.embeddings.width,
+            positions: parts.positions.zip(architecture.embeddings.positions),
+            norm: parts.norm,
+            // Run once per token, so its precision costs nothing.
+            projection: parts.projection.map(|linear| pack.exact(&linear)),
         }
-        Ok(Self {
-            words: table("word_embeddings", config.vocab_size)?,
-            positions,
-            norm: layer_norm(config, weights, "embeddings.LayerNorm")?,
-        })
     }
 
-    /// Word plus position plus type, normalised.
+    /// Word, plus position and type where the model has them, normalised.
     fn look_up(&self, path: Path, ids: &[u32], starts: &[usize], out: &mut [f32]) {
-        let hidden = self.norm.weight.len();
-        for text in starts.windows(2) {
-            let rows = out[text[0] * hidden..text[1] * hidden].chunks_exact_mut(hidden);
-            let positions = self.positions.chunks_exact(hidden);
-            assert!(text[1] - text[0] <= positions.len(), "a position for every token");
-            for ((row, position), &id) in rows.zip(positions).zip(&ids[text[0]..text[1]]) {
-                let word = &self.words[id as usize * hidden..][..hidden];
-                for ((x, w), p) in row.iter_mut().zip(word).zip(position) {
-                    *x = w + p;
+        let width = self.width;
+        for (row, &id) in out.chunks_exact_mut(width).zip(ids) {
+            row.copy_from_slice(&self.words[id as usize * width..][..width]);
+        }
+        if let Some((rows, positions)) = &self.positions {
+            for text in starts.windows(2) {
+                let places = positions.of(&ids[text[0]..text[1]]);
+                for (row, place) in out[text[0] * width..].chunks_exact_mut(width).zip(places) {
+                    row.iter_mut().zip(&rows[place * width..][..width]).for_each(|(x, p)| *x += p);
                 }
             }
         }
-        self.norm.apply(path, out);
+        if let Some(norm) = &self.norm {
+            norm.apply(path, out);
+        }
+    }
+}
+
+impl Positions {
+    /// The row of each token of a text.
+    pub(super) fn of(self, ids: &[u32]) -> impl Iterator<Item = usize> {
+        let mut next = self.first;
+        ids.iter().map(move |&id| {
+            if self.uncounted == Some(id) {
+                return self.first - 1;
+            }
+            next += 1;
+            next - 1
+        })
+    }
+}
+
+/// What it takes to pack the weights of a layer.
+#[derive(Clone)]
+struct Packing {
+    path: Path,
+    precision: Precision,
+    gated: bool,
+    activation: Activation,
+    attention: Attention,
+}
+
+impl Packing {
+    fn new(architecture: &Architecture, path: Path, precision: Precision, reader: &Reader<'_>) -> Result<Self> {
+        let shape = &architecture.attention;
+        let activation = match (architecture.feed_forward.activation, precision) {
+            (Activation::Gelu, Precision::Bf16 | Precision::Int8) => Activation::RoughGelu,
+            (exact, _) => exact,
+        };
+        let attention = Attention {
+            heads: shape.heads,
+            key_heads: shape.key_heads,
+            head: shape.head,
+            scale: shape.scale,
+            reach: crate::kernels::Reach::WHOLE,
+            bias: reader.bias()?,
+            bf16: false,
+        };
+        Ok(Self { path, precision, gated: architecture.feed_forward.gated, activation, attention })
+    }
+
+    fn epilogue(&self) -> Epilogue<'static> {
+        if self.gated { Epilogue::Gate(self.activation) } else { Epilogue::Activate(self.activation) }
+    }
+
+    fn layer(&self, parts: &LayerParts, shape: LayerShape, ranges: &Ranges) -> Layer {
+        let arithmetic = match self.precision {
+            Precision::F32 => Arithmetic::F32,
+            Precision::Bf16 => Arithmetic::Bf16,
+            Precision::Int8 => Arithmetic::Int8,
+        };
+        let matrix = |linear: &Linear, ranges: Option<&[f32]>| {
+            PackedMatrix::pack(self.path, arithmetic, &linear.weight, &linear.bias, ranges)
+        };
+        let wide = match self.gated {
+            false => matrix(&parts.wide, ranges.wide.as_deref()),
+            true => {
+                let Linear { weight, bias } = &parts.wide;
+                PackedMatrix::pack_gated(self.path, arithmetic, weight, bias, ranges.wide.as_deref())
+            }
+        };
+        Layer {
+            qkv: matrix(&parts.qkv, ranges.qkv.as_deref()),
+            query_key_norms: parts.query_key_norms.clone(),
+            rotary: shape.rotary,
+            attention: Attention {
+                reach: shape.reach,
+                bf16: self.precision != Precision::F32,
+                ..self.attention.clone()
+            },
+            out: matrix(&parts.out, None),
+            attention_norms: parts.attention_norms.clone(),
+            wide,
+            narrow: matrix(&parts.narrow, None),
+            feed_forward_norms: parts.feed_forward_norms.clone(),
+        }
+    }
+
+    fn exact(&self, linear: &Linear) -> PackedMatrix {
+        PackedMatrix::pack(self.path, Arithmetic::F32, &linear.weight, &linear.bias, None)
     }
 }
 
 /// The largest magnitudes of the columns that two products of a layer read, `[hidden]` each, where they are known.
 ///
-/// What comes out of a layer norm has a few columns that are several times larger than the others, in every layer the same:
+/// What comes out of a norm has a few columns that are several times larger than the others, in every layer the same:
 /// they are what int8 hurts most. On 400 package descriptions the mean cosine to f32 is 0.9983 without ranges and 0.9995
 /// with them. The inputs of the other two products have no such columns, and lose by it.
 #[derive(Debug, Default)]
 struct Ranges {
     qkv: Option<Vec<f32>>,
-    widen: Option<Vec<f32>>,
+    wide: Option<Vec<f32>>,
 }
 
-/// Tells the [`Ranges`] of a model by running its layers in f32 on made-up texts.
+/// Runs made-up texts through the layers of a model, exactly and rounded, while it is loaded: it tells the [`Ranges`] of
+/// the layers, and whether the precision is safe for this model.
 ///
-/// The columns lie in the weights and show with any input: made-up texts find the same as real ones.
-struct Calibration {
+/// Large columns lie in the weights and show with any input: made-up texts find the same as real ones.
+struct Trial {
     starts: Vec<usize>,
-    room: Room,
+    exact: Room,
+    rounded: Room,
 }
 
-impl Calibration {
+impl Trial {
     /// Texts of the run, and tokens of each.
     const SHAPE: (usize, usize) = (8, 16);
+    /// A model whose rows turn further than this is refused, see the README for what real models reach.
+    const LEAST_COSINE: f64 = 0.95;
 
     /// Looks up tokens from all over the vocabulary.
-    fn start(encoder: &BertEncoder, config: &BertConfig) -> Self {
+    fn start(encoder: &CpuEncoder, architecture: &Architecture) -> Self {
         let (texts, length) = Self::SHAPE;
-        let length = length.min(config.max_position_embeddings);
+        let length = length.min(architecture.places);
         // Multiples of 2^32 / golden ratio spread evenly over all 32-bit numbers.
         let spread = |i: usize| u64::from((i as u32).wrapping_mul(2_654_435_761));
-        let ids: Vec<u32> =
-            (0..texts * length).map(|i| ((spread(i) * config.vocab_size as u64) >> 32) as u32).collect();
-        let mut calibration = Self { starts: (0..=texts).map(|i| i * length).collect(), room: Room::default() };
-        encoder.begin(&ids, &calibration.starts, &mut calibration.room);
-        calibration
+        let vocabulary = architecture.vocabulary as u64;
+        let ids: Vec<u32> = (0..texts * length).map(|i| ((spread(i) * vocabulary) >> 32) as u32).collect();
+        let starts: Vec<usize> = (0..=texts).map(|i| i * length).collect();
+        let (mut exact, mut rounded) = (Room::default(), Room::default());
+        encoder.begin(&ids, &starts, &mut exact);
+        encoder.begin(&ids, &starts, &mut rounded);
+        Self { starts, exact, rounded }
     }
 
-    /// Runs the next layer.
-    fn run(&mut self, encoder: &BertEncoder, layer: &Layer) -> Ranges {
-        let qkv = Some(column_ranges(&self.room.states, encoder.hidden));
-        encoder.run(layer, &self.starts, &mut self.room, &|| true);
-        Ranges { qkv, widen: Some(column_ranges(&self.room.summed, encoder.hidden)) }
-    }
-}
-
-/// The weights of one layer as they are in the file, to be packed once or, for int8, twice.
-struct LayerWeights {
-    qkv: Linear,
-    attention_out: Linear,
-    attention_norm: LayerNorm,
-    widen: Linear,
-    narrow: Linear,
-    norm: LayerNorm,
-}
-
-/// A linear layer, or several of the same shape, one under the other, so that they are one product.
-struct Linear {
-    /// `[outputs, inputs]`
-    weight: Vec<f32>,
-    /// `[outputs]`
-    bias: Vec<f32>,
-}
-
-impl LayerWeights {
-    fn pack(&self, path: Path, precision: Precision, ranges: &Ranges) -> Layer {
-        let arithmetic = match precision {
-            Precision::F32 => Arithmetic::F32,
-            Precision::Bf16 => Arithmetic::Bf16,
-            Precision::Int8 => Arithmetic::Int8,
+    /// Runs the next layer exactly.
+    fn run_exact(&mut self, encoder: &CpuEncoder, layer: &Layer) -> Ranges {
+        let room = &mut self.exact;
+        let read = |norms: &HalfNorms, rows: &[f32], normed: &mut Vec<f32>| {
+            Some(column_ranges(encoder.before(norms, rows, normed), encoder.hidden))
         };
-        let pack = |linear: &Linear, ranges: Option<&[f32]>| {
-            PackedMatrix::pack(path, arithmetic, &linear.weight, &linear.bias, ranges)
+        let qkv = read(&layer.attention_norms, &room.states, &mut room.normed);
+        encoder.run(layer, &self.starts, room, &|| true);
+        Ranges { qkv, wide: read(&layer.feed_forward_norms, &room.summed, &mut room.normed) }
+    }
+
+    /// Runs the next layer as it will be run.
+    fn run_rounded(&mut self, encoder: &CpuEncoder, layer: &Layer) {
+        encoder.run(layer, &self.starts, &mut self.rounded, &|| true);
+    }
+
+    /// Compares the average rows of the texts.
+    fn judge(mut self, encoder: &CpuEncoder, precision: Precision) -> Result<()> {
+        for room in [&mut self.exact, &mut self.rounded] {
+            if let Some(norm) = &encoder.last_norm {
+                norm.apply(encoder.path, &mut room.states);
+            }
+        }
+        let texts: Vec<Range<usize>> =
+            self.starts.windows(2).map(|text| text[0] * encoder.hidden..text[1] * encoder.hidden).collect();
+        let average = |rows: &[f32]| {
+            let mut sum = vec![0.0f64; encoder.hidden];
+            for row in rows.chunks_exact(encoder.hidden) {
+                sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            sum
         };
-        Layer {
-            qkv: pack(&self.qkv, ranges.qkv.as_deref()),
-            attention_out: pack(&self.attention_out, None),
-            attention_norm: self.attention_norm.clone(),
-            widen: pack(&self.widen, ranges.widen.as_deref()),
-            narrow: pack(&self.narrow, None),
-            norm: self.norm.clone(),
+        let cosine = |text: &Range<usize>| {
+            let (a, b) = (average(&self.exact.states[text.clone()]), average(&self.rounded.states[text.clone()]));
+            let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
+        };
+        let mean = texts.iter().map(cosine).sum::<f64>() / texts.len() as f64;
+        if mean >= Self::LEAST_COSINE {
+            return Ok(());
         }
+        Err(Error::Setting(format!(
+            "embed.precision: {precision} moves the vectors of this model too far (mean cosine {mean:.4} to f32 on made-up \
+             texts, at least {} is asked for); use f32{}",
+            Self::LEAST_COSINE,
+            if precision == Precision::Int8 { ", or try bf16" } else { "" }
+        )))
     }
-}
-
-/// What it takes to read one layer.
-struct LayerReader<'a> {
-    config: &'a BertConfig,
-    weights: &'a Weights,
-    number: usize,
-}
-
-impl LayerReader<'_> {
-    fn read(&self) -> Result<LayerWeights> {
-        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
-        let parts = ["attention.self.query", "attention.self.key", "attention.self.value"];
-        Ok(LayerWeights {
-            qkv: self.linear(&parts, hidden, hidden)?,
-            attention_out: self.linear(&["attention.output.dense"], hidden, hidden)?,
-            attention_norm: self.norm("attention.output.LayerNorm")?,
-            widen: self.linear(&["intermediate.dense"], intermediate, hidden)?,
-            narrow: self.linear(&["output.dense"], hidden, intermediate)?,
-            norm: self.norm("output.LayerNorm")?,
-        })
-    }
-
-    fn name(&self, part: &str) -> String {
-        format!("encoder.layer.{}.{part}", self.number)
-    }
-
-    fn linear(&self, parts: &[&str], outputs: usize, inputs: usize) -> Result<Linear> {
-        let mut linear = Linear { weight: Vec::new(), bias: Vec::new() };
-        for part in parts {
-            linear.weight.extend(self.weights.tensor(&format!("{}.weight", self.name(part)), &[outputs, inputs])?);
-            linear.bias.extend(self.weights.tensor(&format!("{}.bias", self.name(part)), &[outputs])?);
-        }
-        Ok(linear)
-    }
-
-    fn norm(&self, part: &str) -> Result<LayerNorm> {
-        layer_norm(self.config, self.weights, &self.name(part))
-    }
-}
-
-fn layer_norm(config: &BertConfig, weights: &Weights, name: &str) -> Result<LayerNorm> {
-    let tensor = |part: &str| weights.tensor(&format!("{name}.{part}"), &[config.hidden_size]);
-    Ok(LayerNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon: config.layer_norm_eps as f32 })
 }

@@ -4,23 +4,37 @@
 //! |---|---|
 //! | `files.rs` | where a model's files come from: compiled in, a directory, the hub |
 //! | `hub.rs` | the hub's cache folder and downloads |
-//! | `description.rs` | what the small files say: architecture, pooling, prompts, limits |
+//! | `description.rs` | what the small files say: modules, pooling, prompts, limits |
+//! | `config.rs` | reading `config.json` |
+//! | `architecture.rs` | what an encoder is made of, as data |
+//! | `families.rs` | `config.json` -> that data, by `model_type` |
+//! | `names.rs` | what the tensors of a checkpoint are called |
+//! | `rope.rs` | rotary positions as a configuration describes them |
 //! | `tokenizer.rs` | text -> tokens |
 //! | `weights.rs` | safetensors -> f32 |
+//! | `parts.rs` | an encoder's parts, read from its weights |
 //! | `encoder.rs` | tokens -> one row per token, on this crate's kernels |
 //! | `candle.rs` | the same on other devices, by candle |
-//! | `pooling.rs` | one row per token -> one vector |
+//! | `pooling.rs` | one row per token -> one row per text |
+//! | `steps.rs` | one row per text -> the vector: Dense, LayerNorm, Normalize |
 //! | `catalog.rs` | each model loaded once per process |
 
+mod architecture;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 mod candle;
 mod catalog;
+mod config;
 mod description;
 mod encoder;
+mod families;
 mod files;
 #[cfg(feature = "hub")]
 mod hub;
+mod names;
+mod parts;
 mod pooling;
+mod rope;
+mod steps;
 mod tokenizer;
 mod weights;
 
@@ -36,9 +50,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::options::{Device, Precision};
-use description::Normalize;
-use encoder::BertEncoder;
+use encoder::CpuEncoder;
 use files::ModelFiles;
+use steps::Step;
 use tokenizer::TextTokenizer;
 use weights::Weights;
 
@@ -49,13 +63,14 @@ pub(crate) struct Model {
     pub(crate) description: Arc<Description>,
     tokenizer: TextTokenizer,
     encoder: Encoder,
+    steps: Vec<Step>,
 }
 
 /// The part of a model that does the arithmetic.
 #[derive(Debug)]
 enum Encoder {
     /// This crate's kernels.
-    Cpu(BertEncoder),
+    Cpu(CpuEncoder),
     /// Another device, through candle.
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
     Candle(candle::CandleEncoder),
@@ -73,7 +88,9 @@ impl Model {
             )));
         }
         let encoder = match device {
-            Device::Cpu | Device::Auto => Encoder::Cpu(BertEncoder::load(&description.bert, &weights, precision)?),
+            Device::Cpu | Device::Auto => {
+                Encoder::Cpu(CpuEncoder::load(&description.architecture, &weights, precision)?)
+            }
             #[cfg(any(feature = "cuda", feature = "metal"))]
             Device::Cuda(_) | Device::Metal => {
                 Encoder::Candle(candle::CandleEncoder::load(&description, &weights, &candle::open_device(device)?)?)
@@ -84,7 +101,17 @@ impl Model {
                 return Err(Error::Device(format!("device {device} is not built in")));
             }
         };
-        Ok(Self { description, tokenizer, encoder })
+        let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
+        Ok(Self { description, tokenizer, encoder, steps })
+    }
+
+    /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.
+    pub(crate) fn unpooled(&self, role: Role, max_tokens: usize) -> Result<usize> {
+        let prompt = self.description.prompt(role);
+        if self.description.include_prompt || prompt.is_empty() {
+            return Ok(0);
+        }
+        self.tokenizer.prompt_tokens(prompt, max_tokens)
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`.
@@ -103,11 +130,13 @@ impl Model {
     }
 
     /// Runs one model batch: `ids` end to end, text `i` being `ids[starts[i]..starts[i + 1]]`, gives
-    /// `[texts, dimensions]`. `go_on` is asked between layers; when it says no the result is [`Error::Cancelled`].
+    /// `[texts, dimensions]`. The first `unpooled` tokens of each text are read and not pooled. `go_on` is asked between
+    /// layers; when it says no the result is [`Error::Cancelled`].
     pub(crate) fn encode(
         &self,
         ids: &[u32],
         starts: &[usize],
+        unpooled: usize,
         dimensions: usize,
         room: &mut Room,
         go_on: &dyn Fn() -> bool,
@@ -122,15 +151,17 @@ impl Model {
                 encoder.forward(ids, starts, room)?
             }
         };
-        let (hidden, dim) = (self.description.bert.hidden_size, self.description.dim);
+        let (hidden, pooling) = (self.description.architecture.hidden, &self.description.pooling);
         let mut vectors = vec![0.0; (starts.len() - 1) * dimensions];
-        let mut pooled = vec![0.0; dim];
+        let (mut row, mut room) = (Vec::new(), Vec::new());
         for (text, vector) in starts.windows(2).zip(vectors.chunks_exact_mut(dimensions)) {
-            let rows = &states[text[0] * hidden..text[1] * hidden];
-            self.description.pooling.apply(rows, hidden, &mut pooled);
-            vector.copy_from_slice(&pooled[..dimensions]);
-            if self.description.normalize == Normalize::L2 {
-                pooling::normalize(vector);
+            row.resize(pooling.0.len() * hidden, 0.0);
+            pooling.apply(&states[text[0] * hidden..text[1] * hidden], unpooled, hidden, &mut row);
+            self.steps.iter().for_each(|step| step.apply(&mut row, &mut room));
+            vector.copy_from_slice(&row[..dimensions]);
+            // A cut vector has length 1 again where the model's vectors have.
+            if dimensions < self.description.dim && self.description.normalizes() {
+                steps::normalize(vector);
             }
         }
         if vectors.iter().any(|x| !x.is_finite()) {

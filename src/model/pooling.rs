@@ -1,4 +1,4 @@
-//! One row per token -> one vector, as sentence-transformers' Pooling and Normalize modules do it.
+//! One row per token -> one row per text, as sentence-transformers' Pooling module does it.
 
 /// One way to make a vector of the rows of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,33 +29,44 @@ impl PoolingMode {
         (Self::LastToken, "lasttoken", "pooling_mode_lasttoken"),
     ];
 
-    /// Pools `rows`, `[tokens, hidden]` with at least one token, into `out`, `[hidden]`.
-    fn apply(self, rows: &[f32], hidden: usize, out: &mut [f32]) {
-        let tokens = rows.len() / hidden;
+    /// Pools `rows`, `[tokens, hidden]` without the first `skipped`, into `out`, `[hidden]`. Where nothing is left, the
+    /// result is what sentence-transformers makes of it: zeros, or the first row of all.
+    fn apply(self, rows: &[f32], skipped: usize, out: &mut [f32]) {
+        let hidden = out.len();
+        let left = &rows[(skipped * hidden).min(rows.len())..];
+        let tokens = left.len() / hidden;
+        out.fill(0.0);
         match self {
-            Self::Cls => out.copy_from_slice(&rows[..hidden]),
-            Self::LastToken => out.copy_from_slice(&rows[rows.len() - hidden..]),
+            Self::Cls => {
+                let first = left.chunks_exact(hidden).next().or_else(|| rows.chunks_exact(hidden).next());
+                first.into_iter().for_each(|row| out.copy_from_slice(row));
+            }
+            Self::LastToken => {
+                left.chunks_exact(hidden).next_back().into_iter().for_each(|row| out.copy_from_slice(row));
+            }
             Self::Max => {
-                out.copy_from_slice(&rows[..hidden]);
-                for row in rows.chunks_exact(hidden) {
+                out.fill(f32::NEG_INFINITY);
+                for row in left.chunks_exact(hidden) {
                     // NaN wins: a damaged model must be noticed.
                     let larger = |max: f32, x: f32| if x > max || x.is_nan() { x } else { max };
                     out.iter_mut().zip(row).for_each(|(max, &x)| *max = larger(*max, x));
                 }
             }
-            Self::Mean => weighted_sum(rows, |_| 1.0, 1.0 / tokens as f32, out),
-            Self::MeanSqrtLen => weighted_sum(rows, |_| 1.0, 1.0 / (tokens as f32).sqrt(), out),
+            _ if tokens == 0 => {}
+            Self::Mean => weighted_sum(left, |_| 1.0, 1.0 / tokens as f32, out),
+            Self::MeanSqrtLen => weighted_sum(left, |_| 1.0, 1.0 / (tokens as f32).sqrt(), out),
             Self::WeightedMean => {
-                let total = (tokens * (tokens + 1) / 2) as f32;
-                weighted_sum(rows, |position| (position + 1) as f32, 1.0 / total, out);
+                // A skipped prompt leaves the other tokens their places.
+                let weight = |token: usize| (skipped + token + 1) as f32;
+                let total: f32 = (0..tokens).map(weight).sum();
+                weighted_sum(left, weight, 1.0 / total, out);
             }
         }
     }
 }
 
-/// `out = scale * sum over tokens of weight(token) * row`.
+/// `out = scale * sum over tokens of weight(token) * row`, `out` being zero.
 fn weighted_sum(rows: &[f32], weight: impl Fn(usize) -> f32, scale: f32, out: &mut [f32]) {
-    out.fill(0.0);
     for (position, row) in rows.chunks_exact(out.len()).enumerate() {
         let weight = weight(position);
         out.iter_mut().zip(row).for_each(|(sum, &x)| *sum += weight * x);
@@ -68,16 +79,10 @@ fn weighted_sum(rows: &[f32], weight: impl Fn(usize) -> f32, scale: f32, out: &m
 pub(crate) struct Pooling(pub(crate) Vec<PoolingMode>);
 
 impl Pooling {
-    /// Pools `rows`, `[tokens, hidden]`, into `out`, `[modes * hidden]`.
-    pub(crate) fn apply(&self, rows: &[f32], hidden: usize, out: &mut [f32]) {
+    /// Pools `rows`, `[tokens, hidden]` without the first `skipped`, into `out`, `[modes * hidden]`.
+    pub(crate) fn apply(&self, rows: &[f32], skipped: usize, hidden: usize, out: &mut [f32]) {
         for (mode, out) in self.0.iter().zip(out.chunks_exact_mut(hidden)) {
-            mode.apply(rows, hidden, out);
+            mode.apply(rows, skipped, out);
         }
     }
-}
-
-/// Divides a vector by its length; one that is zero stays zero (PyTorch's `normalize` with its floor of 1e-12).
-pub(crate) fn normalize(vector: &mut [f32]) {
-    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12);
-    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
 }

@@ -1,7 +1,7 @@
 //! Text -> tokens, with the model's `tokenizer.json`.
 
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{Tokenizer, TruncationDirection};
+use tokenizers::{PostProcessorWrapper, Tokenizer, TruncationDirection};
 
 use super::description::Description;
 use super::files::ModelFiles;
@@ -22,6 +22,10 @@ pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     /// Tokens that the tokenizer adds to every text ([CLS] and [SEP]).
     pub(super) special: usize,
+    /// Which end of a long text stays.
+    direction: TruncationDirection,
+    /// Whether a text may have no tokens at all.
+    may_be_empty: bool,
     /// How an error names the model.
     label: String,
 }
@@ -34,21 +38,28 @@ impl TextTokenizer {
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
         let mut tokenizer: Tokenizer = text.parse().map_err(|error| wrong(format!("{error}")))?;
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| wrong(format!("{error}")))?;
+        let is_static = description.architecture.layers.is_empty();
+        if is_static {
+            // sentence-transformers leaves static models' special tokens out, and their tokenizer's own truncation in.
+            tokenizer.with_post_processor(None::<PostProcessorWrapper>);
+        } else {
+            tokenizer.with_truncation(None).map_err(|error| wrong(format!("{error}")))?;
+        }
         if description.lower_case {
             let mut steps = vec![Lowercase.into()];
             steps.extend(tokenizer.get_normalizer().cloned());
             tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(|error| wrong(format!("{error}")))?;
         }
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
-        let rows = description.bert.vocab_size;
+        let rows = description.architecture.vocabulary;
         if largest >= rows {
             return Err(wrong(format!(
                 "token id {largest} is outside the embedding table of {rows} rows (vocab_size)"
             )));
         }
         let probe = tokenizer.encode_fast("", true).map_err(|error| wrong(format!("{error}")))?;
-        Ok(Self { tokenizer, special: probe.len(), label: files.label() })
+        let direction = if description.cut_start { TruncationDirection::Left } else { TruncationDirection::Right };
+        Ok(Self { tokenizer, special: probe.len(), direction, may_be_empty: is_static, label: files.label() })
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`, special tokens counted and kept.
@@ -57,11 +68,11 @@ impl TextTokenizer {
         let mut encoding = self.encode(prompt, text)?;
         let full_length = encoding.len() + self.special;
         if full_length > max_tokens {
-            encoding.truncate(max_tokens.saturating_sub(self.special), 0, TruncationDirection::Right);
+            encoding.truncate(max_tokens.saturating_sub(self.special), 0, self.direction);
             encoding.take_overflowing();
         }
         let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
-        if encoding.get_ids().is_empty() {
+        if encoding.get_ids().is_empty() && !self.may_be_empty {
             return Err(Error::Text(format!(
                 "{}: text {text:?} has no tokens, and the tokenizer adds none of its own; leave such rows out, or make \
                  them NULL with NULLIF",
@@ -69,6 +80,14 @@ impl TextTokenizer {
             )));
         }
         Ok(Tokens { ids: encoding.get_ids().to_vec(), full_length })
+    }
+
+    /// Number of tokens that a prompt puts before every text, those included that the tokenizer puts first; not the special
+    /// token that ends a text.
+    pub(crate) fn prompt_tokens(&self, prompt: &str, max_tokens: usize) -> Result<usize> {
+        let ids = self.tokenize(prompt, "", max_tokens)?.ids;
+        let special = |id: &u32| self.tokenizer.get_added_tokens_decoder().get(id).is_some_and(|token| token.special);
+        Ok(ids.len() - usize::from(ids.last().is_some_and(special)))
     }
 
     /// Number of tokens of a text before truncation, special tokens counted.

@@ -27,8 +27,6 @@ pub(crate) struct Weights {
     shards: Vec<Shard>,
     /// Tensor name -> shard and place.
     tensors: HashMap<String, (usize, TensorInfo)>,
-    /// Prefix before every tensor name (`bert.` in checkpoints that had a task head).
-    prefix: &'static str,
 }
 
 /// One file of weights.
@@ -55,7 +53,7 @@ struct ShardIndex {
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `folder`.
     pub(crate) fn open(files: &ModelFiles, folder: &str, offline: bool) -> Result<Self> {
-        let mut weights = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new(), prefix: "" };
+        let mut weights = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new() };
         for path in weight_files(files, folder, offline)? {
             let shard = match files.find_file(&path, offline)?.ok_or_else(|| files.missing(&path))? {
                 Bytes::Static(bytes) => ShardBytes::Static(bytes),
@@ -65,9 +63,6 @@ impl Weights {
                 }
             };
             weights.add_shard(path, shard)?;
-        }
-        if weights.tensors.keys().any(|name| name.starts_with("bert.embeddings.")) {
-            weights.prefix = "bert.";
         }
         Ok(weights)
     }
@@ -109,31 +104,116 @@ impl Weights {
         Ok(())
     }
 
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// What comes before `name` in the shortest tensor name that ends with it.
+    pub(crate) fn prefix_of(&self, name: &str) -> Option<String> {
+        let prefixes = self.tensors.keys().filter_map(|full| full.strip_suffix(name));
+        let whole = prefixes.filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        whole.min_by_key(|prefix| (prefix.len(), *prefix)).map(str::to_owned)
+    }
+
     /// A tensor of exactly this shape, widened to f32.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let full = format!("{}{name}", self.prefix);
-        let found = self.tensors.get(&full).or_else(|| self.tensors.get(&old_name(&full)));
-        let Some((shard, info)) = found else {
-            let first = self.shards.first().map_or(SINGLE, |shard| shard.path.as_str());
-            return Err(Error::Model(format!("{}: tensor {full} not found in {first}", self.label)));
-        };
-        let shard = &self.shards[*shard];
-        let wrong = |reason: String| Error::Model(format!("{}: {}: tensor {full} {reason}", self.label, shard.path));
+        let (info, bytes) = self.read(name, shape)?;
+        match info.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(widen(info.dtype, &bytes)),
+            Dtype::F64 => Ok(bytes.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect()),
+            other => Err(self.wrong(name, &format!("has type {other:?}; supported: F32, F16, BF16, F64"))),
+        }
+    }
+
+    /// Rows and width of the table of a static model: StaticEmbedding's `embedding.weight`, or model2vec's `embeddings`, of
+    /// which a `mapping` may give each token its row.
+    pub(crate) fn static_shape(&self) -> Result<(usize, usize)> {
+        let table = self.static_table();
+        let shape = |name| self.find(name).map(|(_, info)| info.shape.as_slice());
+        match (shape(table), shape("mapping")) {
+            (Some(&[_, 0]), _) => Err(self.wrong(table, "has no columns")),
+            (Some(&[rows, width]), None) => Ok((rows, width)),
+            (Some(&[_, width]), Some(&[tokens])) => Ok((tokens, width)),
+            (Some(other), None) => {
+                Err(self.wrong(table, &format!("has shape {other:?}, a table has rows and columns")))
+            }
+            (Some(_), Some(other)) => Err(self.wrong("mapping", &format!("has shape {other:?}, it should be a list"))),
+            (None, _) => Err(self.missing("embedding.weight")),
+        }
+    }
+
+    fn static_table(&self) -> &'static str {
+        if self.has("embedding.weight") { "embedding.weight" } else { "embeddings" }
+    }
+
+    /// The table of a static model, `[rows, width]` of [`Weights::static_shape`], times the tokens' own `weights` if it has
+    /// some.
+    pub(crate) fn static_words(&self) -> Result<Vec<f32>> {
+        let (tokens, width) = self.static_shape()?;
+        let table = self.static_table();
+        let rows = self.find(table).map_or(0, |(_, info)| info.shape[0]);
+        let mut words = self.tensor(table, &[rows, width])?;
+        if self.has("mapping") {
+            let row = |index: i64| {
+                let start = usize::try_from(index).ok().filter(|&index| index < rows).map(|index| index * width);
+                start.ok_or_else(|| self.wrong("mapping", &format!("names row {index} of {rows}")))
+            };
+            let mut mapped = Vec::new();
+            for index in self.whole_numbers("mapping", tokens)? {
+                mapped.extend_from_slice(&words[row(index)?..][..width]);
+            }
+            words = mapped;
+        }
+        if self.has("weights") {
+            let weights = self.tensor("weights", &[tokens])?;
+            for (row, weight) in words.chunks_exact_mut(width).zip(weights) {
+                row.iter_mut().for_each(|x| *x *= weight);
+            }
+        }
+        Ok(words)
+    }
+
+    fn whole_numbers(&self, name: &str, count: usize) -> Result<Vec<i64>> {
+        let (info, bytes) = self.read(name, &[count])?;
+        match info.dtype {
+            Dtype::I64 => Ok(bytes.as_chunks::<8>().0.iter().map(|&b| i64::from_le_bytes(b)).collect()),
+            Dtype::I32 => Ok(bytes.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b).into()).collect()),
+            other => Err(self.wrong(name, &format!("has type {other:?}; supported: I64, I32"))),
+        }
+    }
+
+    /// The bytes of a tensor of exactly this shape.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Vec<u8>)> {
+        let (shard, info) = self.find(name).ok_or_else(|| self.missing(name))?;
         if info.shape != shape {
-            return Err(wrong(format!("has shape {:?}, config.json asks for {shape:?}", info.shape)));
+            return Err(self.wrong(name, &format!("has shape {:?}, config.json asks for {shape:?}", info.shape)));
         }
         let (start, end) = info.data_offsets;
-        let count: usize = shape.iter().product();
-        let size = match info.dtype {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-            other => return Err(wrong(format!("has type {other:?}; supported: F32, F16, BF16"))),
+        let bits = shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
+        let Some(length) = bits.map(|bits| bits / 8).filter(|&length| end.checked_sub(start) == Some(length)) else {
+            return Err(
+                self.wrong(name, &format!("has {start}..{end} as its bytes, which is not what its shape needs"))
+            );
         };
-        if end.checked_sub(start) != Some(count * size) {
-            return Err(wrong(format!("has {start}..{end} as its bytes, its shape needs {}", count * size)));
-        }
-        let bytes = shard.bytes.read(shard.data_start + start as u64, count * size);
-        Ok(widen(info.dtype, &bytes.map_err(|error| wrong(format!("cannot be read: {error}")))?))
+        let bytes = shard.bytes.read(shard.data_start + start as u64, length);
+        Ok((info, bytes.map_err(|error| self.wrong(name, &format!("cannot be read: {error}")))?))
+    }
+
+    /// Where a tensor is, also under the name that it had before PyTorch.
+    fn find(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
+        let (shard, info) = self.tensors.get(name).or_else(|| self.tensors.get(&old_name(name)))?;
+        Some((&self.shards[*shard], info))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let first = self.shards.first().map_or(SINGLE, |shard| shard.path.as_str());
+        Error::Model(format!("{}: tensor {name} not found in {first}", self.label))
+    }
+
+    fn wrong(&self, name: &str, reason: &str) -> Error {
+        let path = self.find(name).map_or(SINGLE, |(shard, _)| shard.path.as_str());
+        Error::Model(format!("{}: {path}: tensor {name} {reason}", self.label))
     }
 }
 

@@ -1,0 +1,159 @@
+//! Rotary positions as a configuration describes them -> radians per token.
+
+use std::f64::consts::PI;
+
+use super::config::Config;
+use crate::error::Result;
+
+/// What the kinds of `rope_type` do to the frequencies.
+const KINDS: &str = "default, linear, dynamic, ntk, llama3, yarn";
+
+/// Angles of one kind of layer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RotaryShape {
+    /// Radians per token of each pair of a head's values.
+    pub(crate) frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied with.
+    pub(crate) scale: f32,
+}
+
+impl RotaryShape {
+    /// Reads `rope_scaling` or `rope_parameters`, which is by kind of layer where `layers` names one, and the theta that the
+    /// file gives beside it. `head` is the width of a head, `theta` what counts where the object names none.
+    pub(super) fn read(config: &Config, layers: Option<&str>, head: usize, theta: f64) -> Result<Self> {
+        let by_layers = |name| config.object(name).and_then(|object| layers.and_then(|layers| object.object(layers)));
+        let flat = |name| config.object(name).filter(|object| object.object("full_attention").is_none());
+        let parameters =
+            by_layers("rope_parameters").or_else(|| flat("rope_scaling")).or_else(|| flat("rope_parameters"));
+        let fraction = config.number("partial_rotary_factor")?;
+        let Some(parameters) = parameters else { return Ok(Self::plain(theta, head, fraction.unwrap_or(1.0))) };
+        let theta = parameters.number("rope_theta")?.unwrap_or(theta);
+        let fraction = parameters.number("partial_rotary_factor")?.or(fraction).unwrap_or(1.0);
+        let plain = Self::plain(theta, head, fraction);
+        let kind = match parameters.text("rope_type")? {
+            Some(kind) => Some(kind),
+            None => parameters.text("type")?,
+        };
+        let scaling = Scaling { config, parameters: &parameters, theta };
+        match kind.unwrap_or("default") {
+            // Longer than the model's own limit no text is, and up to there a dynamic base is the plain one.
+            "default" | "dynamic" => Ok(plain),
+            "linear" => scaling.linear(plain),
+            "ntk" => scaling.ntk(plain),
+            "llama3" => scaling.llama3(plain),
+            "yarn" => scaling.yarn(plain),
+            other => Err(parameters.unsupported("rope_type", other, KINDS)),
+        }
+    }
+
+    /// Frequencies that fall from 1 to nearly `1 / theta`, rounded step by step as PyTorch rounds them.
+    pub(super) fn plain(theta: f64, head: usize, fraction: f64) -> Self {
+        let turned = (head as f64 * fraction) as usize / 2 * 2;
+        let frequency = |i: usize| {
+            let exponent = i as f32 / turned as f32;
+            1.0 / (theta as f32 as f64).powf(f64::from(exponent)) as f32
+        };
+        Self { frequencies: (0..turned).step_by(2).map(frequency).collect(), scale: 1.0 }
+    }
+}
+
+/// What a longer context than the model was trained on does to the frequencies.
+struct Scaling<'a> {
+    config: &'a Config,
+    parameters: &'a Config,
+    theta: f64,
+}
+
+impl Scaling<'_> {
+    fn need(&self, key: &str) -> Result<f64> {
+        let number = self.parameters.number(key)?.filter(|number| *number > 0.0);
+        number.ok_or_else(|| self.parameters.unsupported(key, "missing or not positive", "a positive number"))
+    }
+
+    fn factor(&self) -> Result<f32> {
+        Ok(self.need("factor")? as f32)
+    }
+
+    /// The length that the model was trained on.
+    fn trained(&self) -> Result<f64> {
+        for (config, key) in [
+            (self.parameters, "original_max_position_embeddings"),
+            (self.config, "original_max_position_embeddings"),
+            (self.config, "max_position_embeddings"),
+        ] {
+            if let Some(length) = config.number(key)?.filter(|length| *length > 0.0) {
+                return Ok(length);
+            }
+        }
+        Ok(2048.0)
+    }
+
+    fn linear(&self, mut shape: RotaryShape) -> Result<RotaryShape> {
+        let factor = self.factor()?;
+        shape.frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
+        Ok(shape)
+    }
+
+    /// Alibaba's: a larger base, and every frequency a little lower; with `mixed_b` the lower ones more than the higher.
+    fn ntk(&self, shape: RotaryShape) -> Result<RotaryShape> {
+        let factor = self.need("factor")?;
+        let pairs = shape.frequencies.len() as f64;
+        let frequencies = match self.parameters.number("mixed_b")? {
+            None => {
+                let larger = RotaryShape::plain(self.theta * factor, 2 * shape.frequencies.len(), 1.0);
+                let lower = factor.powf(1.0 / pairs) as f32;
+                larger.frequencies.into_iter().map(|frequency| frequency / lower).collect()
+            }
+            Some(b) => {
+                let a = factor.ln() / pairs.powf(b);
+                let lower = |i: usize| (a * ((i + 1) as f64).powf(b)).exp() as f32;
+                shape.frequencies.iter().enumerate().map(|(i, frequency)| frequency / lower(i)).collect()
+            }
+        };
+        Ok(RotaryShape { frequencies, ..shape })
+    }
+
+    /// Long waves are stretched, short ones are kept, those between are mixed.
+    fn llama3(&self, mut shape: RotaryShape) -> Result<RotaryShape> {
+        let factor = f64::from(self.factor()?);
+        let (low, high) = (self.need("low_freq_factor")?, self.need("high_freq_factor")?);
+        let trained = self.trained()?;
+        for frequency in &mut shape.frequencies {
+            let wave = 2.0 * PI / f64::from(*frequency);
+            let smooth = ((trained / wave - low) / (high - low)).clamp(0.0, 1.0);
+            *frequency = ((1.0 - smooth) * f64::from(*frequency) / factor + smooth * f64::from(*frequency)) as f32;
+        }
+        Ok(shape)
+    }
+
+    /// As llama3, by the number of turns over the trained length, and all values are scaled.
+    fn yarn(&self, mut shape: RotaryShape) -> Result<RotaryShape> {
+        let factor = self.need("factor")?;
+        let dim = 2.0 * shape.frequencies.len() as f64;
+        let trained = self.trained()?;
+        let number =
+            |key: &str, default: f64| Ok(self.parameters.number(key)?.filter(|x| *x != 0.0).unwrap_or(default));
+        let place = |turns: f64| dim * (trained / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+        let (mut low, mut high) = (place(number("beta_fast", 32.0)?), place(number("beta_slow", 1.0)?));
+        if self.parameters.flag("truncate", true)? {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        for (i, frequency) in shape.frequencies.iter_mut().enumerate() {
+            let stretched = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            let kept = f64::from(*frequency);
+            *frequency = (kept / factor * stretched + kept * (1.0 - stretched)) as f32;
+        }
+        let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let both = (self.parameters.number("mscale")?, self.parameters.number("mscale_all_dim")?);
+        let computed = match both {
+            (Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
+            _ => magnitude(1.0),
+        };
+        shape.scale = self.parameters.number("attention_factor")?.unwrap_or(computed) as f32;
+        Ok(shape)
+    }
+}
