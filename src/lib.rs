@@ -39,6 +39,7 @@
 //! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
+//! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `bin/embedsql/` | the program: a *user* of the crate, sees public items only |
 //!
@@ -64,6 +65,7 @@ mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;
 mod model;
+mod models;
 mod options;
 mod plan;
 #[doc(hidden)]
@@ -73,6 +75,7 @@ pub use engine::Counts;
 pub use error::Error;
 #[cfg(feature = "hub")]
 pub use model::{Download, observe_downloads};
+pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
 pub use options::{Device, EmbedOptions, Precision};
 pub use plan::EmbedPlanner;
 

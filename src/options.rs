@@ -1,6 +1,6 @@
 //! Every setting: its unit, its default and why.
 //!
-//! The same eleven keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
+//! The same twelve keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
 //! [`EmbedOptions`]. A value is checked when it is set, so that a wrong one is reported where it was written and not in
 //! the middle of a query.
 
@@ -41,6 +41,10 @@ pub struct EmbedOptions {
     /// `embed.memory`: most bytes of vectors that one query remembers, so that equal texts go through the model once; `K`,
     /// `M` and `G` are understood. Beyond it the oldest is forgotten. The default holds 80 000 vectors of 384 numbers.
     pub memory: usize,
+    /// `embed.model_memory`: bytes of weights that the process keeps. Models that no query uses are freed, those first that
+    /// were not asked for the longest, until the rest fits; what is in use stays. The default holds a model of a billion
+    /// weights in f32, or dozens of small ones.
+    pub model_memory: usize,
     /// `embed.max_tokens`: truncation length in tokens, special tokens counted. 0 is the model's own.
     pub max_tokens: usize,
     /// `embed.truncate`: `false` makes a longer text an error that names its length and the limit.
@@ -62,6 +66,7 @@ impl Default for EmbedOptions {
             batch_tokens: 512,
             batch_size: 0,
             memory: 128 << 20,
+            model_memory: 4 << 30,
             max_tokens: 0,
             truncate: true,
             dimensions: 0,
@@ -71,7 +76,7 @@ impl Default for EmbedOptions {
 }
 
 /// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
-const SETTINGS: [(&str, &str); 11] = [
+const SETTINGS: [(&str, &str); 12] = [
     ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
     ("device", "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)"),
     ("precision", "Arithmetic of the encoder: f32, bf16 or int8"),
@@ -79,6 +84,10 @@ const SETTINGS: [(&str, &str); 11] = [
     ("batch_tokens", "Token budget of one model batch"),
     ("batch_size", "Most texts in one model batch; 0 is by tokens alone"),
     ("memory", "Most bytes of vectors that one query remembers for equal texts; K, M and G are understood"),
+    (
+        "model_memory",
+        "Bytes of weights that the process keeps; models that no query uses are freed first; K, M and G are understood",
+    ),
     ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
     ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
     ("dimensions", "Keep the first so many values of a vector (Matryoshka); 0 is all"),
@@ -100,6 +109,7 @@ impl EmbedOptions {
             "batch_tokens" => self.batch_tokens = parse_count(key, value, 1)?,
             "batch_size" => self.batch_size = parse_count(key, value, 0)?,
             "memory" => self.memory = parse_bytes(key, value)?,
+            "model_memory" => self.model_memory = parse_bytes(key, value)?,
             "max_tokens" => self.max_tokens = parse_count(key, value, 0)?,
             "truncate" => self.truncate = parse_bool(key, value)?,
             "dimensions" => self.dimensions = parse_count(key, value, 0)?,
@@ -122,6 +132,7 @@ impl EmbedOptions {
             "batch_tokens" => self.batch_tokens.to_string(),
             "batch_size" => self.batch_size.to_string(),
             "memory" => self.memory.to_string(),
+            "model_memory" => self.model_memory.to_string(),
             "max_tokens" => self.max_tokens.to_string(),
             "truncate" => self.truncate.to_string(),
             "dimensions" => self.dimensions.to_string(),
@@ -318,6 +329,7 @@ mod tests {
             concurrency: 3,
             batch_tokens: 7,
             batch_size: 9,
+            model_memory: 3 << 20,
             memory: 10,
             max_tokens: 11,
             truncate: false,

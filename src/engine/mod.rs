@@ -100,7 +100,7 @@ impl Call {
     }
 
     fn load(&self) -> Result<Arc<Model>> {
-        model::load(&self.options.model, self.options.offline, self.place())
+        model::load(&self.options.model, self.options.offline, self.place(), self.options.model_memory)
     }
 }
 

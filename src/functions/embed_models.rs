@@ -98,7 +98,10 @@ fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
         text(|model| model.description.revision.clone()),
         text(|model| Some(model.description.architecture().to_owned())),
         count(|model| model.description.dim as u64),
-        count(|model| model.description.max_tokens as u64),
+        // A static model takes texts of any length.
+        Arc::new(
+            models.iter().map(|model| model.description.limit().map(|limit| limit as i64)).collect::<Int64Array>(),
+        ),
         text(|model| Some(model.place.device.to_string())),
         text(|model| Some(model.place.precision.to_string())),
         // Only the CPU's arithmetic is this crate's own.

@@ -11,8 +11,12 @@ use super::rows::LANES;
 use super::softmax::Softmax;
 use super::tile::{self, Bf16Pair, Factors, Operand, View};
 
-/// Query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
+/// Most query rows per block: the scores of a block and the keys of a head stay in the second-level cache.
 const BLOCK: usize = 48;
+/// Most scores of a block, unless it would have fewer rows than a tile.
+const SCORES: usize = 1 << 17;
+/// Fewest query rows per block: those of the tallest tile.
+const TILE: usize = 12;
 /// Columns of the widest tile.
 const WIDE: usize = 4 * LANES;
 
@@ -95,7 +99,7 @@ struct HeadRoom<T> {
     keys: Vec<T>,
     /// `[stride / T::VALUES, wide]`: the values of as many neighbouring tokens as an operand holds side by side.
     values: Vec<T>,
-    /// `[BLOCK, stride]`: one row per query, one column per token.
+    /// `[block, stride]`: one row per query, one column per token.
     scores: Vec<f32>,
     /// `[BLOCK, stride / T::VALUES]`: what softmax makes of the scores, if they are rounded.
     weights: Vec<T>,
@@ -226,7 +230,7 @@ impl Attention {
         let HeadRoom { rows, keys, values, scores, weights, totals, weighed, line } = room;
         grow(keys, width / T::VALUES * stride);
         grow(values, stride / T::VALUES * wide);
-        grow(scores, BLOCK * stride);
+        grow(scores, shape.block * stride);
         grow(totals, BLOCK);
         grow(weighed, BLOCK * wide);
         let asking = (self.heads + self.key_heads) * width;
@@ -241,7 +245,7 @@ impl Attention {
             if let Some(bias) = &self.bias {
                 bias.write(head, tokens - 1, line);
             }
-            for first in (0..tokens).step_by(BLOCK) {
+            for first in (0..tokens).step_by(shape.block) {
                 if !go_on() {
                     return;
                 }
@@ -287,13 +291,17 @@ struct HeadShape {
     tokens: usize,
     /// The number of tokens in whole registers.
     stride: usize,
+    /// Query rows per block.
+    block: usize,
 }
 
 impl HeadShape {
     fn new(attention: &Attention, tokens: usize) -> Self {
         let width = attention.head;
         let (wide, stride) = (width.next_multiple_of(LANES), tokens.next_multiple_of(LANES));
-        Self { width, wide, row: attention.row(), tokens, stride }
+        let seen = attention.reach.before.saturating_add(attention.reach.after).saturating_add(BLOCK).min(stride);
+        let block = (SCORES / seen / TILE * TILE).clamp(TILE, BLOCK);
+        Self { width, wide, row: attention.row(), tokens, stride, block }
     }
 }
 
@@ -315,7 +323,7 @@ struct Block {
 impl Block {
     fn new(reach: Reach, shape: &HeadShape, first: usize) -> Self {
         let HeadShape { tokens, stride, .. } = *shape;
-        let height = BLOCK.min(tokens - first);
+        let height = shape.block.min(tokens - first);
         let low = first.saturating_sub(reach.before) / LANES * LANES;
         let high = (first + height).saturating_add(reach.after).min(tokens);
         let seen = (high.next_multiple_of(LANES).min(stride)).min(tokens) - low;

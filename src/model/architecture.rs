@@ -34,6 +34,13 @@ pub(crate) struct Architecture {
     pub(crate) names: &'static [Names],
 }
 
+impl Architecture {
+    /// Whether its places are all it has: a table, or positions that change beyond them.
+    pub(super) fn ends(&self) -> bool {
+        self.embeddings.positions.is_some() || self.rotary.iter().any(|rotary| !rotary.holds_beyond)
+    }
+}
+
 /// Tokens -> the first rows.
 #[derive(Debug)]
 pub(crate) struct Embeddings {

@@ -1,9 +1,11 @@
 //! Each model loaded once per process, by whoever needs it first, and shared from then on.
 //!
 //! What was read stays as it was read: a model directory that is changed on disk is seen by the next process. That keeps
-//! the dimension of plan time and the vectors of run time from the same files.
+//! the dimension of plan time and the vectors of run time from the same files. Weights leave memory again when those of
+//! another model need the room and no query uses them; the description stays.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::Model;
@@ -26,27 +28,80 @@ struct Entry {
     files: ModelFiles,
     description: Arc<Description>,
     /// Held while weights are loaded, so that two queries load them once.
-    loaded: Mutex<HashMap<Place, Arc<Model>>>,
+    loaded: Mutex<HashMap<Place, Loaded>>,
+}
+
+struct Loaded {
+    model: Arc<Model>,
+    /// When it was asked for last, by the catalog's own count.
+    used: u64,
 }
 
 /// Every model of the process by the name it was asked for.
 static CATALOG: LazyLock<Mutex<HashMap<String, Arc<Entry>>>> = LazyLock::new(Mutex::default);
+/// Counts how often a model was asked for.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
 
 /// The description of a model: reads its small files, never its weights.
 pub(crate) fn describe(name: &str, offline: bool) -> Result<Arc<Description>> {
     Ok(Arc::clone(&entry(name, offline)?.description))
 }
 
-/// The model, loaded now if nobody did before.
-pub(crate) fn load(name: &str, offline: bool, place: Place) -> Result<Arc<Model>> {
+/// The model, loaded now if nobody did before. Models that no query uses are freed, those first that were not asked for the
+/// longest, as long as all together take more than `most_bytes`.
+pub(crate) fn load(name: &str, offline: bool, place: Place, most_bytes: usize) -> Result<Arc<Model>> {
     let entry = entry(name, offline)?;
+    let used = CLOCK.fetch_add(1, Ordering::Relaxed);
     let mut loaded = lock(&entry.loaded);
-    if let Some(model) = loaded.get(&place) {
-        return Ok(Arc::clone(model));
+    if let Some(found) = loaded.get_mut(&place) {
+        found.used = used;
+        return Ok(Arc::clone(&found.model));
     }
     let model = Arc::new(Model::load(&entry.files, Arc::clone(&entry.description), place, offline)?);
-    loaded.insert(place, Arc::clone(&model));
+    loaded.insert(place, Loaded { model: Arc::clone(&model), used });
+    drop(loaded);
+    free(most_bytes);
     Ok(model)
+}
+
+/// SHA-256 over everything a vector depends on: configuration, tokenizer and weights. Fetches what is not there yet.
+pub(crate) fn fingerprint(name: &str, offline: bool) -> Result<String> {
+    let entry = entry(name, offline)?;
+    entry.description.fingerprint(&entry.files, offline)
+}
+
+/// The names of the models whose weights are in memory, with their places.
+pub(crate) fn loaded() -> Vec<(String, Place)> {
+    let entries: Vec<_> = lock(&CATALOG).iter().map(|(name, entry)| (name.clone(), Arc::clone(entry))).collect();
+    let places = |(name, entry): (String, Arc<Entry>)| {
+        // One that is being loaded is not there yet.
+        let places: Vec<_> = entry.loaded.try_lock().map(|loaded| loaded.keys().copied().collect()).unwrap_or_default();
+        places.into_iter().map(move |place| (name.clone(), place)).collect::<Vec<_>>()
+    };
+    entries.into_iter().flat_map(places).collect()
+}
+
+/// Frees models that nobody uses until the rest fits.
+fn free(most_bytes: usize) {
+    let entries: Vec<_> = lock(&CATALOG).values().map(Arc::clone).collect();
+    loop {
+        let (mut total, mut oldest) = (0, None);
+        for entry in &entries {
+            // Whoever loads a model frees others after it.
+            let Ok(loaded) = entry.loaded.try_lock() else { continue };
+            for (&place, Loaded { model, used }) in loaded.iter() {
+                total += model.size();
+                // The one that was just loaded is in its caller's hands.
+                if Arc::strong_count(model) == 1 && oldest.is_none_or(|(_, _, least)| *used < least) {
+                    oldest = Some((entry, place, *used));
+                }
+            }
+        }
+        match oldest {
+            Some((entry, place, _)) if total > most_bytes => drop(lock(&entry.loaded).remove(&place)),
+            _ => return,
+        }
+    }
 }
 
 /// Finds a model and reads its description, outside the lock because the hub may have to be asked.

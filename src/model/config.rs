@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 pub(super) const MAX_SIZE: usize = 1 << 24;
 
 /// A JSON object of a model, and how an error names it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Config {
     label: String,
     path: String,
@@ -38,10 +38,22 @@ impl Config {
         self.values.get(key).filter(|value| !value.is_null())
     }
 
-    /// The same value in an object of its own, to be read with the same methods.
-    pub(super) fn object(&self, key: &str) -> Option<Self> {
-        let values = self.value(key)?.as_object()?.clone();
-        Some(Self { label: self.label.clone(), path: format!("{}: {key}", self.path), values })
+    /// Whether the file says null.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(Value::is_null)
+    }
+
+    /// Keys that the file has.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// An object, to be read with the same methods.
+    pub(super) fn object(&self, key: &str) -> Result<Option<Self>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let values = value.as_object().cloned();
+        let values = values.ok_or_else(|| self.unsupported(key, &value.to_string(), "an object"))?;
+        Ok(Some(Self { label: self.label.clone(), path: format!("{}: {key}", self.path), values }))
     }
 
     /// A text, `None` where it is missing or null.
@@ -101,7 +113,12 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// Characters of a value that an error shows.
+const SHOWN: usize = 120;
+
 /// The error for a value of a model's file that this crate does not support.
 pub(super) fn unsupported(label: &str, path: &str, key: &str, value: &str, known: &str) -> Error {
+    let shown: String = value.chars().take(SHOWN).collect();
+    let value = if shown.len() < value.len() { shown + "…" } else { shown };
     Error::Model(format!("{label}: {path}: {key} \"{value}\" is not supported (supported: {known})"))
 }

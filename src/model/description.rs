@@ -3,19 +3,20 @@
 //! sentence-transformers' files are the specification, in their old and their 6.x form. A value that is not supported is
 //! an error that names the file and the value; nothing is guessed where a file speaks.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::architecture::Architecture;
 use super::config::{self, Config};
 use super::families;
 use super::files::ModelFiles;
 use super::pooling::{Pooling, PoolingMode};
+use super::settings::{Prompts, SETTINGS_OF, TokenizerSettings, TransformerSettings};
 use super::steps::StepShape;
-use super::weights::Weights;
+use super::weights::{Weights, weight_files};
 use crate::error::{Error, Result};
 
 /// Which prompt goes before a text.
@@ -56,6 +57,7 @@ pub(crate) struct Description {
     pub(crate) pooling: Pooling,
     /// Whether the prompt's tokens are pooled too.
     pub(crate) include_prompt: bool,
+    pooling_folder: Option<String>,
     /// What happens to the pooled row then.
     pub(crate) steps: Vec<StepShape>,
     /// Length of a vector.
@@ -66,6 +68,8 @@ pub(crate) struct Description {
     pub(crate) cut_start: bool,
     /// Whether texts are lower-cased before the tokenizer.
     pub(crate) lower_case: bool,
+    /// What the tokenizer's settings say beside its `tokenizer.json`.
+    pub(super) tokenizer: TokenizerSettings,
     prompts: Prompts,
 }
 
@@ -89,65 +93,28 @@ struct Modules {
     steps: Vec<(String, String)>,
 }
 
-/// `sentence_bert_config.json`
-#[derive(Default, Deserialize)]
-struct TransformerSettings {
-    max_seq_length: Option<usize>,
-    #[serde(default)]
-    do_lower_case: bool,
-    #[serde(alias = "tokenizer_args")]
-    processor_kwargs: Option<TokenizerSettings>,
-    query_length: Option<Value>,
-    document_length: Option<Value>,
-    processing_kwargs: Option<Value>,
-    transformer_task: Option<String>,
-    module_output_name: Option<String>,
-    modality_config: Option<Modalities>,
-}
-
-/// Which method of the transformer gives the rows of a text, in files of 6.x.
-#[derive(Deserialize)]
-struct Modalities {
-    text: Option<Modality>,
-}
-
-#[derive(Deserialize)]
-struct Modality {
-    method: Option<String>,
-    method_output_name: Option<String>,
-}
-
-/// The part of `tokenizer_config.json` that matters.
-#[derive(Default, Deserialize)]
-struct TokenizerSettings {
-    /// Tokenizers without a limit write 1e30, which is a float.
-    model_max_length: Option<f64>,
-    /// `left` or `right`.
-    truncation_side: Option<String>,
-}
-
-/// `config_sentence_transformers.json`
-#[derive(Debug, Default, Deserialize)]
-struct Prompts {
-    #[serde(default)]
-    prompts: HashMap<String, Option<String>>,
-    default_prompt_name: Option<String>,
-    truncate_dim: Option<usize>,
-    model_type: Option<String>,
-}
-
 impl Description {
     /// Reads and checks the small files. A static model has no other description of its table than the header of its
     /// weights, which `offline` keeps from being fetched.
     pub(crate) fn read(files: &ModelFiles, offline: bool) -> Result<Self> {
+        if files.text("adapter_config.json")?.is_some() {
+            let known = "none: merge the adapter into the model (peft's merge_and_unload) and save that";
+            return Err(unsupported(files, "adapter_config.json", "an adapter", "PEFT", known));
+        }
         let modules = Modules::read(files)?;
-        let folder = modules.first;
-        let prompts: Prompts = files.json("config_sentence_transformers.json")?.unwrap_or_default();
-        prompts.check(files)?;
-        let settings = TransformerSettings::read(files, &folder)?;
-        let tokenizer: TokenizerSettings = files.json(&format!("{folder}tokenizer_config.json"))?.unwrap_or_default();
-        let (architecture, pooling, include_prompt, max_tokens);
-        if modules.is_static {
+        let (mut prompts, mut settings) = (Prompts::default(), TransformerSettings::default());
+        let (folder, is_static) = match &modules {
+            // Where modules.json is missing sentence-transformers does not read its other files either.
+            None => (String::new(), false),
+            Some(modules) => {
+                prompts = Prompts::read(files)?;
+                settings = TransformerSettings::read(files, &modules.first)?;
+                (modules.first.clone(), modules.is_static)
+            }
+        };
+        let tokenizer = TokenizerSettings::read(files, &folder)?;
+        let (mut architecture, pooling, include_prompt, max_tokens);
+        if is_static {
             let (rows, width) = Weights::open(files, &folder, offline)?.static_shape()?;
             architecture = families::fixed(rows, width);
             (pooling, include_prompt) = (Pooling(vec![PoolingMode::Mean]), true);
@@ -155,18 +122,19 @@ impl Description {
         } else {
             let config = Config::read(files, &format!("{folder}config.json"))?;
             architecture = families::read(&config)?;
-            (pooling, include_prompt) = match modules.pooling {
-                Some(folder) => read_pooling(files, &folder, architecture.hidden)?,
+            (pooling, include_prompt) = match modules.as_ref().and_then(|modules| modules.pooling.as_deref()) {
+                Some(folder) => read_pooling(files, folder, architecture.hidden)?,
                 None => (Pooling(vec![default_pooling(&config)?]), true),
             };
-            max_tokens = settings.max_tokens(files, &folder, &tokenizer, architecture.places)?;
+            max_tokens = settings.limit(&tokenizer, architecture.places, architecture.ends())?;
+            architecture.places = architecture.places.max(max_tokens);
         }
         let mut dim = pooling.0.len() * architecture.hidden;
         let mut steps = Vec::new();
-        for (kind, folder) in modules.steps {
+        for (kind, folder) in modules.iter().flat_map(|modules| &modules.steps) {
             let step = match kind.as_str() {
-                "Dense" => StepShape::dense(files, &folder, dim)?,
-                "LayerNorm" => StepShape::layer_norm(files, &folder, dim)?,
+                "Dense" => StepShape::dense(files, folder, dim)?,
+                "LayerNorm" => StepShape::layer_norm(files, folder, dim)?,
                 _ => StepShape::Normalize,
             };
             dim = step.width(dim);
@@ -176,22 +144,55 @@ impl Description {
             name: files.name.clone(),
             source: files.source(),
             revision: files.revision.clone(),
-            dim: prompts.truncate_dim.map_or(dim, |cut| cut.min(dim)),
+            dim: prompts.truncate.map_or(dim, |cut| cut.min(dim)),
             folder,
             architecture,
             pooling,
             include_prompt,
+            pooling_folder: modules.and_then(|modules| modules.pooling),
             steps,
             max_tokens,
-            cut_start: tokenizer.truncation_side.as_deref() == Some("left"),
-            lower_case: settings.do_lower_case,
+            cut_start: settings.cut_start(&tokenizer),
+            lower_case: settings.lower_case,
+            tokenizer,
             prompts,
         })
+    }
+
+    /// SHA-256 over the model's files, each by its name and its content: the same files in another place are the same model.
+    pub(super) fn fingerprint(&self, files: &ModelFiles, offline: bool) -> Result<String> {
+        let mut paths: Vec<String> = ["modules.json", "config_sentence_transformers.json"].map(str::to_owned).into();
+        let of_folder =
+            ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|file| format!("{}{file}", self.folder));
+        paths.extend(of_folder);
+        paths.extend(SETTINGS_OF.map(|family| format!("{}sentence_{family}_config.json", self.folder)));
+        paths.extend(weight_files(files, &self.folder, offline)?);
+        paths.extend(self.pooling_folder.iter().map(|folder| format!("{folder}config.json")));
+        for folder in self.steps.iter().filter_map(StepShape::folder) {
+            paths.push(format!("{folder}config.json"));
+            paths.extend(weight_files(files, folder, offline)?);
+        }
+        paths.sort();
+        paths.dedup();
+        let mut hash = Sha256::new();
+        for path in paths {
+            if let Some(content) = files.hash(&path, offline)? {
+                hash.update(path.as_bytes());
+                hash.update([0]);
+                hash.update(content);
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Whether vectors have length 1.
     pub(crate) fn normalizes(&self) -> bool {
         self.steps.last() == Some(&StepShape::Normalize)
+    }
+
+    /// The truncation length, where the model has one.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        Some(self.max_tokens).filter(|_| !self.architecture.layers.is_empty())
     }
 
     /// The architecture's name.
@@ -203,45 +204,21 @@ impl Description {
     pub(crate) fn prompt(&self, role: Role) -> &str {
         // As sentence-transformers 6 does it: the roles have their own prompt or none, only the plain call has a default.
         let name = match role {
-            Role::Plain => self.prompts.default_prompt_name.as_deref(),
+            Role::Plain => self.prompts.default.as_deref(),
             Role::Query => Some("query"),
             Role::Document => Some("document"),
         };
-        let prompt = name.and_then(|name| self.prompts.prompts.get(name));
-        prompt.and_then(Option::as_deref).unwrap_or_default()
-    }
-}
-
-impl Prompts {
-    fn check(&self, files: &ModelFiles) -> Result<()> {
-        if self.truncate_dim == Some(0) {
-            return Err(unsupported(files, "config_sentence_transformers.json", "truncate_dim", "0", "1 or more"));
-        }
-        if let Some(kind) = self.model_type.as_deref().filter(|kind| *kind != "SentenceTransformer") {
-            return Err(unsupported(
-                files,
-                "config_sentence_transformers.json",
-                "model_type",
-                kind,
-                "SentenceTransformer",
-            ));
-        }
-        let Some(name) = self.default_prompt_name.as_deref().filter(|name| !self.prompts.contains_key(*name)) else {
-            return Ok(());
-        };
-        let mut known: Vec<_> = self.prompts.keys().map(String::as_str).collect();
-        known.sort_unstable();
-        Err(unsupported(files, "config_sentence_transformers.json", "default_prompt_name", name, &known.join(", ")))
+        name.and_then(|name| self.prompts.by_name.get(name)).map_or("", String::as_str)
     }
 }
 
 impl Modules {
     /// Reads `modules.json`. Without one a model is its Transformer alone, as in sentence-transformers.
-    fn read(files: &ModelFiles) -> Result<Self> {
+    fn read(files: &ModelFiles) -> Result<Option<Self>> {
         const KNOWN: &str =
             "Transformer and Pooling, or StaticEmbedding; then Dense, LayerNorm, Normalize, Dropout in any order";
         let mut found = Self { first: String::new(), is_static: false, pooling: None, steps: Vec::new() };
-        let Some(modules) = files.json::<Vec<Module>>("modules.json")? else { return Ok(found) };
+        let Some(modules) = files.json::<Vec<Module>>("modules.json")? else { return Ok(None) };
         let refuse = |kind: &str| unsupported(files, "modules.json", "type", kind, KNOWN);
         for (position, module) in modules.iter().enumerate() {
             // Old files say sentence_transformers.models.Pooling, new ones have longer paths: the last word is the kind.
@@ -267,7 +244,7 @@ impl Modules {
         if !found.is_static && found.pooling.is_none() {
             return Err(refuse("no Pooling"));
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
 
@@ -290,117 +267,45 @@ fn folder(files: &ModelFiles, path: &str) -> Result<String> {
 /// Reads the Pooling module: `pooling_mode` (a name or a list of names) or the old boolean keys.
 /// Gives whether the prompt is pooled too.
 fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pooling, bool)> {
-    let path = format!("{folder}config.json");
-    let config: HashMap<String, Value> = files.json(&path)?.ok_or_else(|| files.missing(&path))?;
-    let include_prompt = config.get("include_prompt").and_then(Value::as_bool) != Some(false);
+    let config = Config::read(files, &format!("{folder}config.json"))?;
     for key in ["embedding_dimension", "word_embedding_dimension"] {
-        if let Some(size) = config.get(key).and_then(Value::as_u64).filter(|&size| size != hidden as u64) {
-            return Err(unsupported(files, &path, key, &size.to_string(), &format!("hidden_size {hidden}")));
+        let size = config.size(&[key], hidden)?;
+        if size != hidden {
+            return Err(config.unsupported(key, &size.to_string(), &format!("hidden_size {hidden}")));
         }
     }
+    let mode = |name: &str| {
+        let found = PoolingMode::ALL.iter().find(|(_, known, _)| *known == name);
+        let known = || PoolingMode::ALL.map(|(_, name, _)| name).join(", ");
+        found.map(|(mode, _, _)| *mode).ok_or_else(|| config.unsupported("pooling_mode", name, &known()))
+    };
     let mut modes = Vec::new();
-    match config.get("pooling_mode") {
-        Some(Value::String(name)) => modes.push(pooling_mode(files, &path, name)?),
+    match config.value("pooling_mode") {
         Some(Value::Array(names)) => {
             for name in names {
-                modes.push(pooling_mode(files, &path, name.as_str().unwrap_or_default())?);
+                modes.push(mode(name.as_str().unwrap_or_default())?);
             }
         }
-        Some(other) => return Err(unsupported(files, &path, "pooling_mode", &other.to_string(), "a name or a list")),
+        Some(_) => modes.push(mode(config.text("pooling_mode")?.unwrap_or_default())?),
         None => {
-            let on = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
-            for key in config.keys().filter(|key| key.starts_with("pooling_mode_") && on(key)) {
-                if !PoolingMode::ALL.iter().any(|(_, _, old)| old == key) {
-                    return Err(unsupported(files, &path, key, "true", "the other pooling modes"));
+            for key in config.keys().filter(|key| key.starts_with("pooling_mode_")) {
+                if config.flag(key, false)? && !PoolingMode::ALL.iter().any(|(_, _, old)| *old == key) {
+                    return Err(config.unsupported(key, "true", "the other pooling modes"));
                 }
             }
-            modes.extend(PoolingMode::ALL.iter().filter(|(_, _, old)| on(old)).map(|(mode, _, _)| *mode));
+            for (mode, _, old) in PoolingMode::ALL {
+                modes.extend(config.flag(old, false)?.then_some(mode));
+            }
         }
     }
     if modes.is_empty() {
         // Old files with every key false mean the average.
         modes.push(PoolingMode::Mean);
     }
-    Ok((Pooling(modes), include_prompt))
+    Ok((Pooling(modes), config.flag("include_prompt", true)?))
 }
 
-fn pooling_mode(files: &ModelFiles, path: &str, name: &str) -> Result<PoolingMode> {
-    let found = PoolingMode::ALL.iter().find(|(_, known, _)| *known == name);
-    found.map(|(mode, _, _)| *mode).ok_or_else(|| unsupported(files, path, "pooling_mode", name, &pooling_names()))
-}
-
-fn pooling_names() -> String {
-    PoolingMode::ALL.map(|(_, name, _)| name).join(", ")
-}
-
-impl TransformerSettings {
-    /// Reads the module's settings under the first of the names that sentence-transformers gave them.
-    fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
-        for family in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
-            let path = format!("{folder}sentence_{family}_config.json");
-            if let Some(settings) = files.json::<Self>(&path)? {
-                settings.check(files, &path)?;
-                return Ok(settings);
-            }
-        }
-        Ok(Self::default())
-    }
-
-    /// The truncation length: what is said here, else the smaller of the model's places and the tokenizer's limit.
-    fn max_tokens(
-        &self,
-        files: &ModelFiles,
-        folder: &str,
-        tokenizer: &TokenizerSettings,
-        places: usize,
-    ) -> Result<usize> {
-        let said = self.processor_kwargs.as_ref().and_then(TokenizerSettings::limit).or(self.max_seq_length);
-        match said {
-            Some(length) if (1..=places).contains(&length) => Ok(length),
-            Some(length) => {
-                let path = format!("{folder}sentence_bert_config.json");
-                let known = format!("1 to the model's {places} positions");
-                Err(unsupported(files, &path, "max_seq_length", &length.to_string(), &known))
-            }
-            None => Ok(tokenizer.limit().map_or(places, |limit| limit.min(places))),
-        }
-    }
-
-    /// Refuses what would give other rows or other lengths than are computed here.
-    fn check(&self, files: &ModelFiles, path: &str) -> Result<()> {
-        let lengths = [
-            ("query_length", &self.query_length),
-            ("document_length", &self.document_length),
-            ("processing_kwargs", &self.processing_kwargs),
-        ];
-        for (key, value) in lengths {
-            if let Some(value) = value {
-                return Err(unsupported(files, path, key, &value.to_string(), "null"));
-            }
-        }
-        let text = self.modality_config.as_ref().and_then(|modalities| modalities.text.as_ref());
-        let names = [
-            ("transformer_task", self.transformer_task.as_deref(), "feature-extraction"),
-            ("module_output_name", self.module_output_name.as_deref(), "token_embeddings"),
-            ("method", text.and_then(|text| text.method.as_deref()), "forward"),
-            ("method_output_name", text.and_then(|text| text.method_output_name.as_deref()), "last_hidden_state"),
-        ];
-        for (key, name, known) in names {
-            if let Some(name) = name.filter(|name| *name != known) {
-                return Err(unsupported(files, path, key, name, known));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl TokenizerSettings {
-    /// The limit in tokens; a float too large for a count is none.
-    fn limit(&self) -> Option<usize> {
-        self.model_max_length.filter(|limit| (1.0..1e9).contains(limit)).map(|limit| limit as usize)
-    }
-}
-
+/// The error for a value that a file has and this crate does not support.
 fn unsupported(files: &ModelFiles, path: &str, key: &str, value: &str, known: &str) -> Error {
     config::unsupported(&files.label(), path, key, value, known)
 }

@@ -38,6 +38,18 @@ pub(crate) struct Room {
     converted: Converted,
 }
 
+impl Room {
+    /// Tokens beyond which a batch was one long text: what it needed is given back.
+    const MOST_KEPT: usize = 4096;
+
+    /// Frees what only the last batch needed.
+    pub(super) fn shrink(&mut self, tokens: usize) {
+        if tokens > Self::MOST_KEPT {
+            *self = Self::default();
+        }
+    }
+}
+
 #[cfg(test)]
 impl Room {
     /// Where the largest buffers lie and how long they may grow: the same as long as nothing is allocated again.

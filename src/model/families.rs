@@ -47,6 +47,10 @@ pub(super) fn read(config: &Config) -> Result<Architecture> {
         "t5" => t5(config)?,
         other => return Err(config.unsupported("model_type", other, KNOWN)),
     };
+    let causal = architecture.layers.iter().all(|layer| layer.reach.after == 0);
+    if config.flag("is_causal", causal)? != causal {
+        return Err(config.unsupported("is_causal", &(!causal).to_string(), &causal.to_string()));
+    }
     Ok(Architecture { name: name.to_owned(), ..architecture })
 }
 
@@ -227,7 +231,7 @@ fn nomic_bert(config: &Config) -> Result<Architecture> {
     }
     let rotary = match config.value("rope_parameters").or_else(|| config.value("rope_scaling")) {
         Some(_) => RotaryShape::read(config, None, head, theta)?,
-        None => RotaryShape::plain(theta, head, fraction),
+        None => RotaryShape::plain(theta, (head as f64 * fraction) as usize / 2 * 2),
     };
     let types = config.count("type_vocab_size", 0)?.unwrap_or(2);
     let epsilon = number(config, &["layer_norm_eps", "layer_norm_epsilon"], 1e-12)?;
@@ -235,7 +239,7 @@ fn nomic_bert(config: &Config) -> Result<Architecture> {
         embeddings: Embeddings { types, ..words(sizes.hidden) },
         places: config.size(&["max_position_embeddings", "n_positions"], 2048)?.min(MOST_PLACES),
         norm: NormShape { epsilon: epsilon as f32, ..LAYER_NORM },
-        attention: AttentionShape { head, bias: qkv_bias, out_bias: qkv_bias, ..heads(sizes.hidden, sizes.heads) },
+        attention: AttentionShape { bias: qkv_bias, out_bias: qkv_bias, ..heads_of(sizes.heads, head) },
         feed_forward: FeedForward {
             gated: true,
             wide_bias: config.flag("mlp_fc1_bias", false)?,
@@ -269,7 +273,7 @@ fn alibaba(config: &Config, theta: f64, vocabulary: usize, places: usize) -> Res
         embeddings: Embeddings { types, ..words(sizes.hidden) },
         places: config.size(&["max_position_embeddings"], places)?.min(MOST_PLACES),
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
-        attention: AttentionShape { head, ..heads(sizes.hidden, sizes.heads) },
+        attention: heads_of(sizes.heads, head),
         feed_forward: FeedForward { gated: true, wide_bias: false, ..plain_feed_forward(sizes.width, gate) },
         ..turned(encoder(&sizes, config.size(&["vocab_size"], vocabulary)?, &[names::NEW, names::GTE]), rotary)
     })
@@ -280,6 +284,7 @@ fn modernbert(config: &Config) -> Result<Architecture> {
     let sizes = Sizes { heads: config.size(&["num_attention_heads"], 12)?, ..sizes };
     sizes.check(config)?;
     let head = sizes.hidden / sizes.heads;
+    check_head(config, head)?;
     let local = config.count("local_attention", 0)?.unwrap_or(128) / 2;
     let every = config.size(&["global_attn_every_n_layers"], 3)?;
     let local = Reach { before: local, after: local };
@@ -314,7 +319,8 @@ fn modernbert(config: &Config) -> Result<Architecture> {
 
 fn qwen3(config: &Config) -> Result<Architecture> {
     let sizes = Sizes::read(config, &SizeKeys::COMMON, 4096, 32, 22_016)?;
-    let key_heads = config.size(&["num_key_value_heads"], 32)?;
+    let key_heads = if config.is_null("num_key_value_heads") { sizes.heads } else { 32 };
+    let key_heads = config.size(&["num_key_value_heads"], key_heads)?;
     let head = config.size(&["head_dim"], 128)?;
     let causal = config.flag("is_causal", true)?;
     let window = match config.flag("use_sliding_window", false)? {
@@ -370,9 +376,9 @@ fn gemma3(config: &Config) -> Result<Architecture> {
     let rotary = vec![
         theta("full_attention", "rope_theta", 1_000_000.0)?,
         // Scaling is for the layers that see the whole text.
-        match config.object("rope_parameters") {
+        match config.object("rope_parameters")? {
             Some(_) => theta("sliding_attention", "rope_local_base_freq", 10_000.0)?,
-            None => RotaryShape::plain(config.number("rope_local_base_freq")?.unwrap_or(10_000.0), head, 1.0),
+            None => RotaryShape::plain(config.number("rope_local_base_freq")?.unwrap_or(10_000.0), head),
         },
     ];
     let bias = config.flag("attention_bias", false)?;
@@ -543,7 +549,10 @@ fn learned(width: usize, types: usize, positions: Positions) -> Embeddings {
 }
 
 fn heads(hidden: usize, heads: usize) -> AttentionShape {
-    let head = hidden / heads;
+    heads_of(heads, hidden / heads)
+}
+
+fn heads_of(heads: usize, head: usize) -> AttentionShape {
     let scale = 1.0 / (head as f32).sqrt();
     AttentionShape { heads, key_heads: heads, head, scale, bias: true, out_bias: true, distance: Distance::None }
 }
@@ -555,18 +564,19 @@ fn grouped(config: &Config, sizes: &Sizes, key_heads: usize, head: usize, bias: 
         return Err(config.unsupported("num_key_value_heads", &key_heads.to_string(), &known));
     }
     check_head(config, head)?;
-    let scale = 1.0 / (head as f32).sqrt();
-    Ok(AttentionShape { key_heads, head, scale, bias, out_bias: bias, ..heads(sizes.hidden, sizes.heads) })
+    Ok(AttentionShape { key_heads, bias, out_bias: bias, ..heads_of(sizes.heads, head) })
 }
 
-/// `head_dim`, or the hidden width by the number of heads.
+/// `head_dim`, or the hidden width by the number of heads: an even number, for it is turned in pairs.
 fn head_of(config: &Config, sizes: &Sizes) -> Result<usize> {
     if let Some(head) = config.count("head_dim", 1)? {
         check_head(config, head)?;
         return Ok(head);
     }
     sizes.check(config)?;
-    Ok(sizes.hidden / sizes.heads)
+    let head = sizes.hidden / sizes.heads;
+    check_head(config, head)?;
+    Ok(head)
 }
 
 fn check_head(config: &Config, head: usize) -> Result<()> {

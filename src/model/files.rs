@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 
 /// The model that `embed` uses when nothing else is said. Compiled in by the feature `bundled-model`.
@@ -17,6 +19,16 @@ mod bundled {
 /// Whether this name is served by the model that is compiled in.
 pub(crate) fn is_bundled(name: &str) -> bool {
     name == BUNDLED_NAME && !bundled::FILES.is_empty()
+}
+
+/// The models that are here without the network: name, source, revision and bytes of their files.
+pub(crate) fn stored() -> Vec<(String, &'static str, Option<String>, u64)> {
+    let bytes = bundled::FILES.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let bundled = (BUNDLED_NAME.to_owned(), "bundled", Some(bundled::REVISION.to_owned()), bytes);
+    let mut stored: Vec<_> = is_bundled(BUNDLED_NAME).then_some(bundled).into_iter().collect();
+    #[cfg(feature = "hub")]
+    stored.extend(super::hub::stored().map(|(name, commit, bytes)| (name, "hub", Some(commit), bytes)));
+    stored
 }
 
 /// A model's files, found but not read.
@@ -116,6 +128,20 @@ impl ModelFiles {
         }
     }
 
+    /// SHA-256 of a file, `None` where the model has no such file.
+    pub(super) fn hash(&self, path: &str, offline: bool) -> Result<Option<[u8; 32]>> {
+        let mut hash = Sha256::new();
+        match self.find_file(path, offline)? {
+            None => return Ok(None),
+            Some(Bytes::Static(bytes)) => hash.update(bytes),
+            Some(Bytes::File(file)) => {
+                let copied = fs::File::open(file).and_then(|mut file| io::copy(&mut file, &mut HashWriter(&mut hash)));
+                copied.map_err(|error| self.unreadable(path, &error))?;
+            }
+        }
+        Ok(Some(hash.finalize().into()))
+    }
+
     /// The whole text of a small file, `None` where the model has no such file.
     pub(crate) fn text(&self, path: &str) -> Result<Option<String>> {
         // Small files came when the model was found.
@@ -151,6 +177,20 @@ impl ModelFiles {
     /// The error for a file that cannot be read.
     pub(crate) fn unreadable(&self, path: &str, error: &io::Error) -> Error {
         Error::Model(format!("{}: {path}: {error}", self.label()))
+    }
+}
+
+/// Hashes what is written to it.
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
@@ -181,6 +181,36 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// The commits in the cache folder that have weights: id, commit, bytes of the files.
+pub(super) fn stored() -> impl Iterator<Item = (String, String, u64)> {
+    let entries = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten();
+    entries(cache_directory()).flat_map(move |repo| {
+        let folder = repo.file_name().to_string_lossy().into_owned();
+        let name = folder.strip_prefix("models--").map(|name| name.replacen("--", "/", 1));
+        entries(repo.path().join("snapshots")).filter_map(move |commit| {
+            let (bytes, has_weights) = contents(&commit.path());
+            let commit = commit.file_name().to_string_lossy().into_owned();
+            name.clone().filter(|_| has_weights).map(|name| (name, commit, bytes))
+        })
+    })
+}
+
+/// Bytes of a folder's files, and whether weights are among them.
+fn contents(directory: &Path) -> (u64, bool) {
+    let (mut bytes, mut has_weights) = (0, false);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        // The files are links into the folder of contents; the folders are no links, so this ends.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let inner = contents(&entry.path());
+            (bytes, has_weights) = (bytes + inner.0, has_weights || inner.1);
+        } else if let Ok(metadata) = fs::metadata(entry.path()) {
+            bytes += metadata.len();
+            has_weights |= entry.path().extension().is_some_and(|extension| extension == "safetensors");
+        }
+    }
+    (bytes, has_weights)
 }
 
 /// Passes hf-hub's progress on to the observer.

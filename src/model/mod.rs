@@ -10,6 +10,7 @@
 //! | `families.rs` | `config.json` -> that data, by `model_type` |
 //! | `names.rs` | what the tensors of a checkpoint are called |
 //! | `rope.rs` | rotary positions as a configuration describes them |
+//! | `settings.rs` | what stands beside `config.json`: prompts, limits, the tokenizer's settings |
 //! | `tokenizer.rs` | text -> tokens |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
@@ -34,14 +35,15 @@ mod names;
 mod parts;
 mod pooling;
 mod rope;
+mod settings;
 mod steps;
 mod tokenizer;
 mod weights;
 
-pub(crate) use catalog::{Place, describe, load};
+pub(crate) use catalog::{Place, describe, fingerprint, load, loaded};
 pub(crate) use description::{Description, Role};
 pub(crate) use encoder::Room;
-pub(crate) use files::{BUNDLED_NAME, is_bundled};
+pub(crate) use files::{BUNDLED_NAME, is_bundled, stored};
 #[cfg(feature = "hub")]
 pub use hub::{Download, observe_downloads};
 pub(crate) use tokenizer::Tokens;
@@ -105,6 +107,11 @@ impl Model {
         Ok(Self { description, tokenizer, encoder, steps })
     }
 
+    /// Loads a model for its caller alone.
+    pub(crate) fn load_alone(name: &str, offline: bool, place: Place) -> Result<Self> {
+        Self::load(&ModelFiles::find(name, offline)?, describe(name, offline)?, place, offline)
+    }
+
     /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.
     pub(crate) fn unpooled(&self, role: Role, max_tokens: usize) -> Result<usize> {
         let prompt = self.description.prompt(role);
@@ -112,6 +119,17 @@ impl Model {
             return Ok(0);
         }
         self.tokenizer.prompt_tokens(prompt, max_tokens)
+    }
+
+    /// Bytes of its weights in memory.
+    pub(crate) fn size(&self) -> usize {
+        let encoder = match &self.encoder {
+            Encoder::Cpu(encoder) => encoder.size(),
+            // A device's memory is not this machine's.
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
+            Encoder::Candle(_) => 0,
+        };
+        encoder + self.steps.iter().map(Step::size).sum::<usize>()
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`.
@@ -153,17 +171,18 @@ impl Model {
         };
         let (hidden, pooling) = (self.description.architecture.hidden, &self.description.pooling);
         let mut vectors = vec![0.0; (starts.len() - 1) * dimensions];
-        let (mut row, mut room) = (Vec::new(), Vec::new());
+        let (mut row, mut scratch) = (Vec::new(), Vec::new());
         for (text, vector) in starts.windows(2).zip(vectors.chunks_exact_mut(dimensions)) {
             row.resize(pooling.0.len() * hidden, 0.0);
             pooling.apply(&states[text[0] * hidden..text[1] * hidden], unpooled, hidden, &mut row);
-            self.steps.iter().for_each(|step| step.apply(&mut row, &mut room));
+            self.steps.iter().for_each(|step| step.apply(&mut row, &mut scratch));
             vector.copy_from_slice(&row[..dimensions]);
             // A cut vector has length 1 again where the model's vectors have.
             if dimensions < self.description.dim && self.description.normalizes() {
                 steps::normalize(vector);
             }
         }
+        room.shrink(ids.len());
         if vectors.iter().any(|x| !x.is_finite()) {
             return Err(Error::Model(format!(
                 "model \"{}\": a vector came out as NaN or infinite; its weights are damaged or too large for f32",

@@ -1,5 +1,7 @@
 //! One row per token -> one row per text, as sentence-transformers' Pooling module does it.
 
+use std::fmt;
+
 /// One way to make a vector of the rows of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolingMode {
@@ -53,30 +55,47 @@ impl PoolingMode {
                 }
             }
             _ if tokens == 0 => {}
-            Self::Mean => weighted_sum(left, |_| 1.0, 1.0 / tokens as f32, out),
-            Self::MeanSqrtLen => weighted_sum(left, |_| 1.0, 1.0 / (tokens as f32).sqrt(), out),
+            Self::Mean => weighted_sum(left, |_| 1.0, 1.0 / tokens as f64, out),
+            Self::MeanSqrtLen => weighted_sum(left, |_| 1.0, 1.0 / (tokens as f64).sqrt(), out),
             Self::WeightedMean => {
                 // A skipped prompt leaves the other tokens their places.
                 let weight = |token: usize| (skipped + token + 1) as f32;
-                let total: f32 = (0..tokens).map(weight).sum();
+                let total: f64 = (0..tokens).map(|token| f64::from(weight(token))).sum();
                 weighted_sum(left, weight, 1.0 / total, out);
             }
         }
     }
 }
 
-/// `out = scale * sum over tokens of weight(token) * row`, `out` being zero.
-fn weighted_sum(rows: &[f32], weight: impl Fn(usize) -> f32, scale: f32, out: &mut [f32]) {
-    for (position, row) in rows.chunks_exact(out.len()).enumerate() {
-        let weight = weight(position);
-        out.iter_mut().zip(row).for_each(|(sum, &x)| *sum += weight * x);
+/// `out = scale * sum over tokens of weight(token) * row`, summed in f64: thousands of tokens would cost an f32 its last
+/// digits. A few columns at a time, so that their sums stay in registers.
+fn weighted_sum(rows: &[f32], weight: impl Fn(usize) -> f32, scale: f64, out: &mut [f32]) {
+    const COLUMNS: usize = 16;
+    let hidden = out.len();
+    for (first, out) in out.chunks_mut(COLUMNS).enumerate() {
+        let mut sums = [0.0f64; COLUMNS];
+        for (token, row) in rows.chunks_exact(hidden).enumerate() {
+            let (weight, row) = (f64::from(weight(token)), &row[first * COLUMNS..]);
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += weight * f64::from(x));
+        }
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum * scale) as f32);
     }
-    out.iter_mut().for_each(|sum| *sum *= scale);
 }
 
 /// The modes of a model, their vectors joined end to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pooling(pub(crate) Vec<PoolingMode>);
+
+/// The names of the modes, joined with ` + `.
+impl fmt::Display for Pooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, mode) in self.0.iter().enumerate() {
+            let name = PoolingMode::ALL.iter().find(|(known, _, _)| known == mode).map_or("", |(_, name, _)| name);
+            write!(f, "{}{name}", if i == 0 { "" } else { " + " })?;
+        }
+        Ok(())
+    }
+}
 
 impl Pooling {
     /// Pools `rows`, `[tokens, hidden]` without the first `skipped`, into `out`, `[modes * hidden]`.

@@ -15,29 +15,42 @@ pub(crate) struct RotaryShape {
     pub(crate) frequencies: Vec<f32>,
     /// What cosines and sines are multiplied with.
     pub(crate) scale: f32,
+    /// Whether the frequencies are the same beyond the model's own limit.
+    pub(crate) holds_beyond: bool,
 }
 
 impl RotaryShape {
-    /// Reads `rope_scaling` or `rope_parameters`, which is by kind of layer where `layers` names one, and the theta that the
-    /// file gives beside it. `head` is the width of a head, `theta` what counts where the object names none.
+    /// Reads `rope_scaling` or `rope_parameters`. `layers` names the kind of layer whose part of them counts, where they are
+    /// by kind; `head` is the width of a head, `theta` what counts where the object names none.
     pub(super) fn read(config: &Config, layers: Option<&str>, head: usize, theta: f64) -> Result<Self> {
-        let by_layers = |name| config.object(name).and_then(|object| layers.and_then(|layers| object.object(layers)));
-        let flat = |name| config.object(name).filter(|object| object.object("full_attention").is_none());
-        let parameters =
-            by_layers("rope_parameters").or_else(|| flat("rope_scaling")).or_else(|| flat("rope_parameters"));
-        let fraction = config.number("partial_rotary_factor")?;
-        let Some(parameters) = parameters else { return Ok(Self::plain(theta, head, fraction.unwrap_or(1.0))) };
+        let (scaling, parameters) = (config.object("rope_scaling")?, config.object("rope_parameters")?);
+        let outer = if layers.is_none() { scaling.as_ref().or(parameters.as_ref()) } else { parameters.as_ref() };
+        let parameters = match (layers, outer) {
+            // Without a part for the layers, the old key counts for all of them.
+            (Some(layers), Some(outer)) => outer.object(layers)?.or_else(|| scaling.clone()),
+            (Some(_), None) => scaling.clone(),
+            (None, _) => outer.map(Config::clone),
+        };
+        let Some(parameters) = parameters else { return Ok(Self::plain(theta, head)) };
         let theta = parameters.number("rope_theta")?.unwrap_or(theta);
-        let fraction = parameters.number("partial_rotary_factor")?.or(fraction).unwrap_or(1.0);
-        let plain = Self::plain(theta, head, fraction);
+        let plain = Self::plain(theta, head);
         let kind = match parameters.text("rope_type")? {
             Some(kind) => Some(kind),
             None => parameters.text("type")?,
         };
-        let scaling = Scaling { config, parameters: &parameters, theta };
-        match kind.unwrap_or("default") {
-            // Longer than the model's own limit no text is, and up to there a dynamic base is the plain one.
-            "default" | "dynamic" => Ok(plain),
+        let kind = kind.unwrap_or("default");
+        if kind != "default" {
+            // transformers reads this part for the kinds that stretch and then fails on it; for the default it does not.
+            for config in [config, &parameters] {
+                config.expect("partial_rotary_factor", &1.0.into())?;
+            }
+        }
+        let truncate = outer.map_or(Ok(true), |outer| outer.flag("truncate", true))?;
+        let scaling = Scaling { config, parameters: &parameters, theta, truncate };
+        match kind {
+            "default" => Ok(plain),
+            // Up to the model's own limit a dynamic base is the plain one.
+            "dynamic" => Ok(Self { holds_beyond: false, ..plain }),
             "linear" => scaling.linear(plain),
             "ntk" => scaling.ntk(plain),
             "llama3" => scaling.llama3(plain),
@@ -46,14 +59,14 @@ impl RotaryShape {
         }
     }
 
-    /// Frequencies that fall from 1 to nearly `1 / theta`, rounded step by step as PyTorch rounds them.
-    pub(super) fn plain(theta: f64, head: usize, fraction: f64) -> Self {
-        let turned = (head as f64 * fraction) as usize / 2 * 2;
+    /// Frequencies for so many values of a head, which fall from 1 to nearly `1 / theta`, rounded step by step as PyTorch
+    /// rounds them.
+    pub(super) fn plain(theta: f64, turned: usize) -> Self {
         let frequency = |i: usize| {
             let exponent = i as f32 / turned as f32;
             1.0 / (theta as f32 as f64).powf(f64::from(exponent)) as f32
         };
-        Self { frequencies: (0..turned).step_by(2).map(frequency).collect(), scale: 1.0 }
+        Self { frequencies: (0..turned).step_by(2).map(frequency).collect(), scale: 1.0, holds_beyond: true }
     }
 }
 
@@ -62,6 +75,8 @@ struct Scaling<'a> {
     config: &'a Config,
     parameters: &'a Config,
     theta: f64,
+    /// Of yarn: whether its bounds are whole numbers.
+    truncate: bool,
 }
 
 impl Scaling<'_> {
@@ -100,7 +115,7 @@ impl Scaling<'_> {
         let pairs = shape.frequencies.len() as f64;
         let frequencies = match self.parameters.number("mixed_b")? {
             None => {
-                let larger = RotaryShape::plain(self.theta * factor, 2 * shape.frequencies.len(), 1.0);
+                let larger = RotaryShape::plain(self.theta * factor, 2 * shape.frequencies.len());
                 let lower = factor.powf(1.0 / pairs) as f32;
                 larger.frequencies.into_iter().map(|frequency| frequency / lower).collect()
             }
@@ -135,7 +150,7 @@ impl Scaling<'_> {
             |key: &str, default: f64| Ok(self.parameters.number(key)?.filter(|x| *x != 0.0).unwrap_or(default));
         let place = |turns: f64| dim * (trained / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
         let (mut low, mut high) = (place(number("beta_fast", 32.0)?), place(number("beta_slow", 1.0)?));
-        if self.parameters.flag("truncate", true)? {
+        if self.truncate {
             (low, high) = (low.floor(), high.ceil());
         }
         let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));

@@ -1,5 +1,7 @@
 //! One row per text -> the vector: the modules that follow Pooling in `modules.json`, one after the other.
 
+use std::fmt;
+
 use super::config::Config;
 use super::files::ModelFiles;
 use super::weights::Weights;
@@ -46,8 +48,10 @@ pub(super) enum Residual {
 /// The activation function of a Dense module: PyTorch's modules with their own defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DenseActivation {
+    Celu,
     Elu,
     Gelu,
+    HardShrink,
     HardSigmoid,
     HardSwish,
     HardTanh,
@@ -61,15 +65,19 @@ pub(crate) enum DenseActivation {
     Sigmoid,
     Silu,
     SoftPlus,
+    SoftShrink,
     SoftSign,
     Tanh,
+    TanhShrink,
 }
 
 impl DenseActivation {
     /// Every function with the name of its PyTorch class.
-    const ALL: [(Self, &'static str); 17] = [
+    const ALL: [(Self, &'static str); 21] = [
+        (Self::Celu, "CELU"),
         (Self::Elu, "ELU"),
         (Self::Gelu, "GELU"),
+        (Self::HardShrink, "Hardshrink"),
         (Self::HardSigmoid, "Hardsigmoid"),
         (Self::HardSwish, "Hardswish"),
         (Self::HardTanh, "Hardtanh"),
@@ -83,9 +91,15 @@ impl DenseActivation {
         (Self::Sigmoid, "Sigmoid"),
         (Self::Silu, "SiLU"),
         (Self::SoftPlus, "Softplus"),
+        (Self::SoftShrink, "Softshrink"),
         (Self::SoftSign, "Softsign"),
         (Self::Tanh, "Tanh"),
+        (Self::TanhShrink, "Tanhshrink"),
     ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+    }
 
     /// In f64: a vector has a thousand values or so, and nobody waits for them.
     fn apply(self, x: f32) -> f32 {
@@ -94,8 +108,16 @@ impl DenseActivation {
         let soft_plus = |x: f64| if x > 20.0 { x } else { x.exp().ln_1p() };
         let elu = |x: f64| if x > 0.0 { x } else { x.exp_m1() };
         let y = match self {
-            Self::Elu => elu(x),
+            // With their defaults the two are the same.
+            Self::Celu | Self::Elu => elu(x),
             Self::Gelu => x * 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            Self::HardShrink => {
+                if x.abs() <= 0.5 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::HardTanh => x.clamp(-1.0, 1.0),
@@ -121,8 +143,16 @@ impl DenseActivation {
             Self::Sigmoid => sigmoid(x),
             Self::Silu => x * sigmoid(x),
             Self::SoftPlus => soft_plus(x),
+            Self::SoftShrink => {
+                if x.abs() <= 0.5 {
+                    0.0
+                } else {
+                    x - 0.5 * x.signum()
+                }
+            }
             Self::SoftSign => x / (1.0 + x.abs()),
             Self::Tanh => x.tanh(),
+            Self::TanhShrink => x - x.tanh(),
         };
         y as f32
     }
@@ -144,6 +174,19 @@ fn erf(x: f64) -> f64 {
         total += term / f64::from(2 * n + 1);
     }
     total * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+/// `Dense 768 -> 3072 Tanh`
+impl fmt::Display for StepShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense { inputs, outputs, activation, .. } => {
+                write!(f, "Dense {inputs} -> {outputs} {}", activation.name())
+            }
+            Self::LayerNorm { .. } => f.write_str("LayerNorm"),
+            Self::Normalize => f.write_str("Normalize"),
+        }
+    }
 }
 
 impl StepShape {
@@ -189,6 +232,14 @@ impl StepShape {
             return Err(config.unsupported("dimension", &said.to_string(), &known));
         }
         Ok(Self::LayerNorm { folder: folder.to_owned(), width })
+    }
+
+    /// Folder of the module's files, if it has some.
+    pub(super) fn folder(&self) -> Option<&str> {
+        match self {
+            Self::Dense { folder, .. } | Self::LayerNorm { folder, .. } => Some(folder),
+            Self::Normalize => None,
+        }
     }
 
     /// Width of what comes out.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 use super::candle::CandleEncoder;
@@ -43,8 +44,7 @@ fn expected_lengths(name: &str) -> Vec<usize> {
 
 fn fixture_model(name: &str) -> Model {
     let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
-    let description = Description::read(&files, true).expect("description");
-    Model::load(&files, Arc::new(description), CPU, true).expect("model")
+    load_from(&files, CPU).expect("model")
 }
 
 fn bundled_model() -> Model {
@@ -170,6 +170,196 @@ fn every_architecture_gives_the_same_vectors_on_candles_device() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Texts far longer than the fixtures': blocks of attention, windows, positions. Against the naive twin, because a small model's
+/// own limit is low: it is raised in the copy, which only tables of positions would not bear.
+#[test]
+fn long_texts_match_the_naive_twin() {
+    let key = [("modernbert", "max_position_embeddings"), ("jina-bert-v2", "max_position_embeddings")];
+    let more = ["gemma3", "qwen3", "eurobert", "new", "nomic-bert"].map(|name| (name, "max_position_embeddings"));
+    let words: Vec<String> = architecture_texts().into_iter().filter(|text| text.len() > 20).collect();
+    for (name, key) in key.into_iter().chain(more).chain([("t5", "n_positions")]) {
+        let copy = copy_of(&format!("architectures/{name}"));
+        change(&copy.path().join("config.json"), key, 4096.into());
+        change(&copy.path().join("sentence_bert_config.json"), "max_seq_length", 4096.into());
+        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
+        let load = || load_from(&files, CPU).expect("model");
+        let texts = [words.join(" ").repeat(3), "one short text beside it".to_owned()];
+        let model = load();
+        let lengths: Vec<_> = texts.iter().map(|text| model.count_tokens(text).expect("tokens")).collect();
+        assert!(lengths[0] > 1500, "{name}: {lengths:?} tokens");
+        let vectors = encode(&model, &texts, Role::Plain, 2);
+        assert!(vectors == encode(&model, &texts, Role::Plain, 1), "{name}: the same bits alone");
+        let difference = difference(&vectors, &encode(&on_candle(load(), &files), &texts, Role::Plain, 1));
+        assert!(difference <= 2e-5, "{name}: {difference}");
+    }
+}
+
+/// Random weights are harder on the low precisions than trained ones; what real models reach is in the README.
+#[test]
+fn lower_precisions_stay_near_f32_for_every_architecture() {
+    let texts = architecture_texts();
+    for name in architectures() {
+        let files = ModelFiles::find(&fixtures().join("architectures").join(&name).display().to_string(), true);
+        let files = files.expect("fixture");
+        let exact = encode(&load_from(&files, CPU).expect("model"), &texts, Role::Plain, 16);
+        for (precision, least) in [(Precision::Bf16, 0.999), (Precision::Int8, 0.98)] {
+            let model = load_from(&files, Place { precision, ..CPU }).expect("model");
+            let vectors = encode(&model, &texts, Role::Plain, 16);
+            assert!(
+                vectors == encode(&model, &texts, Role::Plain, 1),
+                "{name} {precision}: the same bits in any batch"
+            );
+            let mean = mean_cosine(&vectors, &exact);
+            assert!(mean >= least, "{name} {precision}: mean cosine {mean}");
+        }
+    }
+}
+
+/// The mean cosine of vectors that are not zero.
+fn mean_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let pairs = a.iter().zip(b).filter(|(a, _)| product(a, a) > 0.0);
+    let cosines: Vec<_> = pairs.map(|(a, b)| product(a, b) / (product(a, a) * product(b, b)).sqrt()).collect();
+    cosines.iter().sum::<f64>() / cosines.len() as f64
+}
+
+/// One value of the feed-forward part is so large that its row has no steps left for the others.
+#[test]
+fn a_precision_that_is_not_safe_for_a_model_is_refused() {
+    let copy = copy_of("tiny-bert");
+    let path = copy.path().join("model.safetensors");
+    for layer in 0..2 {
+        edit_tensor(&path, &format!("encoder.layer.{layer}.intermediate.dense.bias"), |values| values[0] = 3e4);
+        // The large value itself changes nothing that a norm does not take off again.
+        edit_tensor(&path, &format!("encoder.layer.{layer}.output.dense.weight"), |values| {
+            values.chunks_mut(64).for_each(|row| row[0] = 1e-6);
+        });
+    }
+    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
+    load_from(&files, CPU).expect("f32 runs");
+    load_from(&files, Place { precision: Precision::Bf16, ..CPU }).expect("bf16 has exponents");
+    let message = load_from(&files, Place { precision: Precision::Int8, ..CPU }).expect_err("not safe").to_string();
+    assert!(message.contains("int8 moves the vectors") && message.contains("use f32, or try bf16"), "{message}");
+}
+
+/// Changes an F32 tensor of a file in place.
+fn edit_tensor(path: &Path, name: &str, edit: impl Fn(&mut [f32])) {
+    let mut bytes = fs::read(path).expect("weights");
+    let data = SafeTensors::deserialize(&bytes).expect("safetensors").tensor(name).expect(name).data().as_ptr_range();
+    let (start, end) = (data.start as usize - bytes.as_ptr() as usize, data.end as usize - bytes.as_ptr() as usize);
+    let floats = bytes[start..end].as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
+    let mut values: Vec<f32> = floats.collect();
+    edit(&mut values);
+    let edited: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    bytes[start..end].copy_from_slice(&edited);
+    fs::write(path, bytes).expect("write");
+}
+
+/// Sets a key of a JSON file, which is made where there is none.
+fn change(path: &Path, key: &str, value: serde_json::Value) {
+    let text = fs::read_to_string(path).unwrap_or_else(|_| "{}".to_owned());
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    json[key] = value;
+    fs::write(path, json.to_string()).expect("write");
+}
+
+fn load_from(files: &ModelFiles, place: Place) -> Result<Model> {
+    Model::load(files, Arc::new(Description::read(files, true)?), place, true)
+}
+
+/// What a damaged file does to a key.
+fn damage() -> impl Strategy<Value = serde_json::Value> {
+    let values = [
+        "null",
+        "true",
+        "-1",
+        "0",
+        "1",
+        "2",
+        "3",
+        "7",
+        "65",
+        "1000",
+        "16777216",
+        "4294967296",
+        "18446744073709551615",
+        "1e300",
+        "-0.5",
+        "0.3",
+        "\"\"",
+        "\"x\"",
+        "\"gelu\"",
+        "[]",
+        "{}",
+        "[\"mean\"]",
+        "{\"rope_type\": \"yarn\"}",
+        "{\"rope_type\": \"llama3\", \"factor\": 0}",
+        "[[[]]]",
+    ];
+    prop::sample::select(values.to_vec()).prop_map(|text| serde_json::from_str(text).expect("json"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A damaged model is an error or a model; never a panic, and nothing larger than its files.
+    #[test]
+    fn damaged_files_never_panic(
+        name in prop::sample::select(architectures()),
+        file in 0usize..20,
+        key in 0usize..60,
+        value in damage(),
+        place in 0usize..6000,
+        byte in any::<u8>(),
+        how in 0..3,
+    ) {
+        let copy = copy_of(&format!("architectures/{name}"));
+        let mut found = Vec::new();
+        files_below(copy.path(), &mut found);
+        found.retain(|path| !path.ends_with("tokenizer.json"));
+        found.sort();
+        let path = &found[file % found.len()];
+        let mut bytes = fs::read(path).expect("file");
+        let json = serde_json::from_slice::<serde_json::Value>(&bytes);
+        match (how, json) {
+            (0 | 1, Ok(mut json)) => {
+                // A list of modules has its keys one level down.
+                let inner = if json.is_array() { json.get_mut(key % 3).unwrap_or(&mut serde_json::Value::Null).clone() } else { json.clone() };
+                let keys: Vec<_> = inner.as_object().into_iter().flat_map(|object| object.keys().cloned()).collect();
+                if !keys.is_empty() {
+                    let target = if json.is_array() { &mut json[key % 3] } else { &mut json };
+                    target[&keys[key % keys.len()]] = value;
+                }
+                bytes = json.to_string().into_bytes();
+            }
+            (2, _) if byte < 30 => bytes.truncate(place % (bytes.len() + 1)),
+            _ => {
+                let place = place % bytes.len();
+                bytes[place] = byte;
+            }
+        }
+        fs::write(path, bytes).expect("write");
+        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
+        if let Ok(model) = load_from(&files, CPU) {
+            let tokens = model.tokenize("", "a damaged model", model.description.max_tokens).expect("tokens").ids;
+            let (dim, starts) = (model.description.dim, [0, tokens.len()]);
+            // NaN is an error here too.
+            let _ = model.encode(&tokens, &starts, 0, dim, &mut Room::default(), &|| true);
+        }
+    }
+}
+
+fn files_below(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
 }
 
 #[test]
@@ -305,21 +495,14 @@ fn copy_folder(from: &Path, to: &Path) {
 
 /// Loads a directory and gives the error.
 fn load_error(directory: &Path) -> String {
-    let load = || {
-        let files = ModelFiles::find(&directory.display().to_string(), true)?;
-        let description = Description::read(&files, true)?;
-        Model::load(&files, Arc::new(description), CPU, true)
-    };
+    let load = || load_from(&ModelFiles::find(&directory.display().to_string(), true)?, CPU);
     load().expect_err("a damaged model").to_string()
 }
 
 /// Changes one key of a JSON file and gives the error.
 fn error_with(file: &str, key: &str, value: serde_json::Value) -> String {
     let copy = copy_of("tiny-bert");
-    let path = copy.path().join(file);
-    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).expect("file")).expect("json");
-    json[key] = value;
-    fs::write(&path, json.to_string()).expect("write");
+    change(&copy.path().join(file), key, value);
     load_error(copy.path())
 }
 

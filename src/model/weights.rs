@@ -249,7 +249,7 @@ fn old_name(name: &str) -> String {
 }
 
 /// The weight files of a model, relative to its root.
-fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> Result<Vec<String>> {
+pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> Result<Vec<String>> {
     let single = format!("{folder}{SINGLE}");
     if files.find_file(&single, offline)?.is_some() {
         return Ok(vec![single]);

@@ -6,6 +6,7 @@ mod errors;
 mod hub;
 mod invariants;
 mod late;
+mod models;
 mod plan;
 #[cfg(feature = "cli")]
 mod program;

@@ -670,3 +670,22 @@ fn ctrl_c_while_the_model_runs() {
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(interrupt(child).code, Some(130));
 }
+
+#[test]
+fn models_are_listed_and_checked_in_any_format() {
+    let listed = embedsql(["models", "--format", "csv"]).stdout();
+    assert!(listed.starts_with("model,source,revision,size,loaded\n"), "{listed}");
+    if cfg!(feature = "bundled-model") {
+        assert!(listed.contains("sentence-transformers/all-MiniLM-L6-v2,bundled,sha256:"), "{listed}");
+    }
+    let checked = embedsql(["models", "check", "tests/fixtures/architectures/t5"]).stdout();
+    for part in
+        ["architecture | t5", "modules      | Dense 48 -> 40 Identity, Normalize", "bf16 ", "int8 ", "cosine_mean"]
+    {
+        assert!(checked.contains(part), "{part} not in {checked}");
+    }
+    let message = embedsql(["models", "check", "no/such/model"]).error(1);
+    assert!(message.starts_with("model \"no/such/model\" not found"), "{message}");
+    let message = embedsql(["models", "fetch"]).error(2);
+    assert!(message.contains("fetch"), "{message}");
+}

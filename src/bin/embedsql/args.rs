@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{self, Failure};
 use crate::print::Format;
@@ -16,6 +16,7 @@ Examples:
   embedsql -c \"COPY (SELECT id, embed(body) AS vector FROM 'docs.parquet') TO 'vectors.parquet'\"
   embedsql -f report.sql --format csv --output report.csv
   embedsql --model BAAI/bge-small-en-v1.5 --device cuda < queries.sql
+  embedsql models check nomic-ai/nomic-embed-text-v1.5
   embedsql                                 (a prompt; \\? there for help)
 
 Exit codes: 0 success, 1 a statement failed, 2 wrong usage; 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM.";
@@ -26,7 +27,11 @@ Exit codes: 0 success, 1 a statement failed, 2 wrong usage; 129, 130, 143 stoppe
 /// The first statement that fails ends the run.
 #[derive(Debug, Parser)]
 #[command(name = "embedsql", disable_version_flag = true, after_help = EXAMPLES)]
+#[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
+
     /// Run this SQL, one or more statements (repeatable)
     // SQL may begin with a comment, and a comment with two hyphens.
     #[arg(short, long, value_name = "SQL", allow_hyphen_values = true)]
@@ -37,11 +42,11 @@ pub(crate) struct Args {
     pub(crate) file: Vec<PathBuf>,
 
     /// How results are written
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     pub(crate) format: Format,
 
     /// Write results to this file instead of standard output; it appears only when all went well
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(crate) output: Option<PathBuf>,
 
     /// Model of embed(): bundled name, directory, or hub id owner/name or owner/name@revision (= --set embed.model=NAME)
@@ -69,12 +74,37 @@ pub(crate) struct Args {
     pub(crate) set: Vec<(String, String)>,
 
     /// Results and errors only: no greeting, no row counts, no progress
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
     /// Print version, features, devices and CPU kernels
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
+}
+
+/// What the program does instead of running SQL.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(crate) enum Action {
+    /// List the models that are here: bundled, in the hub's cache folder
+    Models {
+        #[command(subcommand)]
+        action: Option<ModelsAction>,
+    },
+}
+
+/// What is done with one model.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(crate) enum ModelsAction {
+    /// Fetch a model ahead of time, so that it is used without the network
+    Pull {
+        /// Hub id: owner/name or owner/name@revision
+        name: String,
+    },
+    /// Load a model, embed a few texts in every precision, and say what it is, how fast and how exact
+    Check {
+        /// Bundled name, directory, or hub id
+        name: String,
+    },
 }
 
 /// One thing to run, in the order of the command line.
@@ -94,7 +124,7 @@ impl Args {
         let matches = Args::command().try_get_matches().map_err(|e| answer(&e))?;
         let args = Args::from_arg_matches(&matches).map_err(|e| answer(&e))?;
         let mut sources = sources(&args, &matches);
-        if sources.is_empty() && !std::io::stdin().is_terminal() {
+        if args.action.is_none() && sources.is_empty() && !std::io::stdin().is_terminal() {
             sources.push(Source::Stdin);
         }
         Ok((args, sources))

@@ -15,7 +15,7 @@ const KEYWORDS: &str = "\
     PARTITIONED PREPARE QUALIFY RECURSIVE REPLACE RESET RIGHT SELECT SET SHOW STORED TABLE TABLES THEN TO TRUE UNION UNNEST \
     UPDATE USING VALUES VERBOSE VIEW WHEN WHERE WINDOW WITH";
 
-const COMMANDS: [&str; 8] = ["\\?", "\\d", "\\df", "\\format", "\\i", "\\q", "\\timing", "\\help"];
+const COMMANDS: [&str; 9] = ["\\?", "\\d", "\\df", "\\dm", "\\format", "\\i", "\\q", "\\timing", "\\help"];
 
 /// The names that a session knows.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod copy;
 mod downloads;
 mod error;
 mod job;
+mod models;
 mod output;
 mod print;
 mod progress;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::args::{Args, Source};
+use crate::args::{Action, Args, Source};
 use crate::error::Failure;
 use crate::job::{Job, Runner, Text, run_texts};
 use crate::output::Output;
@@ -39,7 +40,11 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let result = if args.version { print_version() } else { start(&args, sources) };
+    let result = match &args.action {
+        _ if args.version => print_version(),
+        Some(Action::Models { action }) => models::run(&args, action.as_ref()),
+        None => start(&args, sources),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -19,6 +19,7 @@ use crate::args::Source;
 use crate::complete::{Names, SqlHelper};
 use crate::error::{self, Failure};
 use crate::job::{Job, Runner, Text, run_texts};
+use crate::models;
 use crate::print::{Format, Printer, Shape};
 use crate::statements;
 
@@ -31,6 +32,7 @@ Statements end with ; and may take several lines. Ctrl-C stops a statement, Ctrl
   \\d                list tables
   \\d NAME           columns of a table or file
   \\df [PATTERN]     list functions, such as \\df embed*
+  \\dm               list models: bundled, fetched, loaded
   \\format [NAME]    table, csv, tsv, json or ndjson
   \\i FILE           run the statements of a file
   \\timing [on|off]  show how long each statement takes
@@ -98,6 +100,7 @@ impl Shell<'_> {
             ("d", "") => self.run(sql(LIST_TABLES)),
             ("d", name) => self.run(sql(&format!("DESCRIBE {}", quoted_file(name)))),
             ("df", pattern) => self.print(&functions(&self.job.ctx, pattern)?),
+            ("dm", "") => self.print(&models::list()?),
             ("timing", state) => self.set_timing(state),
             ("format", "") => self.say(&format!("{}\n", format_name(self.job.format))),
             ("format", name) => self.set_format(name),

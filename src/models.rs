@@ -1,0 +1,190 @@
+//! The models of this machine, for programs that look after them: what is there, fetching ahead, trying one out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::model::{self, Description, Model, Place, Role, Room};
+use crate::options::{Device, Precision};
+
+/// A model that can be used without the network, or whose weights are in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownModel {
+    /// What `embed.model` takes.
+    pub name: String,
+    /// `bundled`, `directory` or `hub`.
+    pub source: String,
+    /// Commit of the hub, or hash of the bundled weights; a directory has none.
+    pub revision: Option<String>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Device and precision of its weights in this process: `cpu f32`.
+    pub loaded: Vec<String>,
+}
+
+/// The bundled model, the models in the hub's cache folder, and those that this process has loaded, by name.
+pub fn known_models() -> Vec<KnownModel> {
+    let mut found = BTreeMap::new();
+    for (name, source, revision, bytes) in model::stored() {
+        let known = KnownModel { name, source: source.to_owned(), revision, bytes, loaded: Vec::new() };
+        found.insert((known.name.clone(), known.revision.clone()), known);
+    }
+    for (name, place) in model::loaded() {
+        // Under the name it was asked for, which may have a revision.
+        let Ok(description) = model::describe(&name, true) else { continue };
+        let known =
+            found.entry((description.name.clone(), description.revision.clone())).or_insert_with(|| KnownModel {
+                name: description.name.clone(),
+                source: description.source.to_owned(),
+                revision: description.revision.clone(),
+                bytes: 0,
+                loaded: Vec::new(),
+            });
+        known.loaded.push(format!("{} {}", place.device, place.precision));
+    }
+    found.into_values().collect()
+}
+
+/// Fetches everything of a model that is not here yet, so that it can be used without the network, and gives its commit.
+///
+/// # Errors
+///
+/// [`Error::Model`](crate::Error::Model) where the model is not found, cannot be fetched or does not run here; the files that came stay.
+pub fn pull_model(name: &str) -> Result<Option<String>> {
+    model::fingerprint(name, false)?;
+    Ok(model::describe(name, false)?.revision.clone())
+}
+
+/// What [`check_model`] found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ModelCheck {
+    /// What was asked for, without `@revision`.
+    pub name: String,
+    /// `bundled`, `directory` or `hub`.
+    pub source: String,
+    /// Commit of the hub, or hash of the bundled weights; a directory has none.
+    pub revision: Option<String>,
+    /// SHA-256 over configuration, tokenizer and weights, in hexadecimal.
+    pub fingerprint: String,
+    /// `model_type`, or `static`.
+    pub architecture: String,
+    /// The pooling modes, joined with ` + `.
+    pub pooling: String,
+    /// The modules after pooling, in their order.
+    pub modules: Vec<String>,
+    /// Length of a vector.
+    pub dim: usize,
+    /// Truncation length; `None` where the model has no limit.
+    pub max_tokens: Option<usize>,
+    /// The prompts of `embed`, `embed_query` and `embed_document`, where there are some.
+    pub prompts: Vec<(String, String)>,
+    /// Every precision, or why the model does not run in it.
+    pub precisions: Vec<(Precision, Result<PrecisionCheck>)>,
+}
+
+/// How a model does in one precision, on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct PrecisionCheck {
+    /// Bytes of the weights in memory.
+    pub bytes: usize,
+    /// Time to load it.
+    pub load: Duration,
+    /// Speed of one core, texts of 10 to 100 tokens, tokenising not counted.
+    pub tokens_per_second: f64,
+    /// The least and the mean cosine to the vectors in f32.
+    pub cosine: (f64, f64),
+}
+
+/// Loads a model in every precision and embeds a few texts.
+///
+/// # Errors
+///
+/// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here at all.
+pub fn check_model(name: &str, offline: bool) -> Result<ModelCheck> {
+    let description = model::describe(name, offline)?;
+    let exact = model::load(name, offline, place(Precision::F32), usize::MAX)?;
+    let expected = vectors(&exact)?.0;
+    let all = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let precisions = all.map(|precision| (precision, check_precision(name, offline, precision, &expected)));
+    Ok(ModelCheck {
+        name: description.name.clone(),
+        source: description.source.to_owned(),
+        revision: description.revision.clone(),
+        fingerprint: model::fingerprint(name, offline)?,
+        architecture: description.architecture().to_owned(),
+        pooling: description.pooling.to_string(),
+        modules: description.steps.iter().map(ToString::to_string).collect(),
+        dim: description.dim,
+        max_tokens: description.limit(),
+        prompts: prompts(&description),
+        precisions: precisions.into(),
+    })
+}
+
+/// What a check embeds, beside texts that join several of these.
+const SENTENCES: [&str; 8] = [
+    "The night train leaves the harbour at ten.",
+    "How do I remove duplicate rows from a table?",
+    "Saturn's rings are made mostly of water ice, with a little dust.",
+    "El pan necesita otra hora antes de entrar en el horno.",
+    "Die Rechnung wurde am 3. April 2021 bezahlt: 42,50 EUR.",
+    "an index on the order date did not help, since every row matched",
+    "彗星在任何人测量它的尾巴之前就消失了。",
+    "A hash join builds a table from the smaller side and probes it with the larger one; \
+     a merge join wants both sides sorted.",
+];
+
+/// How long a speed is measured at least.
+const MEASURED: Duration = Duration::from_millis(300);
+
+fn place(precision: Precision) -> Place {
+    Place { device: Device::Cpu, precision }
+}
+
+fn check_precision(name: &str, offline: bool, precision: Precision, expected: &[Vec<f32>]) -> Result<PrecisionCheck> {
+    let start = Instant::now();
+    let loaded = Model::load_alone(name, offline, place(precision))?;
+    let load = start.elapsed();
+    let (vectors, tokens_per_second) = vectors(&loaded)?;
+    let cosines: Vec<f64> = vectors.iter().zip(expected).map(|(a, b)| cosine(a, b)).collect();
+    let least = cosines.iter().copied().fold(f64::INFINITY, f64::min);
+    let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+    Ok(PrecisionCheck { bytes: loaded.size(), load, tokens_per_second, cosine: (least, mean) })
+}
+
+/// The vectors of the check's texts, and tokens per second.
+fn vectors(model: &Model) -> Result<(Vec<Vec<f32>>, f64)> {
+    let description = &model.description;
+    let joined = (0..SENTENCES.len()).map(|i| [SENTENCES[i], SENTENCES[(i + 3) % 8], SENTENCES[(i + 5) % 8]].join(" "));
+    let texts: Vec<String> = SENTENCES.iter().map(|&text| text.to_owned()).chain(joined).collect();
+    let (mut ids, mut starts) = (Vec::new(), vec![0]);
+    for text in &texts {
+        ids.extend(model.tokenize(description.prompt(Role::Plain), text, description.max_tokens)?.ids);
+        starts.push(ids.len());
+    }
+    let unpooled = model.unpooled(Role::Plain, description.max_tokens)?;
+    let mut room = Room::default();
+    let mut run = || model.encode(&ids, &starts, unpooled, description.dim, &mut room, &|| true);
+    let vectors = run()?;
+    let (start, mut runs) = (Instant::now(), 0);
+    while start.elapsed() < MEASURED {
+        run()?;
+        runs += 1;
+    }
+    let speed = (runs * ids.len()) as f64 / start.elapsed().as_secs_f64();
+    Ok((vectors.chunks(description.dim).map(<[f32]>::to_vec).collect(), speed))
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn prompts(description: &Description) -> Vec<(String, String)> {
+    let roles = [("embed", Role::Plain), ("embed_query", Role::Query), ("embed_document", Role::Document)];
+    let prompts = roles.map(|(function, role)| (function.to_owned(), description.prompt(role).to_owned()));
+    prompts.into_iter().filter(|(_, prompt)| !prompt.is_empty()).collect()
+}
