@@ -1,4 +1,4 @@
-//! The hub's cache folder and downloads.
+//! The hub's commits, and the cache folder that its tools share.
 //!
 //! A model is pinned to one commit when it is found: the commit that `@revision` names, the one that the cache folder
 //! has for it, or the one that the hub has now. What is in the cache is used without asking the network again.
@@ -9,39 +9,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
-use std::time::Duration;
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
 
+use super::download::{Client, Failure, Source, Token};
+pub use super::download::{Download, observe_downloads};
 use crate::error::{Error, Result};
 
-/// How far the download of one file is, see [`observe_downloads`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Download {
-    /// Path of the file inside the model.
-    pub file: String,
-    /// Bytes received so far.
-    pub received: u64,
-    /// Bytes of the whole file, where the hub says.
-    pub total: Option<u64>,
-    /// Whether this is the file's last report.
-    pub done: bool,
-}
-
-type Observer = Arc<dyn Fn(&Download) + Send + Sync>;
-
-static OBSERVER: RwLock<Option<Observer>> = RwLock::new(None);
-
-/// Calls `observer` while model files come from the hub, from the thread that waits for them: the library itself prints
-/// nothing. One observer per process; a later one takes the place of the former.
-pub fn observe_downloads(observer: Arc<dyn Fn(&Download) + Send + Sync>) {
-    *OBSERVER.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
-}
+/// Files that no plan needs, and that can be large.
+const WITH_THE_WEIGHTS: [&str; 2] = ["tokenizer.json", "vocab.json"];
 
 /// One commit of a model on the hub, in the cache folder or about to come there.
 #[derive(Debug)]
@@ -77,7 +53,7 @@ impl Snapshot {
             cached => {
                 // What another tool put into the cache is pinned to its commit, and used as it is without the hub.
                 let wanted = cached.as_ref().map_or(revision, |snapshot| &snapshot.commit);
-                match (ask_hub(id, wanted), cached) {
+                match (ask_hub(&client(), id, wanted), cached) {
                     (Ok((commit, listing)), _) => Self::listed(id, revision, commit, listing),
                     (Err(_), Some(snapshot)) if snapshot.looks_whole() => Ok(snapshot),
                     (Err(error), _) => Err(error),
@@ -134,51 +110,59 @@ impl Snapshot {
                 self.id, self.commit
             )));
         }
-        self.fetch(&api_repo(&self.id, &self.commit)?, path).map(Some)
+        self.fetch(&client(), path).map(Some)
     }
 
-    /// Fetches every file that describes the model.
+    /// Fetches every small file that describes the model.
     fn fetch_small_files(&self) -> Result<()> {
         let small = |path: &&String| {
-            path.matches('/').count() <= 1 && path.ends_with(".json") && !path.ends_with(".safetensors.index.json")
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let later = WITH_THE_WEIGHTS.contains(&name) || name.ends_with(".safetensors.index.json");
+            path.matches('/').count() <= 1 && name.ends_with(".json") && !later
         };
         let missing = |path: &&String| !self.directory.join(path).exists();
         let wanted: Vec<_> = self.listing.iter().flatten().filter(small).filter(missing).collect();
         if wanted.is_empty() {
             return Ok(());
         }
-        let repo = api_repo(&self.id, &self.commit)?;
-        wanted.into_iter().try_for_each(|path| self.fetch(&repo, path).map(drop))
+        let client = client();
+        wanted.into_iter().try_for_each(|path| self.fetch(&client, path).map(drop))
     }
 
     /// Notes in the cache which commit the revision is, and the commit's files.
     fn keep(&self, revision: &str) -> io::Result<()> {
-        Cache::new(cache_directory()).repo(repo_at(&self.id, revision)).create_ref(&self.commit)?;
-        let file = listing_file(&self.id, &self.commit);
-        fs::create_dir_all(file.parent().unwrap_or(&file))?;
         let listing: Vec<_> = self.listing.iter().flatten().map(String::as_str).collect();
-        // Written whole or not at all: another process may read it.
-        let part = file.with_extension(format!("{}.part", process::id()));
-        fs::write(&part, listing.join("\n"))?;
-        fs::rename(part, file)
+        write_whole(&listing_file(&self.id, &self.commit), &listing.join("\n"))?;
+        write_whole(&repo_directory(&self.id).join("refs").join(revision), &self.commit)
     }
 
-    /// Fetches a file, from where a download before broke off.
-    ///
-    /// The tries are made here: hf-hub's own ones begin at byte 0 when the first try of a resumed download brings nothing,
-    /// and append that to the part that is there.
-    fn fetch(&self, repo: &ApiRepo, path: &str) -> Result<PathBuf> {
-        let mut pauses = [300, 600, 1200].map(Duration::from_millis).into_iter();
-        loop {
-            let report = Report(Download { file: path.to_owned(), received: 0, total: None, done: false });
-            let error = match repo.download_with_progress(path, report) {
-                Ok(file) => return Ok(file),
-                Err(error) => error,
-            };
-            match pauses.next().filter(|_| !is_refusal(&error.to_string())) {
-                Some(pause) => thread::sleep(pause),
-                None => return Err(hub_error(&self.id, &self.commit, Some(path), &error)),
-            }
+    /// Fetches a file into the cache, and gives its place in the commit.
+    fn fetch(&self, client: &Client, path: &str) -> Result<PathBuf> {
+        let source = Source {
+            file: path,
+            url: format!("{}/{}/resolve/{}/{}", client.endpoint, self.id, self.commit, escaped(path)),
+            blobs: repo_directory(&self.id).join("blobs"),
+            locks: cache_directory().join(".locks").join(folder_name(&self.id)),
+        };
+        let blob = client.fetch(&source);
+        let place = blob.and_then(|blob| Ok(self.place(path, &blob)?));
+        place.map_err(|failure| hub_error(client, &self.id, &self.commit, Some(path), &failure))
+    }
+
+    /// Gives a blob its place in the commit.
+    fn place(&self, path: &str, blob: &Path) -> io::Result<PathBuf> {
+        let place = self.directory.join(path);
+        fs::create_dir_all(place.parent().unwrap_or(&place))?;
+        // A link may be left whose blob somebody deleted.
+        if !place.exists() && place.is_symlink() {
+            fs::remove_file(&place)?;
+        }
+        let up = "../".repeat(2 + path.matches('/').count());
+        let name = blob.file_name().unwrap_or_default();
+        match link(&Path::new(&up).join("blobs").join(name), blob, &place) {
+            // Another process was faster.
+            Err(_) if place.exists() => Ok(place),
+            result => result.map(|()| place),
         }
     }
 }
@@ -213,37 +197,43 @@ fn contents(directory: &Path) -> (u64, bool) {
     (bytes, has_weights)
 }
 
-/// Passes hf-hub's progress on to the observer.
-struct Report(Download);
-
-impl Report {
-    fn tell(&self) {
-        if let Some(observer) = OBSERVER.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            observer(&self.0);
-        }
-    }
+/// Links as the hub's own tools do, so that they can use the cache and clean it.
+#[cfg(unix)]
+fn link(relative: &Path, _blob: &Path, place: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(relative, place)
 }
 
-impl Progress for Report {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.0.total = Some(size as u64);
-        self.tell();
-    }
+/// Where links need a right that few users have, the file itself moves, as with the hub's own tools.
+#[cfg(windows)]
+fn link(relative: &Path, blob: &Path, place: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(relative, place).or_else(|_| fs::rename(blob, place))
+}
 
-    fn update(&mut self, size: usize) {
-        self.0.received += size as u64;
-        self.tell();
-    }
+/// Writes a file whole or not at all: another process may read it.
+fn write_whole(file: &Path, text: &str) -> io::Result<()> {
+    fs::create_dir_all(file.parent().unwrap_or(file))?;
+    let mut part = file.as_os_str().to_owned();
+    part.push(format!(".{}.part", process::id()));
+    fs::write(&part, text)?;
+    fs::rename(part, file)
+}
 
-    fn finish(&mut self) {
-        self.0.done = true;
-        self.tell();
-    }
+/// What the hub says of a revision.
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 /// The commit and the file list of a revision, from the hub.
-fn ask_hub(id: &str, revision: &str) -> Result<(String, BTreeSet<String>)> {
-    let info = api_repo(id, revision)?.info().map_err(|error| hub_error(id, revision, None, &error))?;
+fn ask_hub(client: &Client, id: &str, revision: &str) -> Result<(String, BTreeSet<String>)> {
+    let url = format!("{}/api/models/{id}/revision/{}", client.endpoint, revision.replace('/', "%2F"));
+    let info: Info = client.json(&url).map_err(|failure| hub_error(client, id, revision, None, &failure))?;
     let inside = |path: &String| !path.starts_with('/') && path.split('/').all(|part| part != "..");
     let files = info.siblings.into_iter().map(|file| file.rfilename).filter(inside).collect();
     if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -252,66 +242,84 @@ fn ask_hub(id: &str, revision: &str) -> Result<(String, BTreeSet<String>)> {
     Ok((info.sha, files))
 }
 
-fn api_repo(id: &str, revision: &str) -> Result<ApiRepo> {
-    let cache = Cache::new(cache_directory());
-    let token = env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
-    let mut builder = ApiBuilder::from_cache(cache).with_progress(false).with_retries(0).with_token(token);
-    if let Ok(endpoint) = env::var("HF_ENDPOINT") {
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
-    }
-    let api = builder.build().map_err(|error| hub_error(id, revision, None, &error))?;
-    Ok(api.repo(repo_at(id, revision)))
+/// A path as part of an address.
+fn escaped(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-fn repo_at(id: &str, revision: &str) -> Repo {
-    Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
+fn client() -> Client {
+    let endpoint = env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+    let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
+    Client::new(endpoint.trim_end_matches('/').to_owned(), token())
 }
 
-fn hub_error(id: &str, revision: &str, file: Option<&str>, error: &ApiError) -> Error {
-    let text = error.to_string();
+/// The token where every tool of the hub looks for it.
+fn token() -> Option<Token> {
+    let token = |text: &str, origin: String| {
+        let value = text.trim().to_owned();
+        (!value.is_empty()).then_some(Token { value, origin })
+    };
+    let variable = env::var("HF_TOKEN").ok().and_then(|text| token(&text, "HF_TOKEN".to_owned()));
+    variable.or_else(|| {
+        let file = variable_path("HF_TOKEN_PATH").unwrap_or_else(|| hub_home().join("token"));
+        token(&fs::read_to_string(&file).ok()?, file.display().to_string())
+    })
+}
+
+fn hub_error(client: &Client, id: &str, revision: &str, file: Option<&str>, failure: &Failure) -> Error {
     let what =
         file.map_or_else(|| format!("model \"{id}@{revision}\""), |file| format!("model \"{id}@{revision}\": {file}"));
-    let next = if has_status(&text, 401) || has_status(&text, 403) {
-        "the name is wrong, or the model needs a token: set HF_TOKEN, or log in with the hub's own tool"
-    } else if has_status(&text, 404) {
-        "there is no such model or revision"
-    } else {
-        "the hub could not be reached; give a model directory, or try again with the network"
+    let next = match (failure, &client.token) {
+        (Failure::Status(401 | 403), None) => "the model is gated or private, or the name is wrong; set HF_TOKEN, or \
+                                               log in with the hub's own tool (hf auth login)"
+            .to_owned(),
+        (Failure::Status(401 | 403), Some(token)) => format!(
+            "the token from {} was refused; ask for access on {}/{id}, or set HF_TOKEN to a token that has it",
+            token.origin, client.endpoint
+        ),
+        (Failure::Status(404), _) => "there is no such model or revision".to_owned(),
+        (Failure::Damaged { .. }, _) => "try again on another network, or give a model directory".to_owned(),
+        (Failure::Held, _) => "wait for that process or end it, then try again".to_owned(),
+        (Failure::Cache(_), _) => {
+            format!("make room or get the right to write in \"{}\", or set HF_HOME", cache_directory().display())
+        }
+        _ => "the hub could not be reached; give a model directory, or try again with the network".to_owned(),
     };
-    Error::Model(format!("hub: {what}: {text}; {next}"))
+    Error::Model(format!("hub: {what}: {failure}; {next}"))
 }
 
-/// Whether hf-hub's error is an answer with this status; a number alone could be a port.
-fn has_status(error: &str, status: u16) -> bool {
-    error.contains(&format!("status: {status}"))
-}
-
-/// Whether another try would get the same answer.
-fn is_refusal(error: &str) -> bool {
-    [401, 403, 404].iter().any(|&status| has_status(error, status))
-}
-
-/// `HF_HUB_OFFLINE`, read here because hf-hub does not.
+/// `HF_HUB_OFFLINE`, as the hub's own tools read it.
 fn offline_by_environment() -> bool {
     let value = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
     matches!(value.as_str(), "1" | "true" | "yes" | "on")
 }
 
-/// The folder that every tool of the hub uses.
+/// A path from the environment.
+fn variable_path(key: &str) -> Option<PathBuf> {
+    env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder of the hub's tools.
+fn hub_home() -> PathBuf {
+    variable_path("HF_HOME").unwrap_or_else(|| {
+        let cache = variable_path("XDG_CACHE_HOME");
+        cache.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache")).join("huggingface")
+    })
+}
+
+/// The folder of the models that every tool of the hub uses.
 fn cache_directory() -> PathBuf {
-    let set = |key: &str| env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(directory) = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")) {
-        return directory;
-    }
-    if let Some(home) = set("HF_HOME") {
-        return home.join("hub");
-    }
-    let cache = set("XDG_CACHE_HOME").unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache"));
-    cache.join("huggingface").join("hub")
+    let set = variable_path("HF_HUB_CACHE").or_else(|| variable_path("HUGGINGFACE_HUB_CACHE"));
+    set.unwrap_or_else(|| hub_home().join("hub"))
+}
+
+fn folder_name(id: &str) -> String {
+    format!("models--{}", id.replace('/', "--"))
 }
 
 fn repo_directory(id: &str) -> PathBuf {
-    cache_directory().join(repo_at(id, "main").folder_name())
+    cache_directory().join(folder_name(id))
 }
 
 /// Where this crate keeps the list of a commit's files, beside the folders of the hub's own tools.
@@ -322,7 +330,10 @@ fn listing_file(id: &str, commit: &str) -> PathBuf {
 /// The commit that the cache folder has for a revision: a branch or tag it noted, or the commit itself.
 fn cached_commit(id: &str, revision: &str) -> Option<String> {
     let directory = repo_directory(id);
-    if let Ok(commit) = fs::read_to_string(directory.join("refs").join(revision)) {
+    // Another tool may be about to write it, and it is empty for a moment.
+    if let Ok(commit) = fs::read_to_string(directory.join("refs").join(revision))
+        && !commit.trim().is_empty()
+    {
         return Some(commit.trim().to_owned());
     }
     directory.join("snapshots").join(revision).is_dir().then(|| revision.to_owned())

@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `files.rs` | where a model's files come from: compiled in, a directory, the hub |
-//! | `hub.rs` | the hub's cache folder and downloads |
+//! | `hub.rs` | the hub's commits, and the cache folder that its tools share |
+//! | `download.rs` | requests to the hub; one file from there into the cache |
 //! | `description.rs` | what the small files say: modules, pooling, prompts, limits |
 //! | `config.rs` | reading `config.json` |
 //! | `architecture.rs` | what an encoder is made of, as data |
@@ -26,6 +27,8 @@ mod candle;
 mod catalog;
 mod config;
 mod description;
+#[cfg(feature = "hub")]
+mod download;
 mod encoder;
 mod families;
 mod files;
@@ -81,6 +84,8 @@ enum Encoder {
 impl Model {
     /// Loads tokenizer and weights. The device is a real one, never `auto`.
     fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
+        // Of a hub model it is no small file: it comes now, with the weights.
+        files.find_file(&format!("{}tokenizer.json", description.folder), offline)?;
         let tokenizer = TextTokenizer::load(files, &description)?;
         let weights = Weights::open(files, &description.folder, offline)?;
         let Place { device, precision } = place;

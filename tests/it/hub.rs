@@ -8,8 +8,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
@@ -25,6 +27,12 @@ use crate::support::{register_texts, session};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const WEIGHTS: &str = "model.safetensors";
+/// By sha256sum and `git hash-object`.
+const WEIGHTS_HASH: &str = "cf17e4966e04388d397c13403b8436e7a80ecaa268786a6dc805a0a1f6b5d599";
+const CONFIG_HASH: &str = "6aa9a0aa898ea0e6409b6dc565c97807a2651e3e";
+/// Redirected to a path of the hub's own, as a model is that was renamed.
+const MOVED: &str = "1_Pooling/config.json";
+const PLAN: &str = "EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts";
 const VECTORS: &str = "SELECT embed(body, 'acme/tiny') FROM texts ORDER BY id";
 
 // ---- The hub ----
@@ -32,12 +40,19 @@ const VECTORS: &str = "SELECT embed(body, 'acme/tiny') FROM texts ORDER BY id";
 /// What a request asked for.
 #[derive(Debug, Clone)]
 struct Request {
+    /// Whether only the head of the answer is wanted.
+    head: bool,
     path: String,
     /// First byte of a `Range`.
     start: Option<usize>,
-    /// Last byte of it.
-    end: Option<usize>,
     authorization: Option<String>,
+}
+
+impl Request {
+    /// Whether it asks for the bytes of the weights.
+    fn brings_weights(&self) -> bool {
+        !self.head && self.path.starts_with("/cdn/")
+    }
 }
 
 /// What the hub has, and how it misbehaves.
@@ -49,12 +64,22 @@ struct Content {
     commit: String,
     /// Answers every request with this.
     status: Option<u16>,
+    /// Answers every request for a file with this.
+    gated: Option<u16>,
     /// Closes the connection after so many bytes of a response with the rest of the weights; for so many responses.
     cut: Option<(usize, usize)>,
+    /// Stops in the middle of the weights as long as this is so.
+    hold: bool,
+    /// Changes a byte of so many files that are sent.
+    damage: usize,
+    /// Whether the etags are those of the hub, and not a mirror's own.
+    hashes: bool,
+    /// Sends whole files, whatever part is asked for.
+    whole: bool,
     requests: Vec<Request>,
 }
 
-/// An HTTP server that answers as the hub does, as far as hf-hub asks.
+/// An HTTP server that answers as the hub does, as far as this crate asks.
 struct Hub {
     address: SocketAddr,
     content: Arc<Mutex<Content>>,
@@ -63,31 +88,54 @@ struct Hub {
 impl Hub {
     /// tiny-bert as `acme/tiny`, with files that nobody should fetch.
     fn start() -> Self {
-        let mut content = Content { commit: COMMIT.to_owned(), ..Content::default() };
+        let mut content = Content { commit: COMMIT.to_owned(), hashes: true, ..Content::default() };
         add_files(&mut content.files, Path::new("tests/fixtures/tiny-bert"), "");
         for unwanted in ["README.md", "pytorch_model.bin", "modeling_tiny.py", "onnx/model.onnx", "a/b/c.json"] {
             content.files.insert(unwanted.to_owned(), b"{}".to_vec());
         }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let hub = Self { address: listener.local_addr().expect("bound"), content: Arc::new(Mutex::new(content)) };
-        let (content, address) = (Arc::clone(&hub.content), hub.address);
-        // Ends with the process: a test has few hubs, and an accept cannot be interrupted.
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                // A client that went away is its own affair.
-                let _ = stream.and_then(|stream| answer(stream, address, &content));
-            }
-        });
-        hub
+        let content = Arc::new(Mutex::new(content));
+        // Large files lie on another host.
+        let [hub, storage] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [address, storage_address] = [&hub, &storage].map(|listener| listener.local_addr().expect("bound"));
+        for listener in [hub, storage] {
+            let content = Arc::clone(&content);
+            thread::spawn(move || serve(&listener, storage_address, &content));
+        }
+        Self { address, content }
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) {
         change(&mut self.content.lock().expect("no panic in the server"));
     }
 
+    /// Waits until a request of this kind has come so many times.
+    #[track_caller]
+    fn wait_for(&self, times: usize, kind: impl Fn(&Request) -> bool) {
+        let seen = || self.content.lock().expect("no panic in the server").requests.iter().filter(|r| kind(r)).count();
+        wait_until(|| seen() >= times);
+    }
+
     /// The requests since the last call.
     fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.content.lock().expect("no panic in the server").requests)
+    }
+}
+
+#[track_caller]
+fn wait_until(done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not happen");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Answers each connection in a thread of its own. Ends with the process: an accept cannot be interrupted.
+fn serve(listener: &TcpListener, storage: SocketAddr, content: &Arc<Mutex<Content>>) {
+    for stream in listener.incoming().flatten() {
+        let content = Arc::clone(content);
+        // A client that went away is its own affair.
+        thread::spawn(move || drop(answer(&stream, storage, &content)));
     }
 }
 
@@ -108,15 +156,14 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().unwrap_or(Ok(String::new()))?;
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut request = Request { path, start: None, end: None, authorization: None };
+    let mut request = Request { head: first.starts_with("HEAD"), path, start: None, authorization: None };
     for line in lines {
         let line = line?;
         let Some((name, value)) = line.split_once(": ") else { break };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => request.authorization = Some(value.to_owned()),
             "range" => {
-                let (start, end) = value.trim_start_matches("bytes=").split_once('-').unwrap_or_default();
-                (request.start, request.end) = (start.parse().ok(), end.parse().ok());
+                request.start = value.trim_start_matches("bytes=").trim_end_matches('-').parse().ok();
             }
             _ => {}
         }
@@ -124,74 +171,120 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
     Ok(request)
 }
 
-fn answer(stream: TcpStream, address: SocketAddr, content: &Mutex<Content>) -> std::io::Result<()> {
-    let request = read_request(&stream)?;
-    let mut content = content.lock().expect("no panic in the server");
+fn answer(stream: &TcpStream, storage: SocketAddr, shared: &Mutex<Content>) -> std::io::Result<()> {
+    let request = read_request(stream)?;
+    let mut content = shared.lock().expect("no panic in the server");
     content.requests.push(request.clone());
     if let Some(status) = content.status {
-        return respond(stream, status, "", b"refused", usize::MAX);
+        return respond(stream, status, "", b"refused");
     }
     if let Some(revision) = request.path.strip_prefix("/api/models/acme/tiny/revision/") {
         let known = ["main", "v1", &content.commit].contains(&revision);
         let names = content.files.keys().chain(&content.listed);
         let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
         let body = json!({"id": "acme/tiny", "sha": content.commit, "siblings": siblings}).to_string();
-        return respond(stream, if known { 200 } else { 404 }, "", body.as_bytes(), usize::MAX);
+        return respond(stream, if known { 200 } else { 404 }, "", body.as_bytes());
     }
-    // Large files lie elsewhere: the hub redirects and says there what hf-hub wants to know.
-    if let Some(file) = request.path.strip_prefix("/cdn/") {
-        return send_file(stream, &request, file, &mut content);
+    if let Some(status) = content.gated {
+        return respond(stream, status, "", b"");
     }
-    let file = request.path.strip_prefix("/acme/tiny/resolve/").and_then(|rest| rest.split_once('/'));
-    match file {
-        Some((_, WEIGHTS)) if content.files.contains_key(WEIGHTS) => {
-            let headers = format!(
-                "x-repo-commit: {}\r\nx-linked-etag: \"weights\"\r\nlocation: http://{address}/cdn/{WEIGHTS}\r\n",
-                content.commit
-            );
-            respond(stream, 302, &headers, b"", usize::MAX)
+    let resolve = request.path.strip_prefix("/acme/tiny/resolve/").and_then(|rest| rest.split_once('/'));
+    let elsewhere = ["/cdn/", "/moved/"].iter().find_map(|prefix| request.path.strip_prefix(prefix));
+    match (resolve, elsewhere) {
+        // Large files lie elsewhere: the hub redirects, and only here says what their hash is.
+        (Some((_, WEIGHTS)), _) if content.files.contains_key(WEIGHTS) => {
+            let etag = content.etag(WEIGHTS);
+            let headers = format!("x-linked-etag: {etag}\r\nlocation: http://{storage}/cdn/{WEIGHTS}\r\n");
+            respond(stream, 302, &headers, b"")
         }
-        Some((_, file)) => send_file(stream, &request, file, &mut content),
-        None => respond(stream, 404, "", b"Repository not found", usize::MAX),
+        (Some((_, MOVED)), _) => respond(stream, 307, &format!("location: /moved/{MOVED}\r\n"), b""),
+        (Some((_, file)), _) | (None, Some(file)) => {
+            let sending = content.send(&request, file);
+            drop(content);
+            sending.send(stream, shared)
+        }
+        (None, None) => respond(stream, 404, "", b"Repository not found"),
     }
 }
 
-/// Sends a file or the part of it that is asked for.
-fn send_file(stream: TcpStream, request: &Request, file: &str, content: &mut Content) -> std::io::Result<()> {
-    let listed = content.listed.iter().any(|name| name == file).then(|| b"{}".to_vec());
-    let Some(bytes) = content.files.get(file).cloned().or(listed) else {
-        return respond(stream, 404, "", b"Entry not found", usize::MAX);
-    };
-    let start = request.start.unwrap_or(0);
-    let end = request.end.map_or(bytes.len(), |end| bytes.len().min(end + 1));
-    if start >= end {
-        return respond(stream, 416, "", b"", usize::MAX);
-    }
-    let headers = format!(
-        "x-repo-commit: {}\r\netag: \"{}\"\r\ncontent-range: bytes {start}-{}/{}\r\n",
-        content.commit,
-        file.replace(['/', '.'], "-"),
-        end - 1,
-        bytes.len()
-    );
-    // Not the request for the first byte alone, by which hf-hub learns the length.
-    let mut most = usize::MAX;
-    if let (WEIGHTS, None, Some((bytes, times))) = (file, request.end, &mut content.cut)
-        && *times > 0
-    {
-        *times -= 1;
-        most = *bytes;
-    }
-    respond(stream, 206, &headers, &bytes[start..end], most)
+/// How a file is sent.
+struct Sending {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+    /// Bytes after which the connection is closed.
+    most: usize,
+    /// Whether to stop in the middle while the hub is told to.
+    may_hold: bool,
 }
 
-/// Writes a response, its body cut off after `most` bytes.
-fn respond(mut stream: TcpStream, status: u16, headers: &str, body: &[u8], most: usize) -> std::io::Result<()> {
-    let length = body.len();
+impl Content {
+    fn etag(&self, file: &str) -> String {
+        match file {
+            WEIGHTS if self.hashes => format!("\"{WEIGHTS_HASH}\""),
+            "config.json" if self.hashes => format!("\"{CONFIG_HASH}\""),
+            _ => format!("W/\"{}\"", file.replace(['/', '.'], "-")),
+        }
+    }
+
+    /// A file or the part of it that is asked for.
+    fn send(&mut self, request: &Request, file: &str) -> Sending {
+        let listed = self.listed.iter().any(|name| name == file).then(|| b"{}".to_vec());
+        let known = self.files.get(file).cloned().or(listed);
+        let start = request.start.filter(|_| !self.whole).unwrap_or(0);
+        let (mut status, mut body) = (if known.is_some() { 200 } else { 404 }, known.unwrap_or_default());
+        let mut headers = format!("etag: {}\r\n", self.etag(file));
+        if request.path.starts_with("/cdn/") {
+            // The storage has a name of its own for what it stores.
+            headers = "etag: \"5d41402abc4b2a76b9719d911017c592\"\r\n".to_owned();
+        }
+        if start >= body.len() && start > 0 {
+            (status, body) = (416, Vec::new());
+        } else if start > 0 {
+            headers += &format!("content-range: bytes {start}-{}/{}\r\n", body.len() - 1, body.len());
+            status = 206;
+            body.drain(..start);
+        }
+        let checked = [WEIGHTS, "config.json"].contains(&file) && !request.head;
+        if checked && self.damage > 0 && !body.is_empty() {
+            self.damage -= 1;
+            let last = body.len() - 1;
+            body[last] ^= 1;
+        }
+        let mut most = if request.head { 0 } else { usize::MAX };
+        if let (true, Some((bytes, times))) = (request.brings_weights(), &mut self.cut)
+            && *times > 0
+        {
+            *times -= 1;
+            most = *bytes;
+        }
+        Sending { status, headers, body, most, may_hold: request.brings_weights() }
+    }
+}
+
+impl Sending {
+    fn send(&self, mut stream: &TcpStream, shared: &Mutex<Content>) -> std::io::Result<()> {
+        let (status, headers, length) = (self.status, &self.headers, self.body.len());
+        write_head(stream, status, headers, length)?;
+        let body = &self.body[..length.min(self.most)];
+        let (now, later) = body.split_at(body.len() / 2);
+        stream.write_all(now)?;
+        stream.flush()?;
+        if self.may_hold {
+            wait_until(|| !shared.lock().expect("no panic in the server").hold);
+        }
+        stream.write_all(later)
+    }
+}
+
+fn write_head(mut stream: &TcpStream, status: u16, headers: &str, length: usize) -> std::io::Result<()> {
     let head = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n");
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(&body[..length.min(most)])?;
-    stream.flush()
+    stream.write_all(head.as_bytes())
+}
+
+fn respond(mut stream: &TcpStream, status: u16, headers: &str, body: &[u8]) -> std::io::Result<()> {
+    write_head(stream, status, headers, body.len())?;
+    stream.write_all(body)
 }
 
 // ---- The child ----
@@ -268,7 +361,7 @@ fn vectors(batch: &RecordBatch) -> Vec<Vec<f32>> {
 struct Machine {
     home: TempDir,
     endpoint: String,
-    variables: Vec<(&'static str, &'static str)>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Machine {
@@ -284,7 +377,13 @@ impl Machine {
 
     /// Runs statements in a new process.
     fn run(&self, statements: &[&str]) -> Answer {
-        let answer = self.home.path().join("answer.json");
+        self.begin(statements).finish()
+    }
+
+    /// Starts a process that runs statements.
+    fn begin(&self, statements: &[&str]) -> Running {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let answer = self.home.path().join(format!("answer-{}.json", COUNT.fetch_add(1, Ordering::Relaxed)));
         let statements = statements.iter().map(|&statement| statement.to_owned()).collect();
         let task = Task { statements, answer: answer.clone() };
         let mut command = Command::new(env::current_exe().expect("this test"));
@@ -292,14 +391,16 @@ impl Machine {
         // Nothing of the machine that runs the tests: no proxy, no token, no other cache.
         command.env_clear().env("HUB_TASK", serde_json::to_string(&task).expect("a task"));
         command.env("HOME", self.home.path()).env("HF_HOME", self.home.path().join("a/b/c"));
-        command.env("HF_ENDPOINT", &self.endpoint).envs(self.variables.iter().copied());
-        let output = command.output().expect("the child runs");
-        let (printed, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{printed}\n{failed}");
-        assert_eq!(failed, "", "the library prints nothing (I4)");
-        let text = fs::read_to_string(&answer).expect("an answer");
-        fs::remove_file(answer).expect("removed");
-        serde_json::from_str(&text).expect("an answer")
+        command.env("HF_ENDPOINT", &self.endpoint);
+        command.envs(self.variables.iter().map(|(key, value)| (key, value)));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running { process: command.spawn().expect("the child runs"), answer }
+    }
+
+    /// The one file in the cache whose path has this in it.
+    fn cached(&self, what: &str) -> Option<PathBuf> {
+        let file = self.files().into_iter().find(|file| file.contains(what));
+        file.map(|file| self.home.path().join(file))
     }
 
     /// Runs a query that must fail, and gives its error.
@@ -326,6 +427,29 @@ impl Machine {
             }
         }
         found
+    }
+}
+
+/// A process that runs statements.
+struct Running {
+    process: Child,
+    answer: PathBuf,
+}
+
+impl Running {
+    fn finish(self) -> Answer {
+        let output = self.process.wait_with_output().expect("the child ran");
+        let (printed, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{printed}\n{failed}");
+        assert_eq!(failed, "", "the library prints nothing (I4)");
+        let text = fs::read_to_string(&self.answer).expect("an answer");
+        fs::remove_file(self.answer).expect("removed");
+        serde_json::from_str(&text).expect("an answer")
+    }
+
+    fn kill(mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
     }
 }
 
@@ -399,7 +523,7 @@ fn offline_uses_the_cache_and_nothing_else() {
     let said = ["model \"acme/tiny@main\" is not in the cache", "HF_HUB_OFFLINE", "or give a model directory"];
     let cold = machine.error(&set);
     assert!(said.iter().all(|part| cold.contains(part)), "{cold}");
-    machine.variables.push(("HF_HUB_OFFLINE", "1"));
+    machine.variables.push(("HF_HUB_OFFLINE", "1".to_owned()));
     let cold = machine.error(&[VECTORS]);
     assert!(said.iter().all(|part| cold.contains(part)), "{cold}");
     let requests = hub.take_requests();
@@ -409,7 +533,7 @@ fn offline_uses_the_cache_and_nothing_else() {
     assert_oracle(&machine.run(&[VECTORS]));
     hub.take_requests();
     assert_oracle(&machine.run(&set));
-    machine.variables.push(("HF_HUB_OFFLINE", "1"));
+    machine.variables.push(("HF_HUB_OFFLINE", "1".to_owned()));
     assert_oracle(&machine.run(&[VECTORS]));
     let requests = hub.take_requests();
     assert!(requests.is_empty(), "{requests:?}");
@@ -419,7 +543,11 @@ fn offline_uses_the_cache_and_nothing_else() {
 fn offline_without_the_weights_names_them() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    assert_eq!(machine.run(&["EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts"]).error, None);
+    assert_eq!(machine.run(&[PLAN]).error, None);
+    let error = machine.error(&["SET embed.offline = true", VECTORS]);
+    assert!(error.contains("model \"acme/tiny@") && error.contains("tokenizer.json is not in the cache"), "{error}");
+    assert_oracle(&machine.run(&[VECTORS]));
+    fs::remove_file(machine.cached(&format!("{COMMIT}/{WEIGHTS}")).expect("cached")).expect("removed");
     let error = machine.error(&["SET embed.offline = true", VECTORS]);
     assert!(error.contains("model \"acme/tiny@") && error.contains("model.safetensors is not in the cache"), "{error}");
     assert!(error.contains("embed.offline"), "{error}");
@@ -429,12 +557,11 @@ fn offline_without_the_weights_names_them() {
 fn offline_counts_from_the_moment_it_is_set() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    let plan = "EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts";
-    let error = machine.error(&[plan, "SET embed.offline = true", VECTORS]);
-    assert!(error.contains("model.safetensors is not in the cache"), "{error}");
+    let error = machine.error(&[PLAN, "SET embed.offline = true", VECTORS]);
+    assert!(error.contains("tokenizer.json is not in the cache"), "{error}");
     assert!(!hub.take_requests().iter().any(|request| request.path.ends_with(WEIGHTS)), "no weights were fetched");
     // And the other way round.
-    assert_oracle(&machine.run(&["SET embed.offline = true", plan, "SET embed.offline = false", VECTORS]));
+    assert_oracle(&machine.run(&["SET embed.offline = true", PLAN, "SET embed.offline = false", VECTORS]));
 }
 
 #[test]
@@ -450,18 +577,27 @@ fn a_small_file_that_is_missing_in_the_cache_is_fetched_again() {
     assert!(hub.take_requests().iter().any(|request| request.path.ends_with(prompts)));
 }
 
+/// The bytes of a file that is there.
+fn length(path: PathBuf) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
 #[test]
 fn planning_fetches_no_weights() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    assert_eq!(machine.run(&["EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts"]).error, None);
+    for query in [PLAN, "SELECT embed(body, 'acme/tiny') FROM texts LIMIT 0"] {
+        assert_eq!(machine.run(&[query]).error, None);
+    }
     let paths: Vec<_> = hub.take_requests().into_iter().map(|request| request.path).collect();
-    assert!(!paths.is_empty() && !paths.iter().any(|path| path.ends_with(WEIGHTS)), "{paths:?}");
+    let large = |path: &String| [WEIGHTS, "tokenizer.json"].iter().any(|file| path.ends_with(file));
+    assert!(!paths.is_empty() && !paths.iter().any(large), "{paths:?}");
+    let size: u64 = machine.files().iter().map(|file| machine.home.path().join(file)).map(length).sum();
+    assert!(size < 8192, "{size} bytes in the cache");
     // The weights come when they are needed, and nothing else does again.
     assert_oracle(&machine.run(&[VECTORS]));
     let requests = hub.take_requests();
-    let again = requests.iter().filter(|request| request.path.ends_with(".json")).count();
-    assert_eq!(again, 0, "{requests:?}");
+    assert!(!requests.is_empty() && requests.iter().all(|request| large(&request.path)), "{requests:?}");
 }
 
 #[test]
@@ -486,17 +622,27 @@ fn a_refusal_says_what_to_do() {
     let mut machine = Machine::new(&hub);
     let error = machine.error(&["SELECT embed('x', 'acme/other')"]);
     assert!(error.contains("model \"acme/other@main\"") && error.contains("no such model or revision"), "{error}");
-    machine.variables.push(("HF_TOKEN", "hf_SecretValue"));
-    for status in [401, 403] {
-        hub.change(|content| content.status = Some(status));
+    for (status, file) in [(401, None), (403, None), (401, Some(MOVED)), (403, Some(MOVED))] {
+        // The description of a gated model is there for everybody, and its files are not.
+        hub.change(|content| (content.status, content.gated) = (None, None));
+        hub.change(|content| *if file.is_some() { &mut content.gated } else { &mut content.status } = Some(status));
+        machine.variables.clear();
         let error = machine.error(&[VECTORS]);
-        assert!(error.contains("acme/tiny") && error.contains("token") && error.contains("HF_TOKEN"), "{error}");
+        let said = [
+            "\"acme/tiny@",
+            file.unwrap_or("main"),
+            "gated or private, or the name is wrong",
+            "set HF_TOKEN",
+            "hf auth login",
+        ];
+        assert!(said.iter().all(|part| error.contains(part)), "{error}");
+        machine.variables.push(("HF_TOKEN", "hf_SecretValue".to_owned()));
+        let error = machine.error(&[VECTORS]);
+        let page = format!("ask for access on {}/acme/tiny", machine.endpoint);
+        assert!(error.contains("the token from HF_TOKEN was refused") && error.contains(&page), "{error}");
         assert!(!error.contains("hf_SecretValue"), "{error}");
     }
-    let requests = hub.take_requests();
-    let sent = requests.iter().filter(|request| request.authorization.as_deref() == Some("Bearer hf_SecretValue"));
-    assert_eq!(sent.count(), 2, "{requests:?}");
-    hub.change(|content| content.status = Some(503));
+    hub.change(|content| (content.status, content.gated) = (Some(503), None));
     let error = machine.error(&[VECTORS]);
     assert!(error.contains("503") && error.contains("try again"), "{error}");
     // Nothing of the failures stays.
@@ -518,6 +664,151 @@ fn a_hub_that_is_not_there() {
     assert_eq!(machine.run(&["SELECT embed('x')"]).error, None);
 }
 
+/// Where the requests for the weights since the last call begin.
+fn starts(hub: &Hub) -> Vec<usize> {
+    let requests = hub.take_requests();
+    requests.iter().filter(|request| request.brings_weights()).map(|request| request.start.unwrap_or(0)).collect()
+}
+
+#[test]
+fn a_token_goes_to_the_hub_and_to_nobody_else() {
+    let hub = Hub::start();
+    let mut machine = Machine::new(&hub);
+    let home = machine.home.path().to_owned();
+    fs::create_dir_all(home.join("a/b/c")).expect("created");
+    fs::write(home.join("a/b/c/token"), "hf_home\n").expect("written");
+    fs::write(home.join("elsewhere"), "hf_path\n").expect("written");
+    let path = home.join("elsewhere").display().to_string();
+    let variables = [("HF_TOKEN", " hf_variable\n".to_owned()), ("HF_TOKEN_PATH", path)];
+    for (number, token) in ["hf_variable", "hf_path", "hf_home"].iter().enumerate() {
+        machine.variables = variables[number..].to_vec();
+        // The token has its place whatever cache is used.
+        machine.variables.push(("HF_HUB_CACHE", home.join(token).display().to_string()));
+        assert_oracle(&machine.run(&[VECTORS]));
+        let requests = hub.take_requests();
+        assert!(requests.iter().any(Request::brings_weights) && requests.iter().any(|r| r.path.starts_with("/moved/")));
+        for request in requests {
+            let expected = (!request.path.starts_with("/cdn/")).then(|| format!("Bearer {token}"));
+            assert_eq!(request.authorization, expected, "{}", request.path);
+        }
+    }
+}
+
+#[test]
+fn what_came_is_checked_against_its_hash() {
+    let hub = Hub::start();
+    for file in ["config.json", WEIGHTS] {
+        let machine = Machine::new(&hub);
+        hub.change(|content| content.damage = if file == WEIGHTS { 0 } else { usize::MAX });
+        if file == WEIGHTS {
+            assert_eq!(machine.run(&[PLAN]).error, None);
+            hub.change(|content| content.damage = usize::MAX);
+        }
+        let error = machine.error(&[VECTORS]);
+        let hash = if file == WEIGHTS { WEIGHTS_HASH } else { CONFIG_HASH };
+        let said = [&format!("\": {file}: "), "damaged", &format!("expected hash {hash}, got "), "model directory"];
+        assert!(said.iter().all(|part| error.contains(part)), "{error}");
+        // Nothing of it stays.
+        let here = machine.files();
+        let left =
+            |name: &String| name.ends_with(&format!("{COMMIT}/{file}")) || name.contains(&format!("blobs/{hash}"));
+        assert!(!here.iter().any(left), "{here:?}");
+        // A second time is enough where it was chance.
+        hub.take_requests();
+        hub.change(|content| content.damage = 1);
+        assert_oracle(&machine.run(&[VECTORS]));
+        if file == WEIGHTS {
+            assert_eq!(starts(&hub), [0, 0]);
+        }
+    }
+    // A mirror's own etags say nothing of the content, and are no error.
+    hub.change(|content| content.hashes = false);
+    assert_oracle(&Machine::new(&hub).run(&[VECTORS]));
+}
+
+#[test]
+fn what_a_killed_process_left_is_checked_too() {
+    let hub = Hub::start();
+    let weights = fs::read("tests/fixtures/tiny-bert/model.safetensors").expect("fixture");
+    let wrong = vec![7; 1000];
+    let long = [weights.as_slice(), b"more"].concat();
+    let (end, no_requests) = (weights.len(), Vec::<usize>::new());
+    let cases = [
+        // Killed before the last byte had its place: nothing is sent again, and what is there is right.
+        (weights.clone(), vec![end]),
+        (weights[..50_000].to_vec(), vec![50_000]),
+        // Something else: begun again.
+        (wrong, vec![1000, 0]),
+        (long, vec![end + 4, 0]),
+    ];
+    for (left, expected) in cases {
+        let machine = Machine::new(&hub);
+        let blobs = machine.cache().join("models--acme--tiny/blobs");
+        fs::create_dir_all(&blobs).expect("created");
+        fs::write(blobs.join(format!("{WEIGHTS_HASH}.download")), left).expect("written");
+        assert_oracle(&machine.run(&[VECTORS]));
+        assert_eq!(starts(&hub), expected);
+        assert!(machine.cached(".download").is_none());
+        // A file whose place in the commit is lost is not fetched again, but looked at.
+        fs::remove_file(machine.cached(&format!("{COMMIT}/{WEIGHTS}")).expect("cached")).expect("removed");
+        assert_oracle(&machine.run(&[VECTORS]));
+        assert_eq!(starts(&hub), no_requests);
+        fs::remove_file(machine.cached(&format!("{COMMIT}/{WEIGHTS}")).expect("cached")).expect("removed");
+        fs::write(blobs.join(WEIGHTS_HASH), "short").expect("written");
+        assert_oracle(&machine.run(&[VECTORS]));
+        assert_eq!(starts(&hub), [0]);
+    }
+    // A mirror that sends whole files only.
+    hub.change(|content| (content.whole, content.cut) = (true, Some((30_000, 1))));
+    assert_oracle(&Machine::new(&hub).run(&[VECTORS]));
+    assert_eq!(starts(&hub), [0, 30_000]);
+}
+
+#[test]
+fn of_two_processes_one_downloads() {
+    let hub = Hub::start();
+    let machine = Machine::new(&hub);
+    hub.change(|content| content.hold = true);
+    let first = machine.begin(&[VECTORS]);
+    hub.wait_for(1, Request::brings_weights);
+    let second = machine.begin(&[VECTORS]);
+    hub.wait_for(2, |request| request.head && request.path.ends_with(WEIGHTS));
+    // Longer than anybody tries who does not wait.
+    thread::sleep(Duration::from_secs(8));
+    hub.change(|content| content.hold = false);
+    assert_oracle(&first.finish());
+    let answer = second.finish();
+    assert_oracle(&answer);
+    assert!(!answer.downloads.iter().any(|(file, ..)| file == WEIGHTS), "{:?}", answer.downloads);
+    assert_eq!(starts(&hub), [0]);
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_its_download_to_the_next() {
+    let hub = Hub::start();
+    let machine = Machine::new(&hub);
+    hub.change(|content| content.hold = true);
+    let half = length("tests/fixtures/tiny-bert/model.safetensors".into()) / 2;
+    let first = machine.begin(&[VECTORS]);
+    wait_until(|| machine.cached(".download").is_some_and(|part| length(part) == half));
+    let second = machine.begin(&[VECTORS]);
+    hub.wait_for(2, |request| request.head && request.path.ends_with(WEIGHTS));
+    first.kill();
+    hub.change(|content| content.hold = false);
+    assert_oracle(&second.finish());
+    assert_eq!(starts(&hub), [0, usize::try_from(half).expect("small")]);
+}
+
+#[test]
+fn many_processes_at_once_agree() {
+    let hub = Hub::start();
+    let machine = Machine::new(&hub);
+    let running: Vec<_> = (0..4).map(|_| machine.begin(&[VECTORS])).collect();
+    running.into_iter().for_each(|process| assert_oracle(&process.finish()));
+    assert_eq!(starts(&hub), [0]);
+    assert!(machine.cached(".part").is_none() && machine.cached(".download").is_none(), "{:?}", machine.files());
+}
+
 #[test]
 fn a_download_that_breaks_off_goes_on_where_it_was() {
     let hub = Hub::start();
@@ -527,14 +818,11 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     assert!(error.contains("model \"acme/tiny@") && error.contains("\": model.safetensors"), "{error}");
     assert!(error.contains("try again"), "{error}");
     assert!(!machine.files().iter().any(|file| file.contains("snapshots") && file.ends_with(WEIGHTS)));
-    hub.take_requests();
+    assert_eq!(starts(&hub), [0, 10_000, 20_000, 30_000]);
     // The first answer of the next use fails at once, before a byte came.
     hub.change(|content| content.cut = Some((0, 1)));
     assert_oracle(&machine.run(&[VECTORS]));
-    let requests = hub.take_requests();
-    let starts: Vec<_> =
-        requests.iter().filter(|request| request.path.starts_with("/cdn/") && request.end.is_none()).collect();
-    assert!(starts.iter().all(|request| request.start >= Some(10_000)), "not from the beginning: {starts:?}");
+    assert_eq!(starts(&hub), [40_000, 40_000], "not from the beginning");
     // And one that breaks off once is not noticed at all.
     let machine = Machine::new(&hub);
     hub.change(|content| content.cut = Some((50_000, 1)));
@@ -561,9 +849,10 @@ fn a_listing_cannot_write_outside_the_cache() {
     let names = ["../evil.json", "../../../../evil.json", "x/../../evil.json", "/evil.json", "..", "a/../evil.json"];
     hub.change(|content| content.listed = names.map(str::to_owned).into());
     assert_oracle(&machine.run(&[VECTORS]));
-    let inside = machine.cache().strip_prefix(machine.home.path()).expect("inside").join("models--acme--tiny");
+    let cache = machine.cache().strip_prefix(machine.home.path()).expect("inside").to_owned();
+    let inside = ["", ".locks"].map(|folder| cache.join(folder).join("models--acme--tiny"));
     for file in machine.files() {
-        assert!(Path::new(&file).starts_with(&inside) && !file.contains("evil"), "{file}");
+        assert!(inside.iter().any(|folder| Path::new(&file).starts_with(folder)) && !file.contains("evil"), "{file}");
     }
     hub.change(|content| content.commit = "../../../evil".to_owned());
     let error = Machine::new(&hub).error(&[VECTORS]);
