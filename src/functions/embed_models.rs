@@ -32,7 +32,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         text("revision", true),
         text("architecture", false),
         count("dim"),
-        count("max_tokens"),
+        Field::new("max_tokens", DataType::Int64, true),
         text("device", false),
         text("precision", false),
         text("kernels", true),

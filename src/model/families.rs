@@ -324,7 +324,7 @@ fn qwen3(config: &Config) -> Result<Architecture> {
     let head = config.size(&["head_dim"], 128)?;
     let causal = config.flag("is_causal", true)?;
     let window = match config.flag("use_sliding_window", false)? {
-        true => config.count("sliding_window", 1)?,
+        true => Some(config.size(&["sliding_window"], 4096)?),
         false => None,
     };
     let first_windowed = config.count("max_window_layers", 0)?.unwrap_or(28);

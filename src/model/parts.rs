@@ -63,10 +63,10 @@ impl<'a> Reader<'a> {
         let found = architecture.names.iter().find_map(|names| {
             let prefix = names.words.iter().find_map(|words| weights.prefix_of(words))?;
             // All spellings of a family may call the words alike: the layers tell them apart.
-            let tells = |part: &&str| weights.has(&format!("{prefix}{}0.{part}.weight", names.layer));
+            let tells = |part: &&'static str| weights.has(&format!("{prefix}{}0.{part}.weight", names.layer));
             let norms = names.query_key_norms.map(|norms| norms.query);
-            let fits = architecture.layers.is_empty()
-                || names.qkv.iter().chain(names.wide).chain(norms.iter()).all(|part| tells(&part));
+            let fits =
+                architecture.layers.is_empty() || names.qkv.iter().chain(names.wide).chain(norms.iter()).all(tells);
             fits.then_some((names, prefix))
         });
         // Where nothing fits, the error is that the first spelling's tensors are missing.

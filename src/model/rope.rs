@@ -29,7 +29,7 @@ impl RotaryShape {
             // Without a part for the layers, the old key counts for all of them.
             (Some(layers), Some(outer)) => outer.object(layers)?.or_else(|| scaling.clone()),
             (Some(_), None) => scaling.clone(),
-            (None, _) => outer.map(Config::clone),
+            (None, _) => outer.cloned(),
         };
         let Some(parameters) = parameters else { return Ok(Self::plain(theta, head)) };
         let theta = parameters.number("rope_theta")?.unwrap_or(theta);
@@ -46,7 +46,7 @@ impl RotaryShape {
             }
         }
         let truncate = outer.map_or(Ok(true), |outer| outer.flag("truncate", true))?;
-        let scaling = Scaling { config, parameters: &parameters, theta, truncate };
+        let scaling = Scaling { config, parameters: &parameters, theta, by_layers: layers.is_some(), truncate };
         match kind {
             "default" => Ok(plain),
             // Up to the model's own limit a dynamic base is the plain one.
@@ -75,6 +75,7 @@ struct Scaling<'a> {
     config: &'a Config,
     parameters: &'a Config,
     theta: f64,
+    by_layers: bool,
     /// Of yarn: whether its bounds are whole numbers.
     truncate: bool,
 }
@@ -91,11 +92,11 @@ impl Scaling<'_> {
 
     /// The length that the model was trained on.
     fn trained(&self) -> Result<f64> {
-        for (config, key) in [
-            (self.parameters, "original_max_position_embeddings"),
-            (self.config, "original_max_position_embeddings"),
-            (self.config, "max_position_embeddings"),
-        ] {
+        let own = (self.parameters, "original_max_position_embeddings");
+        // Beside the object it takes the place of the object's own, where that is not by kind of layer.
+        let beside = (self.config, "original_max_position_embeddings");
+        let order = if self.by_layers { [own, own] } else { [beside, own] };
+        for (config, key) in order.into_iter().chain([(self.config, "max_position_embeddings")]) {
             if let Some(length) = config.number(key)?.filter(|length| *length > 0.0) {
                 return Ok(length);
             }

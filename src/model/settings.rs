@@ -81,9 +81,9 @@ impl TransformerSettings {
         for key in ["config_args", "config_kwargs"] {
             if let Some(changes) = config.object(key)? {
                 // Whether a model's own code may run; here it never does.
-                for changed in changes.keys().filter(|changed| *changed != "trust_remote_code") {
-                    return Err(config.unsupported(key, changed, "no change of config.json: write the value there"));
-                }
+                let changed = changes.keys().find(|changed| *changed != "trust_remote_code");
+                let refused = |changed| config.unsupported(key, changed, "no change of config.json: write it there");
+                changed.map_or(Ok(()), |changed| Err(refused(changed)))?;
             }
         }
         let mut settings = Self {

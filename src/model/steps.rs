@@ -29,6 +29,8 @@ pub(super) enum Step {
         /// What is added: the input itself, or a product with `[outputs, inputs]`.
         residual: Residual,
         activation: DenseActivation,
+        /// The parameter of PReLU.
+        slope: f32,
     },
     LayerNorm {
         weight: Vec<f32>,
@@ -58,12 +60,16 @@ pub(crate) enum DenseActivation {
     Identity,
     LeakyRelu,
     LogSigmoid,
+    LogSoftmax,
     Mish,
+    PRelu,
     Relu,
     Relu6,
     Selu,
     Sigmoid,
     Silu,
+    Softmax,
+    Softmin,
     SoftPlus,
     SoftShrink,
     SoftSign,
@@ -73,7 +79,7 @@ pub(crate) enum DenseActivation {
 
 impl DenseActivation {
     /// Every function with the name of its PyTorch class.
-    const ALL: [(Self, &'static str); 21] = [
+    const ALL: [(Self, &'static str); 25] = [
         (Self::Celu, "CELU"),
         (Self::Elu, "ELU"),
         (Self::Gelu, "GELU"),
@@ -84,12 +90,16 @@ impl DenseActivation {
         (Self::Identity, "Identity"),
         (Self::LeakyRelu, "LeakyReLU"),
         (Self::LogSigmoid, "LogSigmoid"),
+        (Self::LogSoftmax, "LogSoftmax"),
         (Self::Mish, "Mish"),
+        (Self::PRelu, "PReLU"),
         (Self::Relu, "ReLU"),
         (Self::Relu6, "ReLU6"),
         (Self::Selu, "SELU"),
         (Self::Sigmoid, "Sigmoid"),
         (Self::Silu, "SiLU"),
+        (Self::Softmax, "Softmax"),
+        (Self::Softmin, "Softmin"),
         (Self::SoftPlus, "Softplus"),
         (Self::SoftShrink, "Softshrink"),
         (Self::SoftSign, "Softsign"),
@@ -101,8 +111,25 @@ impl DenseActivation {
         Self::ALL.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
     }
 
-    /// In f64: a vector has a thousand values or so, and nobody waits for them.
-    fn apply(self, x: f32) -> f32 {
+    /// One row. In f64: a vector has a thousand values or so, and nobody waits for them. `slope` is the parameter of
+    /// PReLU.
+    fn apply(self, row: &mut [f32], slope: f32) {
+        let sign = if self == Self::Softmin { -1.0 } else { 1.0 };
+        match self {
+            Self::Softmax | Self::Softmin | Self::LogSoftmax => {
+                let most = row.iter().fold(f64::NEG_INFINITY, |most, &x| most.max(sign * f64::from(x)));
+                let total: f64 = row.iter().map(|&x| (sign * f64::from(x) - most).exp()).sum();
+                for x in row {
+                    let log = sign * f64::from(*x) - most - total.ln();
+                    *x = if self == Self::LogSoftmax { log } else { log.exp() } as f32;
+                }
+            }
+            _ => row.iter_mut().for_each(|x| *x = self.of(*x, slope)),
+        }
+    }
+
+    /// One value, for the functions that look at one at a time.
+    fn of(self, x: f32, slope: f32) -> f32 {
         let x = f64::from(x);
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         let soft_plus = |x: f64| if x > 20.0 { x } else { x.exp().ln_1p() };
@@ -121,7 +148,8 @@ impl DenseActivation {
             Self::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::HardTanh => x.clamp(-1.0, 1.0),
-            Self::Identity => x,
+            Self::PRelu if x < 0.0 => f64::from(slope) * x,
+            Self::Identity | Self::PRelu | Self::LogSoftmax | Self::Softmax | Self::Softmin => x,
             Self::LeakyRelu => {
                 if x < 0.0 {
                     0.01 * x
@@ -265,6 +293,10 @@ impl StepShape {
                     bias: if *bias { weights.tensor("linear.bias", &[*outputs])? } else { vec![0.0; *outputs] },
                     residual,
                     activation: *activation,
+                    slope: match activation {
+                        DenseActivation::PRelu => weights.tensor("activation_function.weight", &[1])?[0],
+                        _ => 0.0,
+                    },
                 })
             }
             Self::LayerNorm { folder, width } => {
@@ -281,9 +313,10 @@ impl Step {
     /// Runs the module on one row; `room` keeps its memory for the next one.
     pub(super) fn apply(&self, row: &mut Vec<f32>, room: &mut Vec<f32>) {
         match self {
-            Self::Dense { weight, bias, residual, activation } => {
+            Self::Dense { weight, bias, residual, activation, slope } => {
                 room.clear();
-                room.extend(sums(weight, row).zip(bias).map(|(sum, b)| activation.apply(sum + b)));
+                room.extend(sums(weight, row).zip(bias).map(|(sum, b)| sum + b));
+                activation.apply(room, *slope);
                 match residual {
                     Residual::None => {}
                     Residual::Input => room.iter_mut().zip(&*row).for_each(|(y, x)| *y += x),
@@ -335,6 +368,56 @@ pub(super) fn normalize(vector: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What PyTorch's modules give for these values, with their defaults.
+    #[test]
+    fn activations_are_those_of_pytorch() {
+        const X: [f32; 8] = [-3.0, -0.7, -0.2, 0.0, 0.3, 0.9, 2.5, 7.0];
+        let expected: [(&str, [f32; 8]); 25] = [
+            ("CELU", [-0.950213, -0.5034147, -0.1812692, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            ("ELU", [-0.950213, -0.5034147, -0.1812692, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            ("GELU", [-0.004050225, -0.1693746, -0.08414806, 0.0, 0.1853734, 0.7343459, 2.484476, 7.0]),
+            ("Hardshrink", [-3.0, -0.7, 0.0, 0.0, 0.0, 0.9, 2.5, 7.0]),
+            ("Hardsigmoid", [0.0, 0.3833333, 0.4666667, 0.5, 0.55, 0.65, 0.9166667, 1.0]),
+            ("Hardswish", [-0.0, -0.2683333, -0.09333333, 0.0, 0.165, 0.585, 2.291667, 7.0]),
+            ("Hardtanh", [-1.0, -0.7, -0.2, 0.0, 0.3, 0.9, 1.0, 1.0]),
+            ("Identity", [-3.0, -0.7, -0.2, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            ("LeakyReLU", [-0.03, -0.007, -0.002, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            (
+                "LogSigmoid",
+                [-3.048587, -1.103186, -0.7981389, -0.6931472, -0.5543552, -0.3411539, -0.07888974, -0.0009114665],
+            ),
+            ("LogSoftmax", [-10.0166, -7.716601, -7.216601, -7.016601, -6.716601, -6.116601, -4.516601, -0.01660093]),
+            ("Mish", [-0.1456475, -0.2678702, -0.1071448, 0.0, 0.2080014, 0.7612059, 2.471392, 6.999989]),
+            ("PReLU", [-0.75, -0.175, -0.05, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            ("ReLU", [0.0, 0.0, 0.0, 0.0, 0.3, 0.9, 2.5, 7.0]),
+            ("ReLU6", [0.0, 0.0, 0.0, 0.0, 0.3, 0.9, 2.5, 6.0]),
+            ("SELU", [-1.670569, -0.885053, -0.3186893, 0.0, 0.3152103, 0.9456309, 2.626753, 7.354907]),
+            ("Sigmoid", [0.04742587, 0.3318122, 0.450166, 0.5, 0.5744425, 0.7109495, 0.9241418, 0.999089]),
+            ("SiLU", [-0.1422776, -0.2322686, -0.0900332, 0.0, 0.1723328, 0.6398545, 2.310354, 6.993623]),
+            (
+                "Softmax",
+                [4.465247e-05, 0.000445372, 0.0007342942, 0.0008968689, 0.001210647, 0.002205942, 0.0109261, 0.9835361],
+            ),
+            (
+                "Softmin",
+                [0.7860937, 0.07881285, 0.04780241, 0.0391373, 0.02899362, 0.01591204, 0.003212585, 3.56886e-05],
+            ),
+            ("Softplus", [0.04858735, 0.4031861, 0.5981389, 0.6931472, 0.8543553, 1.241154, 2.57889, 7.000912]),
+            ("Softshrink", [-2.5, -0.2, -0.0, 0.0, 0.0, 0.4, 2.0, 6.5]),
+            ("Softsign", [-0.75, -0.4117647, -0.1666667, 0.0, 0.2307692, 0.4736842, 0.7142857, 0.875]),
+            ("Tanh", [-0.9950548, -0.6043678, -0.1973753, 0.0, 0.2913126, 0.7162979, 0.9866143, 0.9999983]),
+            ("Tanhshrink", [-2.004945, -0.0956322, -0.002624676, 0.0, 0.008687377, 0.1837021, 1.513386, 6.000002]),
+        ];
+        assert_eq!(expected.map(|(name, _)| name), DenseActivation::ALL.map(|(_, name)| name));
+        for ((activation, name), (_, expected)) in DenseActivation::ALL.into_iter().zip(expected) {
+            let mut row = X;
+            activation.apply(&mut row, 0.25);
+            for (y, expected) in row.into_iter().zip(expected) {
+                assert!((y - expected).abs() < 2e-6, "{name}: {y}, not {expected}");
+            }
+        }
+    }
 
     #[test]
     fn the_error_function_is_exact_on_both_sides_of_its_seam() {

@@ -296,7 +296,10 @@ async fn damaged_weights() {
 /// A tokenizer without [CLS] and [SEP] gives an empty text nothing to embed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_without_tokens() {
-    let model = Copy::new().set("tokenizer.json", "post_processor", Value::Null);
+    let unprocessed = || Copy::new().set("tokenizer.json", "post_processor", Value::Null);
+    unprocessed().must_fail(&["tokenizer.json: no post_processor"]).await;
+    let settings = "tokenizer_config.json";
+    let model = unprocessed().set(settings, "cls_token", Value::Null).set(settings, "sep_token", Value::Null);
     let name = model.path("").display().to_string();
     let ctx = session(2, 8192);
     run(&ctx, &format!("SELECT embed('words', '{name}')")).await;
@@ -339,7 +342,7 @@ async fn configurations_that_are_not_supported() {
         Copy::new().set(file, key, value).must_fail(&parts).await;
     };
     let config = "config.json";
-    refused(config, "model_type", json!("roberta"), &["\"roberta\" is not supported (supported: bert)"]).await;
+    refused(config, "model_type", json!("xlnet"), &["\"xlnet\" is not supported (supported: bert, camembert"]).await;
     refused(config, "model_type", Value::Null, &["\"missing\" is not supported"]).await;
     refused(config, "position_embedding_type", json!("relative_key"), &["\"relative_key\"", "absolute"]).await;
     refused(config, "is_decoder", json!(true), &["\"true\" is not supported"]).await;
@@ -349,16 +352,28 @@ async fn configurations_that_are_not_supported() {
     refused(config, "num_hidden_layers", json!(1_u64 << 40), &["\"1099511627776\" is not supported"]).await;
     refused("1_Pooling/config.json", "pooling_mode", json!("middle"), &["\"middle\" is not supported", "mean"]).await;
     refused("1_Pooling/config.json", "embedding_dimension", json!(64), &["\"64\"", "hidden_size 32"]).await;
-    refused("1_Pooling/config.json", "include_prompt", json!(false), &["\"false\" is not supported"]).await;
+    refused(
+        "1_Pooling/config.json",
+        "include_prompt",
+        json!(0),
+        &["\"0\" is not supported (supported: true or false)"],
+    )
+    .await;
     refused(
         "sentence_bert_config.json",
         "max_seq_length",
         json!(100_000),
-        &["\"100000\"", "max_position_embeddings 64"],
+        &["\"100000\"", "1 to the model's 64 positions"],
     )
     .await;
     refused("config_sentence_transformers.json", "default_prompt_name", json!("task"), &["\"task\"", "query"]).await;
-    refused("config_sentence_transformers.json", "truncate_dim", json!(8), &["SET embed.dimensions = 8"]).await;
+    refused(
+        "config_sentence_transformers.json",
+        "truncate_dim",
+        json!(-8),
+        &["\"-8\" is not supported (supported: 1 to"],
+    )
+    .await;
     let modules = |kind: &str| {
         json!([{"path": "", "type": "sentence_transformers.models.Transformer"},
         {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}, {"path": "2_X", "type": kind}])
