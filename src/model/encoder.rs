@@ -306,7 +306,8 @@ impl Positions {
                 return self.first - 1;
             }
             next += 1;
-            next - 1
+            // Nothing is beyond the table, whatever a text begins with.
+            (next - 1).min(self.rows - 1)
         })
     }
 }

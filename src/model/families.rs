@@ -104,6 +104,8 @@ fn counted_positions(config: &Config, plain: Architecture, padding: usize) -> Re
         return Err(config.unsupported("max_position_embeddings", &rows.to_string(), &known));
     };
     let positions = Positions { rows, first: padding + 1, uncounted: Some(padding as u32) };
+    // Where every text begins with that token, it has room for one more.
+    let places = places + usize::from(config.count("bos_token_id", 0)?.unwrap_or(0) == padding);
     Ok(Architecture { embeddings: Embeddings { positions: Some(positions), ..plain.embeddings }, places, ..plain })
 }
 

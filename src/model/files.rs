@@ -25,10 +25,12 @@ pub(crate) fn is_bundled(name: &str) -> bool {
 pub(crate) fn stored() -> Vec<(String, &'static str, Option<String>, u64)> {
     let bytes = bundled::FILES.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let bundled = (BUNDLED_NAME.to_owned(), "bundled", Some(bundled::REVISION.to_owned()), bytes);
-    let mut stored: Vec<_> = is_bundled(BUNDLED_NAME).then_some(bundled).into_iter().collect();
+    let bundled = is_bundled(BUNDLED_NAME).then_some(bundled);
     #[cfg(feature = "hub")]
-    stored.extend(super::hub::stored().map(|(name, commit, bytes)| (name, "hub", Some(commit), bytes)));
-    stored
+    let fetched = super::hub::stored().map(|(name, commit, bytes)| (name, "hub", Some(commit), bytes));
+    #[cfg(not(feature = "hub"))]
+    let fetched = None;
+    bundled.into_iter().chain(fetched).collect()
 }
 
 /// A model's files, found but not read.
