@@ -172,6 +172,25 @@ fn every_architecture_gives_the_same_vectors_on_candles_device() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A model's own `truncate_dim` cuts and nothing else; a vector that `embed.dimensions` cuts has length 1 again.
+#[test]
+fn vectors_are_cut_as_sentence_transformers_cuts_them() {
+    let texts = architecture_texts();
+    let cut = expected_in("expected/nomic-bert.safetensors", "plain.truncated");
+    let copy = copy_of("architectures/nomic-bert");
+    change(&copy.path().join("config_sentence_transformers.json"), "truncate_dim", 16.into());
+    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
+    let model = load_from(&files, CPU).expect("model");
+    assert!(difference(&encode(&model, &texts, Role::Plain, 16), &cut) <= 2e-5);
+    let model = fixture_model("architectures/nomic-bert");
+    for (text, mut expected) in texts.iter().zip(cut) {
+        let ids = model.tokenize("", text, model.description.max_tokens).expect("tokens").ids;
+        let vector = model.encode(&ids, &[0, ids.len()], 0, 16, &mut Room::default(), &|| true).expect("vector");
+        steps::normalize(&mut expected);
+        assert!(difference(&[vector], &[expected]) <= 2e-5, "{text}");
+    }
+}
+
 /// Texts far longer than the fixtures': blocks of attention, windows, positions. Against the naive twin, because a small model's
 /// own limit is low: it is raised in the copy, which only tables of positions would not bear.
 #[test]

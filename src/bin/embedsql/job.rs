@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::args::Source;
 use crate::copy::Staging;
 use crate::error::Failure;
+use crate::files;
 use crate::output::Output;
 use crate::print::Format;
 use crate::progress::Progress;
@@ -214,6 +215,7 @@ impl Runner {
         job: &Job,
         work: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) -> Result<(), Failure> {
+        files::begin();
         let (sender, events) = channel();
         *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
         let task = self.runtime.spawn(work);
@@ -228,6 +230,7 @@ impl Runner {
             stopped => {
                 let signal = if let Ok(Event::Stop(signal)) = stopped { signal } else { Signal::Interrupt };
                 job.cancelled.store(true, Ordering::Relaxed);
+                files::stop();
                 datafusion_embed::cancel(&job.ctx);
                 abort.abort();
                 wait_for_end(&events);

@@ -8,6 +8,7 @@ mod copy;
 #[cfg(feature = "hub")]
 mod downloads;
 mod error;
+mod files;
 mod job;
 mod models;
 mod output;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -10,6 +11,7 @@ use datafusion_embed::EmbedOptions;
 
 use crate::args::Args;
 use crate::error::{Failure, one_line};
+use crate::files::WholeFiles;
 use crate::sink::WholeSinks;
 
 /// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
@@ -31,6 +33,8 @@ pub(crate) async fn session(args: &Args) -> Result<SessionContext, Failure> {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
     }
     let runtime = Arc::new(runtime.build()?);
+    let local = ObjectStoreUrl::local_filesystem();
+    runtime.register_object_store(local.as_ref(), Arc::new(WholeFiles::default()));
 
     // FROM 'docs.parquet' first: it builds a new context, and `register` must see the last one.
     let state = SessionStateBuilder::new()
