@@ -36,6 +36,7 @@
 //! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
 //! | `functions/` | one file per SQL function; a face, not a body |
 //! | `plan/` | what the optimizer may do with a call: the rule that lifts it, the logical node, the operator `EmbedExec` |
+//! | `cache/` | vectors on disk, by what they depend on |
 //! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
@@ -59,6 +60,7 @@
 //!
 //! `tests/it/invariants.rs` holds I1, I2 and I5; `tests/it/tidy.rs` holds I3 and I4 by reading the sources.
 
+mod cache;
 mod engine;
 mod error;
 mod functions;
@@ -71,6 +73,7 @@ mod plan;
 #[doc(hidden)]
 pub mod stages;
 
+pub use cache::{CacheUse, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
 #[cfg(feature = "hub")]

@@ -1,6 +1,6 @@
 //! Every setting: its unit, its default and why.
 //!
-//! The same twelve keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
+//! The same fourteen keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
 //! [`EmbedOptions`]. A value is checked when it is set, so that a wrong one is reported where it was written and not in
 //! the middle of a query.
 
@@ -52,6 +52,12 @@ pub struct EmbedOptions {
     /// `embed.dimensions`: keep the first so many values of a vector (Matryoshka), re-normalised where the model
     /// normalises. 0 is all.
     pub dimensions: usize,
+    /// `embed.cache`: folder where vectors are kept, so that what was computed once is never computed again, by any query and
+    /// any process that uses the folder. Empty is none.
+    pub cache: String,
+    /// `embed.cache_size`: bytes that the folder may hold; `K`, `M` and `G` are understood. Beyond it the oldest vectors are
+    /// removed, some ten thousand at once. 0 is any number.
+    pub cache_size: usize,
     /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
     pub offline: bool,
 }
@@ -70,13 +76,15 @@ impl Default for EmbedOptions {
             max_tokens: 0,
             truncate: true,
             dimensions: 0,
+            cache: String::new(),
+            cache_size: 0,
             offline: false,
         }
     }
 }
 
 /// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 14] = [
     ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
     ("device", "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)"),
     ("precision", "Arithmetic of the encoder: f32, bf16 or int8"),
@@ -91,6 +99,11 @@ const SETTINGS: [(&str, &str); 12] = [
     ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
     ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
     ("dimensions", "Keep the first so many values of a vector (Matryoshka); 0 is all"),
+    ("cache", "Folder where vectors are kept for later queries; empty is none"),
+    (
+        "cache_size",
+        "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; K, M and G are understood",
+    ),
     ("offline", "Never touch the network (also HF_HUB_OFFLINE=1)"),
 ];
 
@@ -113,6 +126,8 @@ impl EmbedOptions {
             "max_tokens" => self.max_tokens = parse_count(key, value, 0)?,
             "truncate" => self.truncate = parse_bool(key, value)?,
             "dimensions" => self.dimensions = parse_count(key, value, 0)?,
+            "cache" => self.cache = value.to_owned(),
+            "cache_size" => self.cache_size = parse_bytes(key, value)?,
             "offline" => self.offline = parse_bool(key, value)?,
             _ => {
                 let known: Vec<_> = SETTINGS.iter().map(|(key, _)| *key).collect();
@@ -136,6 +151,8 @@ impl EmbedOptions {
             "max_tokens" => self.max_tokens.to_string(),
             "truncate" => self.truncate.to_string(),
             "dimensions" => self.dimensions.to_string(),
+            "cache" => self.cache.clone(),
+            "cache_size" => self.cache_size.to_string(),
             "offline" => self.offline.to_string(),
             _ => unreachable!("a key of SETTINGS"),
         }
@@ -334,6 +351,8 @@ mod tests {
             max_tokens: 11,
             truncate: false,
             dimensions: 13,
+            cache: "vectors".into(),
+            cache_size: 14,
             offline: true,
         };
         let mut read = EmbedOptions::default();

@@ -3,6 +3,8 @@
 //! A model batch is flat: the tokens of its texts end to end, and where each text starts. Texts stay in order; nothing
 //! is sorted, because nothing is padded.
 
+use crate::cache::Key;
+
 /// What one forward pass takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -12,6 +14,8 @@ pub(super) struct Batch {
     pub(super) starts: Vec<usize>,
     /// Texts that were cut.
     pub(super) truncated: usize,
+    /// Under what the vectors are kept, where they are.
+    pub(super) keys: Vec<Key>,
 }
 
 /// How large a model batch may be.
@@ -26,7 +30,7 @@ pub(super) struct Limits {
 impl Batch {
     /// A batch without texts.
     pub(super) fn new() -> Self {
-        Self { ids: Vec::new(), starts: vec![0], truncated: 0 }
+        Self { ids: Vec::new(), starts: vec![0], truncated: 0, keys: Vec::new() }
     }
 
     /// Number of texts.
@@ -41,10 +45,11 @@ impl Batch {
     }
 
     /// Adds a text.
-    pub(super) fn push(&mut self, ids: &[u32], truncated: bool) {
+    pub(super) fn push(&mut self, ids: &[u32], truncated: bool, key: Option<Key>) {
         self.ids.extend_from_slice(ids);
         self.starts.push(self.ids.len());
         self.truncated += usize::from(truncated);
+        self.keys.extend(key);
     }
 }
 
@@ -67,7 +72,7 @@ mod tests {
                 if !batches.last().expect("one").has_room(limits, ids.len()) {
                     batches.push(Batch::new());
                 }
-                batches.last_mut().expect("one").push(ids, *cut);
+                batches.last_mut().expect("one").push(ids, *cut, None);
             }
             let mut next = 0;
             for batch in &batches {

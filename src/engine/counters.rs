@@ -26,6 +26,7 @@ pub(crate) struct Counters {
     embedded: AtomicU64,
     null: AtomicU64,
     duplicate: AtomicU64,
+    cached: AtomicU64,
     truncated: AtomicU64,
     tokens: AtomicU64,
     batches: AtomicU64,
@@ -55,6 +56,8 @@ pub struct Counts {
     pub rows_null: u64,
     /// Rows that took the vector of an equal text.
     pub rows_duplicate: u64,
+    /// Texts whose vector was kept from before, see [`EmbedOptions::cache`](crate::EmbedOptions::cache).
+    pub rows_cached: u64,
     /// Texts that were cut to the limit.
     pub rows_truncated: u64,
     /// Tokens that went through a model.
@@ -72,7 +75,7 @@ pub struct Counts {
 impl Counts {
     /// Rows that have what they came for: a vector, or NULL.
     pub fn rows(&self) -> u64 {
-        self.rows_embedded + self.rows_null + self.rows_duplicate
+        self.rows_embedded + self.rows_null + self.rows_duplicate + self.rows_cached
     }
 }
 
@@ -84,6 +87,7 @@ impl Add for Counts {
             rows_embedded: self.rows_embedded + other.rows_embedded,
             rows_null: self.rows_null + other.rows_null,
             rows_duplicate: self.rows_duplicate + other.rows_duplicate,
+            rows_cached: self.rows_cached + other.rows_cached,
             rows_truncated: self.rows_truncated + other.rows_truncated,
             tokens: self.tokens + other.tokens,
             model_batches: self.model_batches + other.model_batches,
@@ -142,6 +146,11 @@ impl Counters {
         add(&self.duplicate, 1);
     }
 
+    /// The vector of a text was kept from before.
+    pub(super) fn cached(&self) {
+        add(&self.cached, 1);
+    }
+
     /// A row has no text.
     pub(crate) fn null(&self) {
         add(&self.null, 1);
@@ -160,6 +169,7 @@ impl Counters {
             rows_embedded: read(&self.embedded),
             rows_null: read(&self.null),
             rows_duplicate: read(&self.duplicate),
+            rows_cached: read(&self.cached),
             rows_truncated: read(&self.truncated),
             tokens: read(&self.tokens),
             model_batches: read(&self.batches),

@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cache::{Cache, Space, SpaceKey};
 use crate::error::{Error, Result};
 use crate::model::{self, Description, Model, Place, Role};
 use crate::options::EmbedOptions;
@@ -97,6 +98,28 @@ impl Call {
 
     fn place(&self) -> Place {
         Place { device: self.options.device.resolve(), precision: self.options.precision }
+    }
+
+    /// Where the vectors of this call are kept, if they are.
+    fn space(&self, description: &Description, dimensions: usize, max_tokens: usize) -> Result<Option<Arc<Space>>> {
+        let EmbedOptions { cache, cache_size, model, offline, truncate, .. } = &self.options;
+        if cache.is_empty() {
+            return Ok(None);
+        }
+        let place = self.place();
+        let key = SpaceKey {
+            model: description.name.clone(),
+            fingerprint: model::fingerprint(model, *offline)?,
+            precision: place.precision.to_string(),
+            device: place.device.to_string(),
+            kernels: crate::kernel_path()?,
+            prompt: description.prompt(self.role).to_owned(),
+            max_tokens,
+            dimensions,
+            truncate: *truncate,
+            arithmetic: 0,
+        };
+        Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }
 
     fn load(&self) -> Result<Arc<Model>> {

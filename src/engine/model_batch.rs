@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::batch::{Batch, Limits};
 use super::pool::Pool;
 use super::query::Shared;
+use crate::cache::Key;
 use crate::error::{Error, Result};
 
 /// A model batch that several streams may share.
@@ -57,12 +58,28 @@ impl ModelBatch {
         })
     }
 
+    /// A vector that is there already.
+    pub(super) fn found(vector: Vec<f32>) -> Slot {
+        let batch = Arc::new(Self {
+            state: Mutex::new(State { stage: Stage::Submitted, wakers: Vec::new() }),
+            wanted: AtomicUsize::new(0),
+            vectors: OnceLock::from(Ok(vector)),
+        });
+        batch.slot(0)
+    }
+
     /// Adds a text, if the batch is open and has room for it.
-    pub(super) fn push(self: &Arc<Self>, limits: Limits, ids: &[u32], truncated: bool) -> Option<Slot> {
+    pub(super) fn push(
+        self: &Arc<Self>,
+        limits: Limits,
+        ids: &[u32],
+        truncated: bool,
+        key: Option<Key>,
+    ) -> Option<Slot> {
         let mut state = self.lock();
         match &mut state.stage {
             Stage::Open(batch) if batch.has_room(limits, ids.len()) => {
-                batch.push(ids, truncated);
+                batch.push(ids, truncated, key);
                 Some(self.slot(batch.texts() - 1))
             }
             _ => None,

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ use super::counters::Counters;
 use super::model_batch::{ModelBatch, Slot, values_of};
 use super::pool::{Lane, Pool};
 use super::{Call, Session};
+use crate::cache::{Key, Space};
 use crate::error::{Error, Result};
 use crate::model::{Model, Room};
 
@@ -69,13 +70,10 @@ impl Query {
     pub(crate) fn feed(self: &Arc<Self>, session: &Session, call: &Call, counters: Arc<Counters>) -> Result<Feed> {
         let description = call.describe()?;
         let (dimensions, max_tokens) = (call.dimensions(&description)?, call.max_tokens(&description)?);
-        let model = call.load()?;
-        let least = model.special_tokens() + 1;
-        if (1..least).contains(&call.options.max_tokens) {
-            return Err(Error::Setting(format!(
-                "embed.max_tokens: {} leaves no room for text beside the special tokens of model \"{}\"; at least {least}",
-                call.options.max_tokens, description.name
-            )));
+        let space = call.space(&description, dimensions, max_tokens)?;
+        let loaded = OnceLock::new();
+        if space.is_none() {
+            let _ = loaded.set(Loaded::new(call, max_tokens)?);
         }
         self.lane.set_limit(call.concurrency);
         let shared = Shared {
@@ -85,11 +83,12 @@ impl Query {
             most_in_flight: BATCHES_PER_WORKER * call.concurrency.clamp(1, Pool::global().most_workers()),
             truncate: call.options.truncate,
             prompt: description.prompt(call.role).to_owned(),
-            unpooled: model.unpooled(call.role, max_tokens)?,
             max_tokens,
             dimensions,
-            counters: [session.registry.counters(&model.description, call.place()), counters],
-            model,
+            counters: [session.registry.counters(&description, call.place()), counters],
+            call: call.clone(),
+            loaded,
+            space,
         };
         Ok(Feed { shared: Arc::new(shared), open: None, in_flight: VecDeque::new(), finished: 0 })
     }
@@ -140,14 +139,16 @@ impl Memo {
 /// What the batches of a feed need, wherever they are.
 pub(super) struct Shared {
     query: Arc<Query>,
-    model: Arc<Model>,
+    call: Call,
+    /// With the first text whose vector has to be computed.
+    loaded: OnceLock<Loaded>,
+    /// Where vectors are kept, if they are.
+    space: Option<Arc<Space>>,
     /// Stands for model, role and settings in the key of a text.
     seed: u64,
     limits: Limits,
     most_in_flight: usize,
     prompt: String,
-    /// Tokens of the prompt, where the model does not pool them.
-    unpooled: usize,
     max_tokens: usize,
     truncate: bool,
     dimensions: usize,
@@ -160,9 +161,23 @@ impl Shared {
         self.limits
     }
 
-    /// One forward pass, `[texts, dimensions]`.
+    /// The model, loaded now if nobody needed it before.
+    fn loaded(&self) -> Result<&Loaded> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let loaded = Loaded::new(&self.call, self.max_tokens)?;
+        Ok(self.loaded.get_or_init(|| loaded))
+    }
+
+    /// One forward pass, `[texts, dimensions]`. What comes out is kept.
     pub(super) fn encode(&self, batch: &Batch, room: &mut Room, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
-        self.model.encode(&batch.ids, &batch.starts, self.unpooled, self.dimensions, room, go_on)
+        let Loaded { model, unpooled } = self.loaded()?;
+        let vectors = model.encode(&batch.ids, &batch.starts, *unpooled, self.dimensions, room, go_on)?;
+        if let Some(space) = &self.space {
+            space.put(&batch.keys, &vectors);
+        }
+        Ok(vectors)
     }
 
     pub(super) fn lane(&self) -> &Arc<Lane> {
@@ -191,6 +206,36 @@ impl Shared {
     fn key(&self, text: &str) -> u128 {
         let [high, low] = self.query.hashers.each_ref().map(|hasher| hasher.hash_one((self.seed, text)));
         u128::from(high) << 64 | u128::from(low)
+    }
+}
+
+/// A model that is in memory as long as a query uses it.
+struct Loaded {
+    model: Arc<Model>,
+    /// Tokens of the prompt, where the model does not pool them.
+    unpooled: usize,
+}
+
+impl Loaded {
+    fn new(call: &Call, max_tokens: usize) -> Result<Self> {
+        let model = call.load()?;
+        let least = model.special_tokens() + 1;
+        if (1..least).contains(&call.options.max_tokens) {
+            return Err(Error::Setting(format!(
+                "embed.max_tokens: {} leaves no room for text beside the special tokens of model \"{}\"; at least {least}",
+                call.options.max_tokens, model.description.name
+            )));
+        }
+        Ok(Self { unpooled: model.unpooled(call.role, max_tokens)?, model })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The query is over: from here on a loss of power costs nothing of it.
+        if let Some(space) = &self.space {
+            space.sync();
+        }
     }
 }
 
@@ -228,8 +273,15 @@ impl Feed {
             return Ok(slot);
         }
         let Shared { max_tokens, dimensions, .. } = *self.shared;
+        let kept_under = self.shared.space.as_ref().map(|_| Space::key_of(text));
+        if let Some(slot) = kept_under.and_then(|key| self.kept(&key)) {
+            let query = Arc::clone(&self.shared.query);
+            query.memo().insert(key, &slot, dimensions * size_of::<f32>() + BYTES_PER_TEXT);
+            return Ok(slot);
+        }
+        let loaded = self.shared.loaded()?;
         let start = Instant::now();
-        let tokens = self.shared.model.tokenize(&self.shared.prompt, text, max_tokens)?;
+        let tokens = loaded.model.tokenize(&self.shared.prompt, text, max_tokens)?;
         self.shared.count(|counters| counters.tokenized(start.elapsed()));
         let truncated = tokens.full_length > max_tokens;
         if truncated && !self.shared.truncate {
@@ -242,16 +294,23 @@ impl Feed {
             self.shared.count(Counters::duplicate);
             return Ok(slot);
         }
-        let slot = self.place(&tokens.ids, truncated);
+        let slot = self.place(&tokens.ids, truncated, kept_under);
         memo.insert(key, &slot, dimensions * size_of::<f32>() + BYTES_PER_TEXT);
         Ok(slot)
     }
 
+    /// The vector of a text, where it was kept.
+    fn kept(&self, key: &Key) -> Option<Slot> {
+        let vector = self.shared.space.as_ref()?.get(key)?;
+        self.shared.count(Counters::cached);
+        Some(ModelBatch::found(vector))
+    }
+
     /// Puts tokens into the open batch, or into the next one.
-    fn place(&mut self, ids: &[u32], truncated: bool) -> Slot {
+    fn place(&mut self, ids: &[u32], truncated: bool, key: Option<Key>) -> Slot {
         loop {
             let open = self.open.get_or_insert_with(ModelBatch::new);
-            if let Some(slot) = open.push(self.shared.limits(), ids, truncated) {
+            if let Some(slot) = open.push(self.shared.limits(), ids, truncated, key) {
                 return slot;
             }
             self.flush();

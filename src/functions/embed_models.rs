@@ -107,8 +107,7 @@ fn rows(models: &[ModelUse]) -> Result<RecordBatch> {
         // Only the CPU's arithmetic is this crate's own.
         text(|model| (model.place.device == Device::Cpu).then(|| kernel_path().ok()).flatten()),
         count(|model| model.counts.rows_embedded),
-        // No vector comes from a cache as long as there is none.
-        count(|_| 0),
+        count(|model| model.counts.rows_cached),
         count(|model| model.counts.rows_duplicate),
         count(|model| model.counts.rows_truncated),
         count(|model| model.counts.tokens),

@@ -6,10 +6,12 @@
 //! | `embed_tokens.rs` | `embed_tokens` |
 //! | `cosine_similarity.rs` | `cosine_similarity` |
 //! | `embed_models.rs` | `embed_models()` |
+//! | `embed_cache.rs` | `embed_cache()` |
 //! | `text.rs` | how a text column and a model name are read |
 
 mod cosine_similarity;
 mod embed;
+mod embed_cache;
 mod embed_models;
 mod embed_tokens;
 mod text;
@@ -29,6 +31,7 @@ use crate::model::Role;
 use crate::options::{Device, EmbedOptions};
 use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vectors};
+use embed_cache::EmbedCache;
 use embed_models::EmbedModels;
 use embed_tokens::EmbedTokens;
 pub(crate) use text::TextColumn;
@@ -42,6 +45,7 @@ pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<
     for function in functions {
         state.register_udf(Arc::new(function))?;
     }
+    state.register_udtf("embed_cache", Arc::new(EmbedCache));
     state.register_udtf("embed_models", Arc::new(EmbedModels::new(Arc::clone(&settings.session))));
     Ok(())
 }

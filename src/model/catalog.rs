@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::Model;
 use super::description::Description;
@@ -29,6 +29,7 @@ struct Entry {
     description: Arc<Description>,
     /// Held while weights are loaded, so that two queries load them once.
     loaded: Mutex<HashMap<Place, Loaded>>,
+    fingerprint: OnceLock<String>,
 }
 
 struct Loaded {
@@ -67,7 +68,11 @@ pub(crate) fn load(name: &str, offline: bool, place: Place, most_bytes: usize) -
 /// SHA-256 over everything a vector depends on: configuration, tokenizer and weights. Fetches what is not there yet.
 pub(crate) fn fingerprint(name: &str, offline: bool) -> Result<String> {
     let entry = entry(name, offline)?;
-    entry.description.fingerprint(&entry.files, offline)
+    if let Some(known) = entry.fingerprint.get() {
+        return Ok(known.clone());
+    }
+    let computed = entry.description.fingerprint(&entry.files, offline)?;
+    Ok(entry.fingerprint.get_or_init(|| computed).clone())
 }
 
 /// The names of the models whose weights are in memory, with their places.
@@ -111,7 +116,7 @@ fn entry(name: &str, offline: bool) -> Result<Arc<Entry>> {
     }
     let files = ModelFiles::find(name, offline)?;
     let description = Arc::new(Description::read(&files, offline)?);
-    let entry = Arc::new(Entry { files, description, loaded: Mutex::default() });
+    let entry = Arc::new(Entry { files, description, loaded: Mutex::default(), fingerprint: OnceLock::new() });
     Ok(Arc::clone(lock(&CATALOG).entry(name.to_owned()).or_insert(entry)))
 }
 

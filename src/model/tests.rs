@@ -204,10 +204,10 @@ fn long_texts_match_the_naive_twin() {
         change(&copy.path().join("sentence_bert_config.json"), "max_seq_length", 4096.into());
         let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
         let load = || load_from(&files, CPU).expect("model");
-        let texts = [words.join(" ").repeat(3), "one short text beside it".to_owned()];
+        let texts = [words.join(" ").repeat(2), "one short text beside it".to_owned()];
         let model = load();
         let lengths: Vec<_> = texts.iter().map(|text| model.count_tokens(text).expect("tokens")).collect();
-        assert!(lengths[0] > 1500, "{name}: {lengths:?} tokens");
+        assert!(lengths[0] > 1000, "{name}: {lengths:?} tokens");
         let vectors = encode(&model, &texts, Role::Plain, 2);
         assert!(vectors == encode(&model, &texts, Role::Plain, 1), "{name}: the same bits alone");
         let difference = difference(&vectors, &encode(&on_candle(load(), &files), &texts, Role::Plain, 1));

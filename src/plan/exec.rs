@@ -221,6 +221,7 @@ impl ExecutionPlan for EmbedExec {
             for (name, number) in [
                 ("rows_embedded", counts.rows_embedded),
                 ("rows_null", counts.rows_null),
+                ("rows_cached", counts.rows_cached),
                 ("rows_duplicate", counts.rows_duplicate),
                 ("rows_truncated", counts.rows_truncated),
                 ("tokens", counts.tokens),

@@ -1,5 +1,6 @@
 //! One integration binary: every further one would link DataFusion again.
 
+mod cache;
 mod corpus;
 mod errors;
 #[cfg(feature = "hub")]

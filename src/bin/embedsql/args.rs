@@ -61,6 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     pub(crate) precision: Option<String>,
 
+    /// Folder where vectors are kept, so that none is computed twice (= --set embed.cache=DIR)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<String>,
+
     /// Threads for queries and for the model, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
@@ -89,6 +93,39 @@ pub(crate) enum Action {
     Models {
         #[command(subcommand)]
         action: Option<ModelsAction>,
+    },
+    /// Look after a folder of vectors that --cache made
+    Cache {
+        #[command(subcommand)]
+        action: CacheAction,
+    },
+}
+
+/// What is done with a folder of vectors.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(crate) enum CacheAction {
+    /// What the folder holds, by model
+    Stats {
+        /// Folder of embed.cache
+        directory: String,
+    },
+    /// Read every vector and compare it with its checksum; damaged ones are counted, and computed again when they are needed
+    Verify {
+        /// Folder of embed.cache
+        directory: String,
+    },
+    /// Remove the oldest vectors until the folder holds no more than so many bytes
+    Prune {
+        /// Folder of embed.cache
+        directory: String,
+        /// Such as 512M or 2G
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        to: usize,
+    },
+    /// Remove all vectors
+    Clear {
+        /// Folder of embed.cache
+        directory: String,
     },
 }
 

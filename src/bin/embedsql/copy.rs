@@ -147,6 +147,9 @@ impl Staging {
             }
             Ok(TreeNodeRecursion::Continue)
         });
+        targets.iter().flat_map(|target| files_of(target)).filter(|file| is_left_over(file)).for_each(|file| {
+            let _ = fs::remove_file(file);
+        });
         let before = targets.iter().flat_map(|target| files_of(target)).collect();
         (!targets.is_empty()).then_some(Self { verb, targets, before })
     }
@@ -187,6 +190,26 @@ impl Staging {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Whether a file is the staging file of a process that was killed: no process has it open, and it is not quite new.
+fn is_left_over(file: &Path) -> bool {
+    const QUITE_NEW: Duration = Duration::from_secs(10);
+    let age = || fs::metadata(file).ok()?.modified().ok()?.elapsed().ok();
+    staged_name(file).is_some() && age().is_some_and(|age| age > QUITE_NEW) && is_open(file) == Some(false)
+}
+
+/// Whether one of this user's processes has a file open; `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+fn is_open(file: &Path) -> Option<bool> {
+    let file = fs::canonicalize(file).ok()?;
+    let mut open = files(Path::new("/proc")).flat_map(|process| files(&process.join("fd")));
+    Some(open.any(|handle| fs::read_link(handle).is_ok_and(|opened| opened == file)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_open(_: &Path) -> Option<bool> {
+    None
 }
 
 /// A path without the folder we are in.

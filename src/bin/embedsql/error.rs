@@ -104,6 +104,11 @@ pub(crate) fn report(message: &str) {
     let _ = writeln!(io::stderr().lock(), "error: {message}");
 }
 
+/// Says what went wrong and did not end anything. Where nobody reads standard error there is nobody to warn.
+pub(crate) fn warn(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {message}");
+}
+
 /// Makes a panic, which is always a bug, one line as well: no thread names, no backtrace.
 pub(crate) fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {

@@ -3,6 +3,7 @@
 //! arguments -> session -> statements -> exit code. Everything it knows about models it has from the crate's public items.
 
 mod args;
+mod cache;
 mod complete;
 mod copy;
 #[cfg(feature = "hub")]
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     let result = match &args.action {
         _ if args.version => print_version(),
         Some(Action::Models { action }) => models::run(&args, action.as_ref()),
+        Some(Action::Cache { action }) => cache::run(&args, action),
         None => start(&args, sources),
     };
     match result {
@@ -60,6 +62,7 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let output = Arc::new(Output::open(args.output.as_deref())?);
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
+    datafusion_embed::observe_cache_troubles(Arc::new(error::warn));
     let job = Job::new(ctx, output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),

@@ -13,15 +13,19 @@ use crate::print::{Printer, Shape};
 
 /// Does what the command line asks for.
 pub(crate) fn run(args: &Args, action: Option<&ModelsAction>) -> Result<(), Failure> {
-    let output = Output::open(args.output.as_deref())?;
     #[cfg(feature = "hub")]
     crate::downloads::show(args.quiet);
-    let written = match action {
-        None => print(args, &output, &list()?),
-        Some(ModelsAction::Pull { name }) => pull(name).and_then(|rows| print(args, &output, &rows)),
-        Some(ModelsAction::Check { name }) => check(args, &output, name),
-    };
-    match written {
+    written(args, |output| match action {
+        None => print(args, output, &list()?),
+        Some(ModelsAction::Pull { name }) => print(args, output, &pull(name)?),
+        Some(ModelsAction::Check { name }) => check(args, output, name),
+    })
+}
+
+/// Opens the output for what is written to it, and finishes it if that went well.
+pub(crate) fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Failure>) -> Result<(), Failure> {
+    let output = Output::open(args.output.as_deref())?;
+    match write(&output) {
         Ok(()) => output.finish(),
         Err(failure) => {
             output.discard();
@@ -87,7 +91,7 @@ fn facts(check: &ModelCheck) -> Vec<(String, String)> {
 }
 
 /// Bytes for people: `43.3 MiB`.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (bytes.max(1).ilog2() / 10).min(4) as usize;
     match power {
@@ -96,7 +100,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure> {
+/// Rows of texts, column by column.
+pub(crate) fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure> {
     let columns = columns.iter().map(|(name, values)| {
         let values: ArrayRef = Arc::new(values.iter().map(Option::as_deref).collect::<StringArray>());
         (*name, values, true)
@@ -104,13 +109,15 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure>
     Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
 }
 
-fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<(), Failure> {
+/// Prints rows in the format of the command line.
+pub(crate) fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<(), Failure> {
     let shape = Shape { schema: rows.schema(), is_plan: false };
     let mut printer = Printer::new(args.format, shape, false, FormatOptions::default());
     printer.batch(rows, &mut |bytes| output.write(bytes))?;
     printer.finish(&mut |bytes| output.write(bytes))
 }
 
-fn failed(error: datafusion_embed::Error) -> Failure {
+/// An error of the library as this program reports it.
+pub(crate) fn failed(error: datafusion_embed::Error) -> Failure {
     Failure::Statement(error.to_string())
 }

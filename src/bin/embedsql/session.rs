@@ -78,6 +78,7 @@ fn settings(args: &Args) -> Vec<Setting> {
         ("--model", "embed.model", &args.model),
         ("--device", "embed.device", &args.device),
         ("--precision", "embed.precision", &args.precision),
+        ("--cache", "embed.cache", &args.cache),
     ];
     let flags = flags.into_iter().filter_map(|(flag, key, value)| {
         value.as_ref().map(|value| Setting { flag, key: key.to_owned(), value: value.clone() })

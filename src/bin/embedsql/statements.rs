@@ -1,7 +1,6 @@
 //! SQL text to statements, and one statement to its result.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerE
 use tokio::sync::oneshot;
 
 use crate::copy;
-use crate::error::{Failure, tidy};
+use crate::error::{Failure, tidy, warn};
 use crate::job::Job;
 use crate::print::{Printer, Shape};
 use crate::progress::Progress;
@@ -134,11 +133,9 @@ async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;
     if truncated > 0 && !job.quiet {
         let texts = if truncated == 1 { "text was" } else { "texts were" };
-        // Where nobody reads standard error there is nobody to warn.
-        let _ = writeln!(
-            io::stderr(),
-            "warning: {truncated} {texts} longer than the model reads and cut (embed_tokens(text) counts before the cut)"
-        );
+        warn(&format!(
+            "{truncated} {texts} longer than the model reads and cut (embed_tokens(text) counts before the cut)"
+        ));
     }
     result
 }

@@ -1,0 +1,315 @@
+//! Vectors on disk, by what they depend on: never computed twice, in any query, by any process that shares the folder.
+//!
+//! A *space* is a folder for everything a vector depends on but its text: model files, precision, prompt, limits, the
+//! class of arithmetic. In a space a vector has the hash of its text as its key. Vectors are only ever added, in segments
+//! that one process writes alone: nothing is changed in place, so processes need not agree on anything.
+//!
+//! | file | what |
+//! |---|---|
+//! | `segment.rs` | a pair of files: keys with checksums, and vectors |
+//! | `space.rs` | the segments of one space, and where a key is |
+//!
+//! A vector counts only if its checksum is right; whatever else is found there is a miss.
+//!
+//! Why no embedded database: measured on this work (`benches/README.md`), redb and LMDB gave silently wrong values for
+//! flipped bytes and LMDB ended the process by a signal, redb and fjall let one process in, fjall did not open at all where
+//! a file was cut, and all of them were several times slower. The price is an index in memory, some 50 bytes a vector.
+
+mod segment;
+mod space;
+
+pub(crate) use segment::Key;
+pub(crate) use space::Space;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The file that says what the folder is, and in which format.
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT: &str = "datafusion-embed vectors 1\n";
+/// Goes up when the same weights and text give other bits: a change of the kernels, of an encoder, of pooling.
+const ARITHMETIC: u32 = 1;
+
+type Observer = Arc<dyn Fn(&str) + Send + Sync>;
+
+static OBSERVER: RwLock<Option<Observer>> = RwLock::new(None);
+
+/// Calls `observer` with one line when a cache cannot be used any longer, a full disk for one: the query goes on without
+/// it, and the library itself prints nothing. One observer per process; a later one takes the place of the former.
+pub fn observe_cache_troubles(observer: Arc<dyn Fn(&str) + Send + Sync>) {
+    *OBSERVER.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
+}
+
+fn tell(trouble: &str) {
+    if let Some(observer) = OBSERVER.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        observer(trouble);
+    }
+}
+
+/// Everything a vector depends on but its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpaceKey {
+    /// For people; the fingerprint is what counts.
+    pub(crate) model: String,
+    pub(crate) fingerprint: String,
+    pub(crate) precision: String,
+    pub(crate) device: String,
+    /// Instructions of the kernels: other ones add up in another order.
+    pub(crate) kernels: String,
+    pub(crate) prompt: String,
+    pub(crate) max_tokens: usize,
+    pub(crate) dimensions: usize,
+    /// Whether longer texts were cut; where they are an error none is here.
+    pub(crate) truncate: bool,
+    #[serde(default)]
+    pub(crate) arithmetic: u32,
+}
+
+impl SpaceKey {
+    /// The folder's name: a hash of all the rest but the model's name.
+    fn folder(&self) -> String {
+        let Self { fingerprint, precision, device, kernels, prompt, max_tokens, dimensions, truncate, .. } = self;
+        let parts = format!(
+            "{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}\0{max_tokens}\0{dimensions}\0{truncate}\0{ARITHMETIC}"
+        );
+        hex(&Sha256::digest(parts)[..16])
+    }
+}
+
+/// A folder of vectors, shared by the sessions of this process.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    directory: PathBuf,
+    spaces: Mutex<HashMap<String, Arc<Space>>>,
+}
+
+/// What a folder holds for one model under one set of settings, and what it did for this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheUse {
+    /// Name of the model.
+    pub model: String,
+    /// SHA-256 over its configuration, tokenizer and weights.
+    pub fingerprint: String,
+    /// Arithmetic of the vectors.
+    pub precision: String,
+    /// Device that computed them.
+    pub device: String,
+    /// The prompt before every text.
+    pub prompt: String,
+    /// Length of a vector.
+    pub dim: usize,
+    /// Truncation length.
+    pub max_tokens: usize,
+    /// Vectors.
+    pub entries: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Vectors that queries of this process found.
+    pub hits: u64,
+    /// Vectors that they did not find.
+    pub misses: u64,
+    /// Vectors that were there and not right; they count as misses too.
+    pub damaged: u64,
+}
+
+/// What a folder of [`EmbedOptions::cache`](crate::EmbedOptions::cache) holds, by model.
+///
+/// # Errors
+///
+/// [`Error::Setting`] where it is no such folder.
+pub fn cache_usage(directory: &str) -> Result<Vec<CacheUse>> {
+    Ok(existing(directory)?.usage())
+}
+
+/// Reads every vector of a folder, and gives how many are right and how many are damaged.
+///
+/// # Errors
+///
+/// [`Error::Setting`] where it is no such folder.
+pub fn verify_cache(directory: &str) -> Result<(u64, u64)> {
+    Ok(existing(directory)?.verify())
+}
+
+/// Removes the oldest vectors of a folder until it holds no more than `most_bytes`, and gives the bytes that it holds then.
+/// What a process is writing stays.
+///
+/// # Errors
+///
+/// [`Error::Setting`] where it is no such folder.
+pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<u64> {
+    let cache = existing(directory)?;
+    cache.evict(most_bytes);
+    Ok(segment::all_below(&cache.directory).iter().map(|segment| segment.bytes).sum())
+}
+
+/// Removes all vectors of a folder, also of one in another format; what a process is writing stays.
+///
+/// # Errors
+///
+/// [`Error::Setting`] where it is no such folder, or its files cannot be removed.
+pub fn clear_cache(directory: &str) -> Result<()> {
+    let path = Path::new(directory);
+    let format = fs::read_to_string(path.join(FORMAT_FILE)).unwrap_or_default();
+    if format == FORMAT {
+        return prune_cache(directory, 0).map(drop);
+    }
+    if !format.starts_with("datafusion-embed vectors ") {
+        return Err(Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache")));
+    }
+    let failed = |error: io::Error| Error::Setting(format!("cache \"{directory}\" cannot be removed: {error}"));
+    for entry in fs::read_dir(path).map_err(failed)?.flatten().filter(|entry| entry.path().is_dir()) {
+        fs::remove_dir_all(entry.path()).map_err(failed)?;
+    }
+    fs::remove_file(path.join(FORMAT_FILE)).map_err(failed)
+}
+
+/// A folder that is there already: looking at it makes none.
+fn existing(directory: &str) -> Result<Arc<Cache>> {
+    if !Path::new(directory).join(FORMAT_FILE).is_file() {
+        return Err(Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache")));
+    }
+    Cache::open(directory)
+}
+
+static CACHES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Cache>>>> = LazyLock::new(Mutex::default);
+
+impl Cache {
+    /// Opens a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] where the folder cannot be used at all, or is one of another format.
+    pub(crate) fn open(directory: &str) -> Result<Arc<Self>> {
+        let unusable = |error: io::Error| {
+            Error::Setting(format!(
+                "embed.cache: \"{directory}\" cannot be used: {error}; give a folder that can be written"
+            ))
+        };
+        fs::create_dir_all(directory).map_err(unusable)?;
+        let path = fs::canonicalize(directory).map_err(unusable)?;
+        // Under the lock: several streams of a query begin at once.
+        let mut caches = lock(&CACHES);
+        check_format(&path, directory)?;
+        let cache =
+            caches.entry(path.clone()).or_insert_with(|| Arc::new(Self { directory: path, spaces: Mutex::default() }));
+        Ok(Arc::clone(cache))
+    }
+
+    /// The vectors of a space, with what other processes added since it was asked for last. Beyond `most_bytes` the oldest
+    /// of the folder are removed, 0 being any number.
+    pub(crate) fn space(&self, key: SpaceKey, most_bytes: u64) -> Arc<Space> {
+        let key = SpaceKey { arithmetic: ARITHMETIC, ..key };
+        let folder = key.folder();
+        let space = {
+            let mut spaces = lock(&self.spaces);
+            let new = || Arc::new(Space::new(self.directory.join(&folder), key));
+            Arc::clone(spaces.entry(folder.clone()).or_insert_with(new))
+        };
+        if most_bytes > 0 {
+            self.evict(most_bytes);
+        }
+        space.limit(most_bytes);
+        space.refresh();
+        space
+    }
+
+    /// Removes the oldest segments of the folder until the rest fits; those that a process is writing stay.
+    fn evict(&self, most_bytes: u64) {
+        let mut segments = segment::all_below(&self.directory);
+        let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        segments.sort_by(|a, b| a.name.cmp(&b.name));
+        for segment in segments {
+            if total <= most_bytes {
+                return;
+            }
+            if segment.remove() {
+                total -= segment.bytes;
+            }
+        }
+    }
+
+    /// Every space of the folder, by model.
+    fn usage(&self) -> Vec<CacheUse> {
+        let mut found: Vec<_> = self.all().map(|space| space.usage()).collect();
+        found.sort_by(|a, b| (&a.model, &a.precision, &a.prompt).cmp(&(&b.model, &b.precision, &b.prompt)));
+        found
+    }
+
+    /// Every space of the folder, as it is now.
+    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
+        let folders = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let spaces = folders.filter_map(|folder| self.found(&folder.path()));
+        spaces.inspect(|space| space.refresh())
+    }
+
+    /// Reads every vector and gives how many are right and how many are not.
+    fn verify(&self) -> (u64, u64) {
+        self.all().fold((0, 0), |(right, wrong), space| {
+            let (more_right, more_wrong) = space.verify();
+            (right + more_right, wrong + more_wrong)
+        })
+    }
+
+    /// The space of a folder that describes itself.
+    fn found(&self, folder: &Path) -> Option<Arc<Space>> {
+        let name = folder.file_name()?.to_str()?;
+        if let Some(space) = lock(&self.spaces).get(name) {
+            return Some(Arc::clone(space));
+        }
+        let key: SpaceKey = serde_json::from_slice(&fs::read(folder.join(space::DESCRIPTION)).ok()?).ok()?;
+        Some(Arc::new(Space::new(folder.to_owned(), key)))
+    }
+}
+
+/// Looks what the folder is, and writes it where it is new.
+fn check_format(path: &Path, shown: &str) -> Result<()> {
+    let file = path.join(FORMAT_FILE);
+    let refuse = |what: &str| {
+        Error::Setting(format!(
+            "embed.cache: \"{shown}\" {what}; give another folder, or remove this one (embedsql cache clear)"
+        ))
+    };
+    match fs::read_to_string(&file) {
+        Ok(format) if format == FORMAT => Ok(()),
+        Ok(format) => {
+            let first: String = format.lines().next().unwrap_or_default().chars().take(60).collect();
+            Err(refuse(&format!("has the format \"{first}\" and not \"{}\"", FORMAT.trim_end())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Another process may begin at the same moment.
+            let is_foreign = |name: &OsStr| !name.to_string_lossy().starts_with(FORMAT_FILE);
+            if fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_foreign(&entry.file_name()))) {
+                // It may have begun a space since the file was looked for.
+                return match fs::read_to_string(&file) {
+                    Ok(format) if format == FORMAT => Ok(()),
+                    _ => Err(refuse("has files of something else in it")),
+                };
+            }
+            let part = path.join(format!("{FORMAT_FILE}.{}", std::process::id()));
+            let written = fs::write(&part, FORMAT).and_then(|()| fs::rename(&part, &file));
+            written.map_err(|error| refuse(&format!("cannot be written: {error}")))
+        }
+        Err(error) => Err(refuse(&format!("cannot be read: {error}"))),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
