@@ -110,6 +110,7 @@ fn pulling_what_is_here_fetches_nothing_and_what_is_not_there_says_so() {
     assert_eq!(pull_model(&path).expect("a directory"), None);
     let message = pull_model("no-such-model").expect_err("not there").to_string();
     assert!(message.contains("no-such-model") && message.contains("not found"), "{message}");
+    let (_folder, path) = own_copy("xlm-roberta");
     fs::remove_file(Path::new(&path).join("model.safetensors")).expect("remove");
     let message = pull_model(&path).expect_err("no weights").to_string();
     assert!(message.contains("model.safetensors not found"), "{message}");

@@ -689,3 +689,23 @@ fn models_are_listed_and_checked_in_any_format() {
     let message = embedsql(["models", "fetch"]).error(2);
     assert!(message.contains("fetch"), "{message}");
 }
+
+#[test]
+fn a_folder_of_vectors_is_looked_after() {
+    let folder = TempDir::new().expect("a folder");
+    let cache = folder.path().join("vectors").display().to_string();
+    let texts =
+        "SELECT i, embed(concat('text ', i), 'tests/fixtures/tiny-bert') AS v FROM generate_series(1, 50) AS t(i)";
+    let sql = format!("SELECT count(v) FROM ({texts})");
+    let counts = "SELECT sum(rows_embedded), sum(rows_cached) FROM embed_models()";
+    let run = || embedsql(["-q", "--format", "csv", "--cache", &cache, "-c", &sql, "-c", counts]).stdout();
+    assert!(run().ends_with("\n50,0\n") && run().ends_with("\n0,50\n"));
+    let stats = embedsql(["cache", "stats", &cache, "--format", "csv"]).stdout();
+    assert!(stats.lines().count() == 2 && stats.contains(",f32,\"\",32,50,"), "{stats}");
+    assert_eq!(embedsql(["cache", "verify", &cache, "--format", "csv"]).stdout(), "right,damaged\n50,0\n");
+    assert_eq!(embedsql(["cache", "prune", &cache, "--to", "1G", "--format", "csv"]).stdout().lines().count(), 2);
+    assert_eq!(embedsql(["cache", "clear", &cache]).stdout(), "");
+    assert!(run().ends_with("\n50,0\n"));
+    let message = embedsql(["cache", "stats", "no/such/folder"]).error(1);
+    assert!(message.contains("no/such/folder") && message.contains("no folder of embed.cache"), "{message}");
+}
