@@ -274,10 +274,9 @@ impl Feed {
         }
         let Shared { max_tokens, dimensions, .. } = *self.shared;
         let kept_under = self.shared.space.as_ref().map(|_| Space::key_of(text));
-        if let Some(slot) = kept_under.and_then(|key| self.kept(&key)) {
-            let query = Arc::clone(&self.shared.query);
-            query.memo().insert(key, &slot, dimensions * size_of::<f32>() + BYTES_PER_TEXT);
-            return Ok(slot);
+        let kept = kept_under.and_then(|key| self.shared.space.as_ref()?.get(&key));
+        if let Some(vector) = kept {
+            return Ok(self.found(key, vector));
         }
         let loaded = self.shared.loaded()?;
         let start = Instant::now();
@@ -299,11 +298,18 @@ impl Feed {
         Ok(slot)
     }
 
-    /// The vector of a text, where it was kept.
-    fn kept(&self, key: &Key) -> Option<Slot> {
-        let vector = self.shared.space.as_ref()?.get(key)?;
+    /// The place of a vector that was kept.
+    fn found(&self, key: u128, vector: Vec<f32>) -> Slot {
+        let mut memo = self.shared.query.memo();
+        // Another stream may have found it meanwhile.
+        if let Some(slot) = memo.find(key) {
+            self.shared.count(Counters::duplicate);
+            return slot;
+        }
         self.shared.count(Counters::cached);
-        Some(ModelBatch::found(vector))
+        let slot = ModelBatch::found(vector);
+        memo.insert(key, &slot, self.shared.dimensions * size_of::<f32>() + BYTES_PER_TEXT);
+        slot
     }
 
     /// Puts tokens into the open batch, or into the next one.
