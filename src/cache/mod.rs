@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `segment.rs` | a pair of files: keys with checksums, and vectors |
+//! | `segment.rs` | a pair of files: keys, and vectors with checksums |
 //! | `space.rs` | the segments of one space, and where a key is |
 //!
 //! A vector counts only if its checksum is right; whatever else is found there is a miss.
@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "datafusion-embed vectors 1\n";
 /// Goes up when the same weights and text give other bits: a change of the kernels, of an encoder, of pooling.
-const ARITHMETIC: u32 = 1;
+pub(crate) const ARITHMETIC: u32 = 1;
 
 type Observer = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -70,6 +70,7 @@ pub(crate) struct SpaceKey {
     pub(crate) dimensions: usize,
     /// Whether longer texts were cut; where they are an error none is here.
     pub(crate) truncate: bool,
+    /// [`ARITHMETIC`].
     #[serde(default)]
     pub(crate) arithmetic: u32,
 }
@@ -77,9 +78,9 @@ pub(crate) struct SpaceKey {
 impl SpaceKey {
     /// The folder's name: a hash of all the rest but the model's name.
     fn folder(&self) -> String {
-        let Self { fingerprint, precision, device, kernels, prompt, max_tokens, dimensions, truncate, .. } = self;
+        let Self { fingerprint, precision, device, kernels, prompt, max_tokens, dimensions, truncate, arithmetic, .. } = self;
         let parts = format!(
-            "{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}\0{max_tokens}\0{dimensions}\0{truncate}\0{ARITHMETIC}"
+            "{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}\0{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}"
         );
         hex(&Sha256::digest(parts)[..16])
     }
@@ -164,7 +165,7 @@ pub fn clear_cache(directory: &str) -> Result<()> {
         return prune_cache(directory, 0).map(drop);
     }
     if !format.starts_with("datafusion-embed vectors ") {
-        return Err(Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache")));
+        return Err(not_found(directory));
     }
     let failed = |error: io::Error| Error::Setting(format!("cache \"{directory}\" cannot be removed: {error}"));
     for entry in fs::read_dir(path).map_err(failed)?.flatten().filter(|entry| entry.path().is_dir()) {
@@ -176,9 +177,13 @@ pub fn clear_cache(directory: &str) -> Result<()> {
 /// A folder that is there already: looking at it makes none.
 fn existing(directory: &str) -> Result<Arc<Cache>> {
     if !Path::new(directory).join(FORMAT_FILE).is_file() {
-        return Err(Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache")));
+        return Err(not_found(directory));
     }
     Cache::open(directory)
+}
+
+fn not_found(directory: &str) -> Error {
+    Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache"))
 }
 
 static CACHES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Cache>>>> = LazyLock::new(Mutex::default);
@@ -208,7 +213,6 @@ impl Cache {
     /// The vectors of a space, with what other processes added since it was asked for last. Beyond `most_bytes` the oldest
     /// of the folder are removed, 0 being any number.
     pub(crate) fn space(&self, key: SpaceKey, most_bytes: u64) -> Arc<Space> {
-        let key = SpaceKey { arithmetic: ARITHMETIC, ..key };
         let folder = key.folder();
         let space = {
             let mut spaces = lock(&self.spaces);

@@ -61,8 +61,8 @@ struct Writing {
     /// Whether nothing more is written until the next query, and whether that was told.
     stopped: bool,
     told: bool,
-    /// When what was written was last made safe, and whether more came since.
-    synced: Option<Instant>,
+    /// When the first vector was written that a loss of power would cost; `None` where there is none.
+    unsynced_since: Option<Instant>,
     /// Bytes after which a segment ends, 0 for any.
     most_bytes: u64,
 }
@@ -149,16 +149,16 @@ impl Space {
         if writing.writer.is_none() {
             let writer = Writer::create(&self.folder, self.key.dimensions)?;
             self.describe()?;
-            let segment = self.take_in(Segment::open(&self.folder, &writer.name)?);
+            let segment = self.take_in(Some(Segment::open(&self.folder, &writer.name)?));
             lock(&self.followed).insert(writer.name.clone(), Followed { segment, keys: None });
             writing.writer = Some((writer, segment));
         }
         let (writer, segment) = writing.writer.as_mut().expect("just made");
         let first = writer.entries;
         writer.add(keys, vectors)?;
-        if writing.synced.get_or_insert_with(Instant::now).elapsed() >= SYNC_EVERY {
+        if writing.unsynced_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_EVERY {
             writer.sync()?;
-            writing.synced = Some(Instant::now());
+            writing.unsynced_since = None;
         }
         Ok((*segment, first))
     }
@@ -181,7 +181,8 @@ impl Space {
 
     /// What was written survives a loss of power from here on.
     pub(crate) fn sync(&self) {
-        if let Some((writer, _)) = &lock(&self.writing).writer {
+        let writing = &mut *lock(&self.writing);
+        if let (Some((writer, _)), Some(_)) = (&writing.writer, writing.unsynced_since.take()) {
             // The next write tells what is wrong.
             let _ = writer.sync();
         }
@@ -216,19 +217,13 @@ impl Space {
     fn follow(&self, name: &str) -> Followed {
         let opened = Keys::open(&self.folder, name, self.key.dimensions)
             .and_then(|keys| Ok((keys, Segment::open(&self.folder, name)?)));
-        match opened {
-            Ok((keys, segment)) => Followed { segment: self.take_in(segment), keys: Some(keys) },
-            Err(_) => {
-                let mut index = self.write();
-                index.segments.push(None);
-                Followed { segment: index.segments.len() as u32 - 1, keys: None }
-            }
-        }
+        let (keys, segment) = opened.ok().unzip();
+        Followed { segment: self.take_in(segment), keys }
     }
 
-    fn take_in(&self, segment: Segment) -> u32 {
+    fn take_in(&self, segment: Option<Segment>) -> u32 {
         let mut index = self.write();
-        index.segments.push(Some(Arc::new(segment)));
+        index.segments.push(segment.map(Arc::new));
         index.segments.len() as u32 - 1
     }
 

@@ -20,7 +20,7 @@ fn space_key() -> SpaceKey {
         max_tokens: 256,
         dimensions: DIM,
         truncate: true,
-        arithmetic: 0,
+        arithmetic: ARITHMETIC,
     }
 }
 

@@ -117,7 +117,7 @@ impl Call {
             max_tokens,
             dimensions,
             truncate: *truncate,
-            arithmetic: 0,
+            arithmetic: cache::ARITHMETIC,
         };
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }

@@ -98,11 +98,14 @@ impl Model {
             Device::Cpu | Device::Auto => {
                 Encoder::Cpu(CpuEncoder::load(&description.architecture, &weights, precision)?)
             }
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            // In tests too, so that it is compiled where no such device is.
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Device::Cuda(_) | Device::Metal => {
-                Encoder::Candle(candle::CandleEncoder::load(&description, &weights, &candle::open_device(device)?)?)
+                device.require_built_in()?;
+                let device = candle::open_device(device)?;
+                Encoder::Candle(candle::CandleEncoder::load(&description.architecture, &weights, &device)?)
             }
-            #[cfg(not(any(feature = "cuda", feature = "metal")))]
+            #[cfg(not(any(test, feature = "cuda", feature = "metal")))]
             Device::Cuda(_) | Device::Metal => {
                 device.require_built_in()?;
                 return Err(Error::Device(format!("device {device} is not built in")));
