@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::{Cache, Space, SpaceKey};
+use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey};
 use crate::error::{Error, Result};
 use crate::model::{self, Description, Model, Place, Role};
 use crate::options::EmbedOptions;
@@ -117,7 +117,7 @@ impl Call {
             max_tokens,
             dimensions,
             truncate: *truncate,
-            arithmetic: cache::ARITHMETIC,
+            arithmetic: ARITHMETIC,
         };
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }
