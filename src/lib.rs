@@ -79,7 +79,7 @@ pub use error::Error;
 #[cfg(feature = "hub")]
 pub use model::{Download, observe_downloads};
 pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
-pub use options::{Device, EmbedOptions, Precision};
+pub use options::{Device, EmbedOptions, Precision, parse_size};
 pub use plan::EmbedPlanner;
 
 use std::ops::Add;

@@ -1,6 +1,6 @@
 //! Every setting: its unit, its default and why.
 //!
-//! The same fourteen keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
+//! The same keys are reachable by `SET embed.x = ...`, by `SHOW embed.x` and as the fields of
 //! [`EmbedOptions`]. A value is checked when it is set, so that a wrong one is reported where it was written and not in
 //! the middle of a query.
 
@@ -38,10 +38,10 @@ pub struct EmbedOptions {
     pub batch_tokens: usize,
     /// `embed.batch_size`: most texts in one model batch. 0 is by tokens alone.
     pub batch_size: usize,
-    /// `embed.memory`: most bytes of vectors that one query remembers, so that equal texts go through the model once; `K`,
-    /// `M` and `G` are understood. Beyond it the oldest is forgotten. The default holds 80 000 vectors of 384 numbers.
+    /// `embed.memory`: most bytes of vectors that one query remembers, so that equal texts go through the model once;
+    /// a size as [`parse_size`] reads it. Beyond it the oldest is forgotten. The default holds 80 000 vectors of 384 numbers.
     pub memory: usize,
-    /// `embed.model_memory`: bytes of weights that the process keeps. Models that no query uses are freed, those first that
+    /// `embed.model_memory`: bytes of weights that the process keeps, a size. Models that no query uses are freed, those first that
     /// were not asked for the longest, until the rest fits; what is in use stays. The default holds a model of a billion
     /// weights in f32, or dozens of small ones.
     pub model_memory: usize,
@@ -55,8 +55,7 @@ pub struct EmbedOptions {
     /// `embed.cache`: folder where vectors are kept, so that what was computed once is never computed again, by any query and
     /// any process that uses the folder. Empty is none.
     pub cache: String,
-    /// `embed.cache_size`: bytes that the folder may hold; `K`, `M` and `G` are understood. Beyond it the oldest vectors are
-    /// removed, some ten thousand at once. 0 is any number.
+    /// `embed.cache_size`: bytes that the folder may hold, a size. Beyond it the oldest vectors are removed. 0 is any number.
     pub cache_size: usize,
     /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
     pub offline: bool,
@@ -91,10 +90,10 @@ const SETTINGS: [(&str, &str); 14] = [
     ("concurrency", "Model batches in flight; 0 is target_partitions, at most the cores on the CPU"),
     ("batch_tokens", "Token budget of one model batch"),
     ("batch_size", "Most texts in one model batch; 0 is by tokens alone"),
-    ("memory", "Most bytes of vectors that one query remembers for equal texts; K, M and G are understood"),
+    ("memory", "Most bytes of vectors that one query remembers for equal texts; sizes like 512M, 2GB"),
     (
         "model_memory",
-        "Bytes of weights that the process keeps; models that no query uses are freed first; K, M and G are understood",
+        "Bytes of weights that the process keeps; models that no query uses are freed first; sizes like 512M, 2GB",
     ),
     ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
     ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
@@ -102,7 +101,7 @@ const SETTINGS: [(&str, &str); 14] = [
     ("cache", "Folder where vectors are kept for later queries; empty is none"),
     (
         "cache_size",
-        "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; K, M and G are understood",
+        "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; sizes like 512M, 2GB",
     ),
     ("offline", "Never touch the network (also HF_HUB_OFFLINE=1)"),
 ];
@@ -171,18 +170,51 @@ fn parse_count(key: &str, value: &str, least: usize) -> Result<usize> {
     }
 }
 
-/// A number of bytes: digits, and K, M or G for powers of 1024.
 fn parse_bytes(key: &str, value: &str) -> Result<usize> {
-    let (digits, shift) = match value.char_indices().next_back() {
-        Some((end, 'k' | 'K')) => (&value[..end], 10),
-        Some((end, 'm' | 'M')) => (&value[..end], 20),
-        Some((end, 'g' | 'G')) => (&value[..end], 30),
-        _ => (value, 0),
+    parse_size(value).map_err(|error| Error::Setting(format!("embed.{key}: {error}")))
+}
+
+/// Bytes of a size as people write it, `1048576`, `512K`, `1.5G`, `2GB` or `64 MiB`: the one reader of every size, of settings
+/// and of the program's flags. `K`, `M`, `G` and `T` are powers of 1024, as PostgreSQL and DataFusion have them.
+///
+/// ```
+/// assert_eq!(datafusion_embed::parse_size("1.5k")?, 1536);
+/// assert_eq!(datafusion_embed::parse_size("2GB")?, 2 << 30);
+/// # Ok::<(), datafusion_embed::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Setting`] where it is no size, or more bytes than there are addresses.
+pub fn parse_size(text: &str) -> Result<usize> {
+    let bytes = || {
+        let lower = text.trim().to_ascii_lowercase();
+        let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &lower[number.len()..] {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return None,
+        };
+        scaled(number.trim_end(), shift)
     };
-    let bytes = digits.trim().parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift));
-    bytes.ok_or_else(|| {
-        Error::Setting(format!("embed.{key}: '{value}' is not a number of bytes, like 134217728, 512K, 128M or 1G"))
+    bytes().ok_or_else(|| {
+        Error::Setting(format!("'{text}' is not a size (bytes, or a number with K, M, G or T, such as 512M or 2GB)"))
     })
+}
+
+/// `digits * 2^shift` of a decimal number, what lies below one byte left out.
+fn scaled(digits: &str, shift: u32) -> Option<usize> {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
+    }
+    let bytes = whole.parse::<usize>().ok()?.checked_mul(1usize.checked_shl(shift)?)?;
+    let part = format!("0.{fraction}").parse::<f64>().ok()? * (1u64 << shift) as f64;
+    bytes.checked_add(part as usize)
 }
 
 fn parse_bool(key: &str, value: &str) -> Result<bool> {
@@ -386,6 +418,31 @@ mod tests {
             let message = EmbedOptions::default().set_text(key, value).expect_err(value).to_string();
             assert!(message.contains(&format!("embed.{key}")), "{message}");
             assert!(message.contains(value.trim()) || key == "colour", "{message}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let right = [
+            ("0", 0),
+            ("4096", 4096),
+            ("18014398509481985", 18_014_398_509_481_985),
+            (" 2g ", 2 << 30),
+            ("2GB", 2 << 30),
+            ("512MiB", 512 << 20),
+            ("1.5k", 1536),
+            ("64 kB", 64 << 10),
+            ("3T", 3 << 40),
+            ("0.5b", 0),
+        ];
+        for (text, bytes) in right {
+            assert_eq!(parse_size(text).ok(), Some(bytes), "{text:?}");
+        }
+        let wrong =
+            ["", "G", "2X", "-1G", "+1", "inf", "NaN", "1e3", "1.", ".5G", "1.2.3", "2 G G", "é", "2Gé", "99999999T"];
+        for text in wrong {
+            let message = parse_size(text).expect_err(text).to_string();
+            assert!(message.contains(&format!("'{text}' is not a size")), "{message}");
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use datafusion::config::ExtensionOptions;
 use datafusion_embed::EmbedOptions;
@@ -184,12 +185,15 @@ fn the_map_of_the_sources_names_what_is_there() {
     assert!(Path::new("src/bin/embedsql/main.rs").exists(), "the program is not where the map says");
     mapped.insert("bin/".to_owned());
     assert_eq!(mapped, entries("src"));
-    for folder in ["engine", "functions", "kernels", "model", "plan"] {
+    for folder in ["cache", "engine", "functions", "kernels", "model", "plan"] {
         let mut there = entries(&format!("src/{folder}"));
         there.remove("mod.rs");
         there.remove("tests.rs");
         assert_eq!(table(&format!("src/{folder}/mod.rs")), there, "src/{folder}");
     }
+    let mut program = entries("src/bin/embedsql");
+    program.remove("main.rs");
+    assert_eq!(table("src/bin/embedsql/main.rs"), program, "src/bin/embedsql");
 }
 
 #[test]
@@ -209,6 +213,27 @@ fn every_dependency_says_what_it_is_for() {
         depth += line.chars().map(|c| i32::from("[{".contains(c)) - i32::from("]}".contains(c))).sum::<i32>();
     }
     assert!(seen > 20, "the dependencies are not where this test looks for them");
+}
+
+/// Package and features of every dependency of the program, with these kinds of edges, as cargo resolves them.
+fn resolved(edges: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = ["tree", "--frozen", "--prefix", "none", "--format", "{p} {f}", "--edges", edges];
+    let output = Command::new(cargo).args(tree).output().expect("cargo runs");
+    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    // cargo marks what it has shown before.
+    text.lines().map(|line| line.trim_end_matches(" (*)").replace(" (proc-macro)", "")).collect()
+}
+
+/// `cargo run` and `cargo test` build each dependency with the features that its users ask for together: one that only a test
+/// asks for, in a crate below DataFusion, would build DataFusion twice. Cargo.toml says how that is mended.
+#[test]
+fn tests_build_no_dependency_of_the_program_again() {
+    let (program, tests) = (resolved("normal,build"), resolved("normal,build,dev"));
+    assert!(program.len() > 300, "cargo tree says little: {}", program.len());
+    let again: Vec<_> = program.difference(&tests).collect();
+    assert!(again.is_empty(), "tests switch on other features of:\n{again:#?}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Args {
     pub(crate) threads: Option<usize>,
 
     /// Memory that sorts, joins and aggregates may take before they spill, such as 512M or 2G [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
     pub(crate) memory_limit: Option<usize>,
 
     /// Set any embed.* or datafusion.* setting (repeatable); SHOW ALL lists them
@@ -196,24 +196,14 @@ fn answer(error: &clap::Error) -> ExitCode {
     Failure::Usage(format!("{told} (see embedsql --help)")).report()
 }
 
-/// Bytes of `512K`, `1.5G`, `2GB`, `1048576`.
 fn parse_size(text: &str) -> Result<usize, String> {
-    let wrong = || format!("{text:?} is not a size (a number with K, M, G or T, such as 512M or 2G)");
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale = match &lower[digits.len()..] {
-        "" | "b" => 1u64,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
-    let bytes = number * scale as f64;
-    match bytes >= 1.0 && bytes < usize::MAX as f64 {
-        true => Ok(bytes as usize),
-        false => Err(wrong()),
+    datafusion_embed::parse_size(text).map_err(|error| error.to_string())
+}
+
+fn parse_limit(text: &str) -> Result<usize, String> {
+    match parse_size(text)? {
+        0 => Err(format!("'{text}' leaves no memory at all; leave the flag out for no limit")),
+        bytes => Ok(bytes),
     }
 }
 
@@ -231,14 +221,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        assert_eq!(parse_size("2G"), Ok(2 << 30));
-        assert_eq!(parse_size("1.5k"), Ok(1536));
-        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
-        assert_eq!(parse_size("4096"), Ok(4096));
-        for wrong in ["", "G", "2X", "-1G", "0", "inf", "NaN", "1e400", "2 G G", "é"] {
-            assert!(parse_size(wrong).is_err(), "{wrong:?}");
-        }
+    fn no_memory_at_all_is_no_limit() {
+        assert_eq!(parse_limit("2GB"), Ok(2 << 30));
+        assert!(parse_limit("0").is_err_and(|message| message.contains("no memory")));
     }
 
     #[test]

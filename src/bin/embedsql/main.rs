@@ -1,6 +1,26 @@
 //! embedsql: SQL over files with `embed(text)`, from a command line, a script, a pipe or a prompt.
 //!
 //! arguments -> session -> statements -> exit code. Everything it knows about models it has from the crate's public items.
+//!
+//! | file | what |
+//! |---|---|
+//! | `args.rs` | the command line: what may be typed, and what it means |
+//! | `session.rs` | the SessionContext: this program's defaults, then what the command line says |
+//! | `job.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
+//! | `repl.rs` | the prompt |
+//! | `complete.rs` | what TAB completes there |
+//! | `statements.rs` | SQL text to statements, and one statement to its result |
+//! | `copy.rs` | what this program adds to COPY |
+//! | `files.rs` | local files that get their name only as long as their statement runs |
+//! | `sink.rs` | sinks that finish a file only when all rows reached it |
+//! | `print.rs` | rows to text, format by format |
+//! | `table.rs` | the table for people |
+//! | `output.rs` | where results go: standard output, or a file that appears whole |
+//! | `progress.rs` | how far a long query is |
+//! | `downloads.rs` | how far a download is |
+//! | `error.rs` | one line an error, and what it is for the exit code |
+//! | `models.rs` | `embedsql models` |
+//! | `cache.rs` | `embedsql cache` |
 
 mod args;
 mod cache;
