@@ -1,6 +1,8 @@
 //! One integration binary: every further one would link DataFusion again.
 
 mod cache;
+#[cfg(all(feature = "cli", unix))]
+mod copy;
 mod corpus;
 mod errors;
 #[cfg(feature = "hub")]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,20 @@ const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a(x), ge
     WHERE x % 7 = y % 11";
 
 /// One run of the program, set up step by step.
-struct Run {
-    command: Command,
+pub(crate) struct Run {
+    pub(crate) command: Command,
     input: Vec<u8>,
 }
 
 /// What a run left behind, with text for easy comparison.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-fn embedsql<const N: usize>(args: [&str; N]) -> Run {
+pub(crate) fn embedsql<const N: usize>(args: [&str; N]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
     // The error line must be the same for those who set this.
     command.args(args).env("RUST_BACKTRACE", "1");
@@ -34,17 +34,17 @@ fn embedsql<const N: usize>(args: [&str; N]) -> Run {
 }
 
 impl Run {
-    fn input(mut self, input: &str) -> Self {
+    pub(crate) fn input(mut self, input: &str) -> Self {
         self.input = input.into();
         self
     }
 
-    fn folder(mut self, folder: &TempDir) -> Self {
+    pub(crate) fn folder(mut self, folder: &TempDir) -> Self {
         self.command.current_dir(folder.path());
         self
     }
 
-    fn start(&mut self) -> Child {
+    pub(crate) fn start(&mut self) -> Child {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("the program starts");
         let mut stdin = child.stdin.take().expect("piped");
@@ -53,13 +53,13 @@ impl Run {
         child
     }
 
-    fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         self.start().wait_with_output().expect("the program ends").into()
     }
 
     /// Expects success and silence on standard error.
     #[track_caller]
-    fn stdout(self) -> String {
+    pub(crate) fn stdout(self) -> String {
         let ended = self.end();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "stdout: {}", ended.stdout);
         ended.stdout
@@ -67,7 +67,7 @@ impl Run {
 
     /// Expects this exit code, one error line and nothing on standard output.
     #[track_caller]
-    fn error(self, code: i32) -> String {
+    pub(crate) fn error(self, code: i32) -> String {
         let ended = self.end();
         assert_eq!(ended.code, Some(code), "{ended:?}");
         assert_eq!(ended.stdout, "");
@@ -83,18 +83,18 @@ impl From<Output> for Ended {
 }
 
 #[track_caller]
-fn one_error(stderr: &str) -> String {
+pub(crate) fn one_error(stderr: &str) -> String {
     let message = stderr.strip_prefix("error: ").and_then(|text| text.strip_suffix('\n'));
     let message = message.unwrap_or_else(|| panic!("not an error line: {stderr:?}"));
     assert!(!message.contains('\n'), "more than one line: {stderr}");
     message.to_owned()
 }
 
-fn write(folder: &TempDir, name: &str, text: &str) {
+pub(crate) fn write(folder: &TempDir, name: &str, text: &str) {
     fs::write(folder.path().join(name), text).expect("writable");
 }
 
-fn files(folder: &TempDir) -> Vec<String> {
+pub(crate) fn files(folder: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(folder.path()).expect("readable");
     let mut names: Vec<String> =
         entries.map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8")).collect();
@@ -526,7 +526,7 @@ fn a_failed_copy_leaves_nothing_in_a_folder() {
     assert_ne!(files_below(&folder.path().join("out")), [] as [&Path; 0]);
 }
 
-fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.path().is_dir() {
@@ -562,11 +562,11 @@ fn results_that_find_no_room_are_an_error() {
 }
 
 /// Sends SIGINT to a running program and waits for its end, which must come within a second.
-fn interrupt(child: Child) -> Ended {
+pub(crate) fn interrupt(child: Child) -> Ended {
     signal(child, "-INT")
 }
 
-fn signal(mut child: Child, name: &str) -> Ended {
+pub(crate) fn signal(mut child: Child, name: &str) -> Ended {
     let sent = Instant::now();
     let kill = Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill runs");
     assert!(kill.success());
@@ -593,11 +593,18 @@ fn ctrl_c_is_exit_code_130() {
     }
 }
 
-/// Waits until a file of this name is there.
-fn wait_for_file(folder: &TempDir, name: &str) {
+/// Waits until a run has begun to write this file (`""`: any file), and gives what it writes.
+pub(crate) fn wait_for_staged(folder: &Path, name: &str) -> PathBuf {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !folder.path().join(name).exists() {
-        assert!(Instant::now() < deadline, "no {name}: {:?}", files(folder));
+    loop {
+        let is_staged = |file: &PathBuf| {
+            let staged = file.file_name().unwrap_or_default().to_string_lossy();
+            staged.starts_with(&format!(".{name}")) && staged.contains(".embedsql-") && staged.ends_with(".part")
+        };
+        if let Some(file) = files_below(folder).into_iter().find(is_staged) {
+            return file;
+        }
+        assert!(Instant::now() < deadline, "no {name}: {:?}", files_below(folder));
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -615,7 +622,7 @@ fn other_signals_clean_up_too() {
         let folder = TempDir::new().expect("a folder");
         let mut run = embedsql(["--output", "o.csv", "-c", copy]).folder(&folder);
         let child = run.start();
-        wait_for_file(&folder, "v.parquet#1");
+        wait_for_staged(folder.path(), "v.parquet");
         let ended = signal(child, name);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(code), ""));
         assert_eq!(files(&folder), [] as [&str; 0]);
@@ -635,11 +642,7 @@ fn ctrl_c_cleans_up_behind_every_statement_that_writes() {
         fs::create_dir(&data).expect("writable");
         let mut run = embedsql(["-c", &sql]).folder(&folder);
         let child = run.start();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while files_below(&data).is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert_ne!(files_below(&data), [] as [&Path; 0], "{sql}");
+        wait_for_staged(&data, "");
         assert_eq!(interrupt(child).code, Some(130));
         assert_eq!(files_below(&data), [] as [&Path; 0], "{sql}");
     }
@@ -652,11 +655,7 @@ fn ctrl_c_during_copy_leaves_the_old_file() {
     let copy = "COPY (SELECT value, md5(value::text) AS t FROM generate_series(1, 1000000000)) TO 'v.parquet'";
     let mut run = embedsql(["-c", copy]).folder(&folder);
     let child = run.start();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while files(&folder).len() < 2 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(files(&folder), ["v.parquet", "v.parquet#1"]);
+    wait_for_staged(folder.path(), "v.parquet");
     assert_eq!(interrupt(child).code, Some(130));
     assert_eq!(files(&folder), ["v.parquet"]);
     assert_eq!(fs::read_to_string(folder.path().join("v.parquet")).expect("readable"), "old");

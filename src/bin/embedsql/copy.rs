@@ -1,22 +1,20 @@
-//! What this program adds to COPY ... TO: vectors that cannot be written are refused before anything is, vectors are
-//! stored without a dictionary, and an abandoned COPY leaves no staging file.
+//! What this program adds to COPY ... TO: vectors that cannot be written and targets that are no files are refused before
+//! anything runs, and vectors are stored without a dictionary.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 
 use crate::error::Failure;
 use crate::print::is_vector;
+use crate::staged::{Place, place, shown};
 
 /// Checks every COPY of the plan and fills in its options.
 pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan, Failure> {
@@ -26,7 +24,7 @@ pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan, Failure> {
         let LogicalPlan::Copy(mut copy) = node else {
             return Ok(Transformed::no(node));
         };
-        refused = refused.take().or(check_csv(&copy).err());
+        refused = refused.take().or(check_csv(&copy).err()).or(check_target(&copy).err());
         store_vectors_without_dictionary(&mut copy);
         Ok(Transformed::yes(LogicalPlan::Copy(copy)))
     })?;
@@ -54,6 +52,22 @@ fn check_csv(copy: &CopyTo) -> Result<(), Failure> {
     Err(Failure::Statement(format!(
         "COPY: column \"{name}\" is a {what}, which a CSV file cannot hold: write parquet, arrow or json, or select {instead}"
     )))
+}
+
+/// What cannot be replaced would be found at the end, after the model has run.
+fn check_target(copy: &CopyTo) -> Result<(), Failure> {
+    let Some(path) = local_path(&copy.output_url) else {
+        return Ok(());
+    };
+    let problem = match place(&path) {
+        Ok(Place::File(_) | Place::Folder) => return Ok(()),
+        Ok(Place::Stream(_)) => {
+            "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output"
+                .to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(Failure::Statement(format!("COPY to {:?}: {problem}", copy.output_url)))
 }
 
 fn is_list(data_type: &DataType) -> bool {
@@ -115,113 +129,49 @@ fn vector_leaf(field: &Field) -> Option<String> {
     }
 }
 
-/// The files that a statement writes: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of
-/// either.
-///
-/// object_store writes `vectors.parquet` as `vectors.parquet#1` and renames it at the end, so what bears the final name is
-/// always whole. It removes the staging file itself when a COPY fails; only when the program ends while a thread
-/// is still inside the model may nobody be left to do it.
+/// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
 #[derive(Debug)]
-pub(crate) struct Staging {
+pub(crate) struct Target {
     /// What writes, for messages: `COPY to`.
     verb: &'static str,
-    targets: Vec<PathBuf>,
-    /// Files of others: they are not ours to remove.
-    before: BTreeSet<PathBuf>,
+    path: PathBuf,
 }
 
-impl Staging {
-    /// Call before the statement runs. `None` for a plan that writes no local file.
+impl Target {
+    /// `None` for a plan that writes no local file. Reads the plan and nothing else.
     pub(crate) fn of(plan: &LogicalPlan) -> Option<Self> {
-        let mut targets = Vec::new();
-        let mut verb = "COPY to";
+        let mut target = None;
         // Below an EXPLAIN, hence the walk. It ends by no error, because the closure gives none.
         let _ = plan.apply(|node| {
-            match node {
-                LogicalPlan::Copy(copy) => targets.extend(local_path(&copy.output_url)),
+            let found = match node {
+                LogicalPlan::Copy(copy) => local_path(&copy.output_url).map(|path| ("COPY to", path)),
                 LogicalPlan::Dml(dml) => {
-                    verb = "INSERT into";
-                    targets.extend(locations(&dml.target).into_iter().flatten());
+                    let folder = locations(&dml.target).and_then(|found| found.into_iter().next());
+                    folder.map(|path| ("INSERT into", path))
                 }
-                _ => {}
-            }
+                _ => None,
+            };
+            target = target.take().or(found);
             Ok(TreeNodeRecursion::Continue)
         });
-        targets.iter().flat_map(|target| files_of(target)).filter(|file| is_left_over(file)).for_each(|file| {
-            let _ = fs::remove_file(file);
-        });
-        let before = targets.iter().flat_map(|target| files_of(target)).collect();
-        (!targets.is_empty()).then_some(Self { verb, targets, before })
+        target.map(|(verb, path)| Self { verb, path })
     }
 
     /// `COPY to "vectors.parquet"`, for messages.
     pub(crate) fn statement(&self) -> String {
-        format!("{} {:?}", self.verb, self.target())
+        format!("{} {:?}", self.verb, self.path())
     }
 
     /// The path as people know it.
-    pub(crate) fn target(&self) -> String {
-        self.targets.first().map(|target| shown(target)).unwrap_or_default()
-    }
-
-    /// After a failure: the finished files that this statement, or somebody at the same time, has left.
-    ///
-    /// They stay where they are. A COPY into a folder names its files at random, so nothing says whose they are.
-    pub(crate) fn left(&self) -> Vec<String> {
-        let now: BTreeSet<PathBuf> = self.targets.iter().flat_map(|target| files_of(target)).collect();
-        now.difference(&self.before).filter(|file| staged_name(file).is_none()).map(|file| shown(file)).collect()
-    }
-
-    /// After a failure at the end of the program: waits a moment for object_store to clean up, then does it itself.
-    pub(crate) fn clean_up(&self) {
-        let deadline = Instant::now() + Duration::from_millis(200);
-        loop {
-            let files = self.targets.iter().flat_map(|target| files_of(target));
-            let mut ours = files.filter(|file| staged_name(file).is_some() && !self.before.contains(file)).peekable();
-            if ours.peek().is_none() {
-                return;
-            }
-            if Instant::now() >= deadline {
-                for file in ours {
-                    let _ = fs::remove_file(file);
-                }
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    pub(crate) fn path(&self) -> String {
+        shown(&self.path)
     }
 }
 
-/// Whether a file is the staging file of a process that was killed: no process has it open, and it is not quite new.
-fn is_left_over(file: &Path) -> bool {
-    const QUITE_NEW: Duration = Duration::from_secs(10);
-    let age = || fs::metadata(file).ok()?.modified().ok()?.elapsed().ok();
-    staged_name(file).is_some() && age().is_some_and(|age| age > QUITE_NEW) && is_open(file) == Some(false)
-}
-
-/// Whether one of this user's processes has a file open; `None` where the system does not tell.
-#[cfg(target_os = "linux")]
-fn is_open(file: &Path) -> Option<bool> {
-    let file = fs::canonicalize(file).ok()?;
-    let mut open = files(Path::new("/proc")).flat_map(|process| files(&process.join("fd")));
-    Some(open.any(|handle| fs::read_link(handle).is_ok_and(|opened| opened == file)))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_open(_: &Path) -> Option<bool> {
-    None
-}
-
-/// A path without the folder we are in.
-fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
-}
-
-/// The absolute path of a local file or folder.
+/// The path of a local file or folder, as DataFusion reads it from a statement.
 fn local_path(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    (!path.contains("://")).then(|| std::path::absolute(path).ok()).flatten()
+    let url = ListingTableUrl::parse(url).ok()?;
+    url.get_url().to_file_path().ok()
 }
 
 /// Where the files of a table are; `None` for a table without files.
@@ -242,37 +192,4 @@ pub(crate) fn only_file(plan: &LogicalPlan) -> Option<String> {
     });
     let file = read.pop_first().filter(|file| read.is_empty() && file.is_file())?;
     Some(shown(&file))
-}
-
-/// The file `target` and its staging files `<target>#<number>`, or all files of the folder `target`.
-fn files_of(target: &Path) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let name = target.file_name().unwrap_or_default();
-    if let Some(folder) = target.parent() {
-        found.extend(files(folder).filter(|file| staged_name(file).is_some_and(|staged| OsStr::new(staged) == name)));
-    }
-    if target.is_file() {
-        found.insert(target.to_owned());
-    }
-    // PARTITIONED BY writes into folders of folders.
-    let mut folders = vec![target.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for file in files(&folder) {
-            match fs::symlink_metadata(&file).is_ok_and(|m| m.is_dir()) {
-                true => folders.push(file),
-                false => _ = found.insert(file),
-            }
-        }
-    }
-    found
-}
-
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
-}
-
-/// The name that a staging file will bear: what comes before `#<number>`.
-fn staged_name(file: &Path) -> Option<&str> {
-    let (name, number) = file.file_name()?.to_str()?.rsplit_once('#')?;
-    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(name)
 }

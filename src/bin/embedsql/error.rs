@@ -269,7 +269,7 @@ fn reworded(message: &str) -> Option<String> {
 }
 
 /// Prefixes that name the layer an error passed through, not what is wrong.
-const NOISE: [&str; 13] = [
+const NOISE: [&str; 14] = [
     "External error: ",
     "External: ",
     "Execution error: ",
@@ -280,6 +280,7 @@ const NOISE: [&str; 13] = [
     "Parquet argument error: ",
     "Compute error: ",
     "Object Store error: ",
+    "Generic LocalFileSystem error: ",
     "Invalid argument error: ",
     "This feature is not implemented: ",
     "Invalid or Unsupported Configuration: ",

@@ -15,9 +15,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::args::Source;
-use crate::copy::Staging;
 use crate::error::Failure;
-use crate::files;
+use crate::files::WholeFiles;
 use crate::output::Output;
 use crate::print::Format;
 use crate::progress::Progress;
@@ -33,25 +32,29 @@ const PIECE: usize = 16 * 1024;
 #[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) ctx: SessionContext,
+    /// What the statements write with.
+    pub(crate) files: WholeFiles,
     pub(crate) output: Arc<Output>,
     pub(crate) format: Format,
     pub(crate) quiet: bool,
     cancelled: Arc<AtomicBool>,
-    staging: Arc<Mutex<Option<Arc<Staging>>>>,
     progress: Arc<Mutex<Option<Progress>>>,
 }
 
 impl Job {
-    pub(crate) fn new(ctx: SessionContext, output: Arc<Output>, format: Format, quiet: bool) -> Self {
-        Self {
-            ctx,
-            output,
-            format,
-            quiet,
-            cancelled: Arc::default(),
-            staging: Arc::default(),
-            progress: Arc::default(),
-        }
+    pub(crate) fn new(
+        ctx: SessionContext,
+        files: WholeFiles,
+        output: Arc<Output>,
+        format: Format,
+        quiet: bool,
+    ) -> Self {
+        Self { ctx, files, output, format, quiet, cancelled: Arc::default(), progress: Arc::default() }
+    }
+
+    /// The same for a new job: the last one may still be unwinding with its cancelled flag set.
+    pub(crate) fn again(&self) -> Self {
+        Self { cancelled: Arc::default(), progress: Arc::default(), ..self.clone() }
     }
 
     /// Writes a piece of the result; a job left behind after Ctrl-C says nothing more.
@@ -71,18 +74,6 @@ impl Job {
     pub(crate) fn shows(&self, progress: Option<Progress>) -> Shown<'_> {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
         Shown(&self.progress)
-    }
-
-    /// Remembers the staging files of the statement that now begins.
-    pub(crate) fn stages(&self, staging: Option<Arc<Staging>>) {
-        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = staging;
-    }
-
-    /// Removes what a failed COPY left behind. For the end of the program only: see [`Staging`].
-    pub(crate) fn clean_up(&self) {
-        if let Some(staging) = &*self.staging.lock().unwrap_or_else(PoisonError::into_inner) {
-            staging.clean_up();
-        }
     }
 }
 
@@ -139,7 +130,6 @@ pub(crate) async fn run_texts(job: Job, texts: Vec<Text>) -> Result<(), Failure>
         for statement in script.statements {
             let line = statement.line;
             statements::run(&job, statement).await.map_err(|failure| at(failure, line))?;
-            job.stages(None);
         }
         if let Some(broken) = script.broken {
             return Err(at(Failure::Statement(broken.message), broken.line));
@@ -215,7 +205,7 @@ impl Runner {
         job: &Job,
         work: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) -> Result<(), Failure> {
-        files::begin();
+        job.files.begin();
         let (sender, events) = channel();
         *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
         let task = self.runtime.spawn(work);
@@ -225,18 +215,22 @@ impl Runner {
                 task.await.unwrap_or_else(|e| Err(if e.is_panic() { Failure::Panic } else { Failure::Interrupted }));
             let _ = sender.send(Event::Done(result));
         });
-        match events.recv() {
+        let result = match events.recv() {
             Ok(Event::Done(result)) => result,
             stopped => {
                 let signal = if let Ok(Event::Stop(signal)) = stopped { signal } else { Signal::Interrupt };
                 job.cancelled.store(true, Ordering::Relaxed);
-                files::stop();
+                job.files.stop();
                 datafusion_embed::cancel(&job.ctx);
                 abort.abort();
                 wait_for_end(&events);
                 Err(signal.failure())
             }
+        };
+        if result.is_err() {
+            job.files.discard();
         }
+        result
     }
 }
 

@@ -38,8 +38,10 @@ mod progress;
 mod repl;
 mod session;
 mod sink;
+mod staged;
 mod statements;
 mod table;
+mod writer;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::{Action, Args, Source};
 use crate::error::Failure;
+use crate::files::WholeFiles;
 use crate::job::{Job, Runner, Text, run_texts};
 use crate::output::Output;
 
@@ -78,12 +81,13 @@ fn main() -> ExitCode {
 fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime(args)?;
-    let ctx = runtime.block_on(session::session(args))?;
+    let files = WholeFiles::default();
+    let ctx = runtime.block_on(session::session(args, files.clone()))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
     datafusion_embed::observe_cache_troubles(Arc::new(error::warn));
-    let job = Job::new(ctx, output.clone(), args.format, args.quiet);
+    let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),
         false => runner.run(&job, run_texts(job.clone(), texts)),
@@ -96,7 +100,6 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     }
     error::ignore_panics();
     output.discard();
-    job.clean_up();
     runtime.shutdown_timeout(LAST_WAIT);
     result
 }

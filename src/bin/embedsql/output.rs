@@ -2,24 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Failure;
+use crate::staged::{Place, Staged, left_over, place, warn_of};
 
 /// The destination of all results of this run.
 #[derive(Debug)]
 pub(crate) struct Output {
     /// `None` is standard output.
     file: Option<Mutex<File>>,
-    /// The file under construction and its final name; absent for standard output, devices and pipes.
+    /// The file under construction; absent for standard output, devices and pipes.
     staged: Option<Staged>,
-}
-
-#[derive(Debug)]
-struct Staged {
-    temporary: PathBuf,
-    target: PathBuf,
 }
 
 impl Output {
@@ -29,19 +24,27 @@ impl Output {
             return Ok(Self { file: None, staged: None });
         };
         let wrong = |e: io::Error| Failure::Usage(format!("--output {path:?}: {e}"));
-        if fs::metadata(path).is_ok_and(|m| m.is_dir()) {
-            return Err(Failure::Usage(format!("--output {path:?}: is a directory")));
+        match place(path).map_err(wrong)? {
+            Place::Folder => Err(wrong(io::Error::other("is a directory"))),
+            Place::Stream(stream) => Self::stream(&stream).map_err(wrong),
+            Place::File(target) => {
+                warn_of(&left_over(&target));
+                let (staged, file) = Staged::create(&target).map_err(wrong)?;
+                Ok(Self { file: Some(Mutex::new(file)), staged: Some(staged) })
+            }
         }
-        // /dev/null, a named pipe: there is nothing to rename.
-        if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-            let file = OpenOptions::new().write(true).open(path).map_err(wrong)?;
-            return Ok(Self { file: Some(Mutex::new(file)), staged: None });
+    }
+
+    /// `/dev/null`, a named pipe: there is nothing to rename.
+    fn stream(path: &Path) -> io::Result<Self> {
+        // A file behind a descriptor has an end that is not ours to guess, except that of our own standard output.
+        if !fs::metadata(path)?.is_file() {
+            return Ok(Self { file: Some(Mutex::new(OpenOptions::new().write(true).open(path)?)), staged: None });
         }
-        // Behind a symbolic link, replace the file and not the link.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let temporary = temporary_name(&target).map_err(wrong)?;
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(wrong)?;
-        Ok(Self { file: Some(Mutex::new(file)), staged: Some(Staged { temporary, target }) })
+        match is_standard_output(path) {
+            true => Ok(Self { file: None, staged: None }),
+            false => Err(io::Error::other("is a file that is open already: name the file, or /dev/stdout")),
+        }
     }
 
     /// Writes all of `bytes`.
@@ -62,7 +65,7 @@ impl Output {
         if let (Some(file), Some(staged)) = (&self.file, &self.staged) {
             // A full disk may only show here.
             file.lock().unwrap_or_else(PoisonError::into_inner).sync_all()?;
-            fs::rename(&staged.temporary, &staged.target)?;
+            staged.finish()?;
         }
         Ok(())
     }
@@ -72,16 +75,13 @@ impl Output {
     /// Takes no lock, because a write may hang in it.
     pub(crate) fn discard(&self) {
         if let Some(staged) = &self.staged {
-            let _ = fs::remove_file(&staged.temporary);
+            staged.discard();
         }
     }
 }
 
-/// A name beside the target, because a rename must stay within one file system.
-fn temporary_name(target: &Path) -> io::Result<PathBuf> {
-    let name = target.file_name().ok_or_else(|| io::Error::other("names no file"))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    Ok(target.with_file_name(temporary))
+/// Whether a path of a descriptor is that of our standard output.
+fn is_standard_output(path: &Path) -> bool {
+    let folder = |path: &Path| path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    path.file_name().is_some_and(|name| name == "1") && folder(path) == folder(Path::new("/dev/fd/1"))
 }

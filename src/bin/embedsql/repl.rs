@@ -1,7 +1,7 @@
 //! The prompt: reads lines, runs statements, and outlives every error.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -113,8 +113,7 @@ impl Shell<'_> {
     /// Runs statements as one job and, if wanted, says how long that took.
     fn run(&self, text: Text) -> Result<(), Failure> {
         let start = Instant::now();
-        // A new job each time: the last one may still be unwinding with its cancelled flag set.
-        let job = Job::new(self.job.ctx.clone(), self.job.output.clone(), self.job.format, self.job.quiet);
+        let job = self.job.again();
         let result = self.runner.run(&job, run_texts(job.clone(), vec![text]));
         if self.timing {
             let time = start.elapsed().as_secs_f64() * 1e3;
@@ -303,12 +302,12 @@ impl Prompt {
         }
     }
 
-    /// Adds to the history at once, so that a crash loses nothing and two prompts do not overwrite each other.
+    /// Adds to the history at once, so that a crash loses nothing.
     fn remember(&mut self, input: &str) {
         let added = self.editor.add_history_entry(input.trim()).unwrap_or(false);
         if let (true, Some(file)) = (added, &self.history) {
             // A full disk must not end the session.
-            let _ = self.editor.append_history(file);
+            let _ = append(file, input.trim());
         }
     }
 }
@@ -323,7 +322,33 @@ fn is_complete(input: &str) -> bool {
     script.complete || script.broken.is_some_and(|broken| !broken.unterminated)
 }
 
-/// `embedsql/history` in the state directory; rustyline creates the file readable by its owner only.
+/// Adds an entry to a history file in rustyline's format. Rustyline itself writes the whole file anew when another prompt has
+/// written to it, and where the disk is full then, what was there is lost; here a file only grows.
+fn append(file: &Path, entry: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(file)?;
+    file.lock()?;
+    let mut text = String::new();
+    if file.metadata()?.len() == 0 {
+        text.push_str("#V2\n");
+    } else {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        // The end of an entry that found no room.
+        if last != *b"\n" {
+            text.push('\n');
+        }
+    }
+    text.push_str(&entry.replace('\\', "\\\\").replace('\n', "\\n"));
+    text.push('\n');
+    file.write_all(text.as_bytes())
+}
+
+/// `embedsql/history` in the state directory.
 fn history_file() -> Option<PathBuf> {
     let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("embedsql");
     fs::create_dir_all(&folder).ok()?;
@@ -332,6 +357,8 @@ fn history_file() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use rustyline::history::History;
+
     use super::*;
 
     #[test]
@@ -351,5 +378,26 @@ mod tests {
         assert!(matches_pattern("embed_query", "*query"));
         assert!(!matches_pattern("embed_query", "embed"));
         assert!(!matches_pattern("embed_query", "*embed"));
+    }
+
+    #[test]
+    fn a_history_only_grows_and_is_read_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("history");
+        let entries = ["SELECT 1;", "SELECT 'a\\n',\n  '\\\\';", "\\d"];
+        append(&file, entries[0]).expect("written");
+        // Another prompt has read this much, and writes later than this one.
+        append(&file, entries[1]).expect("written");
+        fs::write(&file, [fs::read(&file).expect("readable"), b"SELECT 'no ro".to_vec()].concat()).expect("written");
+        append(&file, entries[2]).expect("written");
+        let mut history = FileHistory::new();
+        history.load(&file).expect("readable");
+        let read: Vec<_> = history.iter().map(String::as_str).collect();
+        assert_eq!(read, [entries[0], entries[1], "SELECT 'no ro", entries[2]]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+        }
     }
 }

@@ -18,8 +18,8 @@ use crate::sink::WholeSinks;
 /// 1.5 GB of 384-wide vectors, this is 30 MB.
 const MAX_ROW_GROUP_SIZE: usize = 20_000;
 
-/// Builds the session; whatever is wrong with a flag is a usage error that names the flag.
-pub(crate) async fn session(args: &Args) -> Result<SessionContext, Failure> {
+/// Builds the session, which writes with `files`; whatever is wrong with a flag is a usage error that names the flag.
+pub(crate) async fn session(args: &Args, files: WholeFiles) -> Result<SessionContext, Failure> {
     let mut config = SessionConfig::new().with_information_schema(true).with_option_extension(EmbedOptions::default());
     config.options_mut().execution.parquet.max_row_group_size = MAX_ROW_GROUP_SIZE;
     let (runtime_settings, settings): (Vec<_>, Vec<_>) =
@@ -34,7 +34,7 @@ pub(crate) async fn session(args: &Args) -> Result<SessionContext, Failure> {
     }
     let runtime = Arc::new(runtime.build()?);
     let local = ObjectStoreUrl::local_filesystem();
-    runtime.register_object_store(local.as_ref(), Arc::new(WholeFiles::default()));
+    runtime.register_object_store(local.as_ref(), Arc::new(files));
 
     // FROM 'docs.parquet' first: it builds a new context, and `register` must see the last one.
     let state = SessionStateBuilder::new()

@@ -1,7 +1,7 @@
 //! SQL text to statements, and one statement to its result.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::error::{Failure, tidy, warn};
 use crate::job::Job;
 use crate::print::{Printer, Shape};
 use crate::progress::Progress;
+use crate::staged::{shown, warn_of};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -111,13 +112,11 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     let named = copy::only_file(&plan).or(named);
     let plan = copy::prepare(plan)?;
     check_is_runnable(&plan)?;
-    let staging = copy::Staging::of(&plan).map(Arc::new);
-    job.stages(staging.clone());
-    match (run_plan(job, plan).await, staging) {
-        (Ok(()), _) => Ok(()),
-        (Err(failure), None) => Err(failure.in_file(&named)),
-        (Err(failure), Some(staging)) => Err(unfinished(failure.in_file(&named), &staging)),
-    }
+    let target = copy::Target::of(&plan);
+    job.files.next_statement();
+    let result = run_plan(job, plan).await;
+    warn_of(&job.files.take_doubtful());
+    result.map_err(|failure| unfinished(failure.in_file(&named), target.as_ref(), &job.files.completed()))
 }
 
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
@@ -178,21 +177,21 @@ async fn print_stream(
     printer.finish(&mut |bytes| job.write(bytes))
 }
 
-/// What is to be said when a statement that writes files failed.
-fn unfinished(failure: Failure, staging: &copy::Staging) -> Failure {
-    let message = match failure {
-        Failure::Statement(message) if message.contains("while finalizing writes") => {
-            format!("{} could not be written to its end (is the disk full?)", staging.statement())
+/// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
+fn unfinished(failure: Failure, target: Option<&copy::Target>, completed: &[PathBuf]) -> Failure {
+    let message = match (failure, target) {
+        (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
+            format!("{} could not be written to its end (is the disk full?)", target.statement())
         }
-        Failure::Statement(message) => message,
-        other => return other,
+        (Failure::Statement(message), _) => message,
+        (other, _) => return other,
     };
-    let left = staging.left();
-    let Some(first) = left.first() else {
+    let Some(first) = completed.first() else {
         return Failure::Statement(message);
     };
-    let count = left.len();
-    Failure::Statement(format!("{message}; new files were left in {:?}: {count}, such as {first:?}", staging.target()))
+    let (count, first) = (completed.len(), shown(first));
+    let folder = target.map(|target| format!(" in {:?}", target.path())).unwrap_or_default();
+    Failure::Statement(format!("{message}; new files were left{folder}: {count}, such as {first:?}"))
 }
 
 fn parsed(ctx: &SessionContext, statement: Statement) -> Result<ParsedStatement, Failure> {
