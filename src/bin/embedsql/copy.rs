@@ -2,6 +2,7 @@
 //! anything runs, and vectors are stored without a dictionary.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,17 +15,21 @@ use datafusion::logical_expr::{LogicalPlan, TableSource};
 
 use crate::error::Failure;
 use crate::print::is_vector;
-use crate::staged::{Place, place, shown};
+use crate::staged::{Place, may_be_made_in, place, shown};
 
 /// Checks every COPY of the plan and fills in its options.
 pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan, Failure> {
-    // EXPLAIN has its COPY below it, hence the walk.
     let mut refused = None;
+    let is_run = !matches!(plan, LogicalPlan::Explain(_));
+    // EXPLAIN has its COPY below it, hence the walk.
     let plan = plan.transform_down(|node| {
         let LogicalPlan::Copy(mut copy) = node else {
             return Ok(Transformed::no(node));
         };
-        refused = refused.take().or(check_csv(&copy).err()).or(check_target(&copy).err());
+        refused = refused.take().or(check_csv(&copy).err());
+        if is_run {
+            refused = refused.take().or(check_target(&copy).err());
+        }
         store_vectors_without_dictionary(&mut copy);
         Ok(Transformed::yes(LogicalPlan::Copy(copy)))
     })?;
@@ -54,20 +59,20 @@ fn check_csv(copy: &CopyTo) -> Result<(), Failure> {
     )))
 }
 
-/// What cannot be replaced would be found at the end, after the model has run.
+/// DataFusion would find out at the end, after the model has run.
 fn check_target(copy: &CopyTo) -> Result<(), Failure> {
     let Some(path) = local_path(&copy.output_url) else {
         return Ok(());
     };
-    let problem = match place(&path) {
-        Ok(Place::File(_) | Place::Folder) => return Ok(()),
-        Ok(Place::Stream(_)) => {
-            "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output"
-                .to_owned()
-        }
-        Err(error) => error.to_string(),
+    let checked = match place(&path) {
+        Ok(Place::File(target)) => may_be_made_in(target.parent().unwrap_or(&target)),
+        Ok(Place::Folder) => may_be_made_in(&path),
+        Ok(Place::Stream(_)) => Err(io::Error::other(
+            "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output",
+        )),
+        Err(error) => Err(error),
     };
-    Err(Failure::Statement(format!("COPY to {:?}: {problem}", copy.output_url)))
+    checked.map_err(|problem| Failure::Statement(format!("COPY to {:?}: {problem}", copy.output_url)))
 }
 
 fn is_list(data_type: &DataType) -> bool {

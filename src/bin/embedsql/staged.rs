@@ -4,6 +4,7 @@
 //! `.<target>.embedsql-<host>-<machine>-<process>-<start>-<number>-<check>.part`. A process removes the staged files that it
 //! made, which it knows by their paths. What it did not make it removes in one case only: [`left_over`].
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub(crate) fn place(path: &Path) -> io::Result<Place> {
         } else if kind.is_dir() {
             return Ok(Place::Folder);
         } else if kind.is_file() {
-            OpenOptions::new().write(true).open(&path)?;
+            may_write(&path)?;
             return Ok(Place::File(path));
         } else {
             return Ok(Place::Stream(path));
@@ -65,6 +66,28 @@ fn absent(path: PathBuf, by_link: bool) -> io::Result<Place> {
         Some(folder) => Err(io::Error::other(format!("is a link into {folder:?}, which is not there"))),
         None => Ok(Place::File(path)),
     }
+}
+
+/// Looks, before much is computed for it, whether something can be made in a folder, or in the one that will be its parent.
+///
+/// # Errors
+///
+/// If not, with the folder.
+pub(crate) fn may_be_made_in(folder: &Path) -> io::Result<()> {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    may_write(there).map_err(|error| io::Error::other(format!("folder {:?}: {error}", shown(there))))
+}
+
+/// Asks without a trace: whoever watches a file is told when it is opened for writing.
+#[cfg(unix)]
+fn may_write(path: &Path) -> io::Result<()> {
+    use nix::unistd::{AccessFlags, access};
+    Ok(access(path, AccessFlags::W_OK)?)
+}
+
+#[cfg(not(unix))]
+fn may_write(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// `/dev/stdout`, `/dev/fd/3` and the like: a file behind it may have been written to before.
@@ -184,12 +207,13 @@ fn is_random(name: &str) -> bool {
     is_number && random.len() == 16 && random.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// What files of earlier runs belong to the same statement as a target: those of the same name, or of any random one.
-pub(crate) fn kin(target: &Path) -> PathBuf {
-    match target.file_name().is_some_and(|name| is_random(&name.to_string_lossy())) {
-        true => target.with_file_name("*"),
-        false => target.to_owned(),
-    }
+/// What the files of earlier runs of a statement have in common: the folder, and the name where DataFusion did not make it up.
+pub(crate) type Kin = (PathBuf, Option<OsString>);
+
+pub(crate) fn kin(target: &Path) -> Kin {
+    let folder = target.parent().unwrap_or(Path::new(".")).to_owned();
+    let name = target.file_name().unwrap_or_default();
+    (folder, (!is_random(&name.to_string_lossy())).then(|| name.to_owned()))
 }
 
 /// A staged file of a run that may have been killed, and so stays.
