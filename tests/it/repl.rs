@@ -174,6 +174,19 @@ fn history_is_in_the_state_directory_and_private() {
 }
 
 #[test]
+fn what_another_prompt_has_written_stays_in_the_history() {
+    let mut terminal = Terminal::open();
+    let file = terminal.home.path().join("state/embedsql/history");
+    // More than one prompt would hold.
+    let others: String = (0..12_000).map(|n| format!("SELECT {n};\n")).collect();
+    fs::write(&file, format!("#V2\n{others}")).expect("writable");
+    terminal.answer("SELECT 'mine' AS t;");
+    terminal.end_with_ctrl_d();
+    let history = fs::read_to_string(&file).expect("a history");
+    assert_eq!(history, format!("#V2\n{others}SELECT 'mine' AS t;\n"));
+}
+
+#[test]
 fn completion() {
     let mut terminal = Terminal::open();
     terminal.session.send("SHOW embed.mod\t").expect("writable");
