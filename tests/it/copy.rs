@@ -178,14 +178,14 @@ fn files_that_were_completed_before_a_failure_are_named() {
     write(&folder, "mine", "mine");
     let sql = format!(
         "SET datafusion.execution.minimum_parallel_output_files = 1; \
-         SET datafusion.execution.soft_max_rows_per_output_file = 10000; COPY ({FAILING}) TO './' STORED AS CSV"
+         SET datafusion.execution.soft_max_rows_per_output_file = 10000; COPY ({FAILING}) TO './' STORED AS PARQUET"
     );
     let message = embedsql(["-c", &sql]).folder(&folder).error(1);
     let left = files(&folder).len() - 1;
     assert!(left > 0, "{message}");
     let expected = format!("Divide by zero error; new files were left in \".\": {left}, such as ");
     assert!(message.starts_with(&expected), "{message}");
-    assert!(files(&folder).iter().all(|name| name == "mine" || name.ends_with(".csv")), "{:?}", files(&folder));
+    assert!(files(&folder).iter().all(|name| name == "mine" || name.ends_with(".parquet")), "{:?}", files(&folder));
 }
 
 /// Kills a run that writes, and gives what it has left.

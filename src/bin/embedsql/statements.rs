@@ -116,7 +116,11 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     job.files.next_statement();
     let result = run_plan(job, plan).await;
     warn_of(&job.files.take_doubtful());
-    result.map_err(|failure| unfinished(failure.in_file(&named), target.as_ref(), &job.files.completed()))
+    result.map_err(|failure| {
+        // From here on nothing is completed.
+        job.files.discard();
+        unfinished(failure.in_file(&named), target.as_ref(), &job.files.completed())
+    })
 }
 
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
