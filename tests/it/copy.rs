@@ -394,7 +394,7 @@ fn what_is_no_file_is_not_replaced() {
     symlink("/dev/null", folder.path().join("null.csv")).expect("a link");
     let before = tree(folder.path());
     for target in ["pipe.csv", "null.csv", "/dev/null", "/dev/stdout"] {
-        let copy = format!("COPY (SELECT 1 AS a) TO '{target}' STORED AS CSV OPTIONS ('single_file_output' 'true')");
+        let copy = format!("COPY (SELECT 1 AS a) TO '{target}' STORED AS CSV");
         let message = embedsql(["-c", &copy]).folder(&folder).error(1);
         let expected =
             format!("COPY to {target:?}: is a device, a pipe or an open descriptor, which no file can replace");
@@ -415,6 +415,40 @@ fn what_is_no_file_is_not_replaced() {
     assert_eq!(fs::read_to_string(&out).expect("readable"), "first\na\n1\n");
     let written = embedsql(["--output", "/dev/stdout", "--format", "csv", "-c", "SELECT 1 AS a"]).stdout();
     assert_eq!(written, "a\n1\n");
+}
+
+#[test]
+fn what_is_in_the_way_is_named_before_anything_runs() {
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "file", "text");
+    symlink("nowhere", folder.path().join("link")).expect("a link");
+    let before = tree(folder.path());
+    // Rows that would never end.
+    let copy = format!("COPY ({ENDLESS}) TO");
+    for (target, what) in [
+        ("'file' STORED AS CSV", "COPY to \"file\": folder \"file\": is no folder"),
+        ("'file/' STORED AS CSV", "COPY to \"file/\": "),
+        ("'file/v.csv'", "COPY to \"file/v.csv\": "),
+        ("'link/v.csv'", "COPY to \"link/v.csv\": folder \"link\": is no folder"),
+        ("'link/' STORED AS CSV", "COPY to \"link/\": folder \"link\": is no folder"),
+        ("'link/a/b/' STORED AS CSV", "COPY to \"link/a/b/\": folder \"link\": is no folder"),
+    ] {
+        let message = embedsql(["-c", &format!("{copy} {target}")]).folder(&folder).error(1);
+        assert!(message.starts_with(what), "{target}: {message}");
+    }
+    assert_eq!(tree(folder.path()), before);
+}
+
+/// A file in the place of a folder is not seen before the rows are there.
+#[test]
+fn what_went_wrong_with_a_file_is_said() {
+    let folder = TempDir::new().expect("a folder");
+    fs::create_dir(folder.path().join("out")).expect("writable");
+    write(&folder, "out/part=1", "text");
+    let sql = "COPY (SELECT 2 AS a, 1 AS part) TO 'out/' STORED AS PARQUET PARTITIONED BY (part)";
+    let message = embedsql(["-c", sql]).folder(&folder).error(1);
+    assert!(message.contains("part=1") && message.contains("Not a directory"), "{message}");
+    assert_eq!(fs::read_to_string(folder.path().join("out/part=1")).expect("readable"), "text");
 }
 
 #[test]

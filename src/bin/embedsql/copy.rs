@@ -61,15 +61,20 @@ fn check_csv(copy: &CopyTo) -> Result<(), Failure> {
 
 /// DataFusion would find out at the end, after the model has run.
 fn check_target(copy: &CopyTo) -> Result<(), Failure> {
-    let Some(path) = local_path(&copy.output_url) else {
+    let Ok(url) = ListingTableUrl::parse(&copy.output_url) else {
         return Ok(());
     };
+    let Ok(path) = url.get_url().to_file_path() else {
+        return Ok(());
+    };
+    // DataFusion's own distinction.
+    let is_file = copy.partition_by.is_empty() && !url.is_collection() && url.file_extension().is_some();
     let checked = match place(&path) {
-        Ok(Place::File(target)) => may_be_made_in(target.parent().unwrap_or(&target)),
-        Ok(Place::Folder) => may_be_made_in(&path),
         Ok(Place::Stream(_)) => Err(io::Error::other(
             "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output",
         )),
+        Ok(Place::File(target)) if is_file => may_be_made_in(target.parent().unwrap_or(&target)),
+        Ok(_) => may_be_made_in(&path),
         Err(error) => Err(error),
     };
     checked.map_err(|problem| Failure::Statement(format!("COPY to {:?}: {problem}", copy.output_url)))

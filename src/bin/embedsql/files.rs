@@ -57,6 +57,7 @@ struct Ledger {
     folders: Vec<PathBuf>,
     swept: BTreeSet<Kin>,
     doubtful: Vec<Doubtful>,
+    trouble: Option<String>,
 }
 
 impl WholeFiles {
@@ -98,6 +99,11 @@ impl WholeFiles {
         self.written.ledger().completed.clone()
     }
 
+    /// What went wrong first when the last statement wrote a file: DataFusion may only say that something did.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.written.ledger().trouble.clone()
+    }
+
     /// The unfinished files of other runs that the last statement found and left alone.
     pub(crate) fn take_doubtful(&self) -> Vec<Doubtful> {
         std::mem::take(&mut self.written.ledger().doubtful)
@@ -116,6 +122,14 @@ impl Written {
             return Ok(());
         }
         Err(generic("the statement was stopped"))
+    }
+
+    /// Remembers what went wrong.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(Error::Generic { source, .. }) = &result {
+            self.ledger().trouble.get_or_insert_with(|| source.to_string());
+        }
+        result
     }
 
     /// Begins a file. What it replaces is settled now: behind a symbolic link the file, and not the link.
@@ -228,12 +242,12 @@ impl ObjectStore for WholeFiles {
         }
         let path = self.local.path_to_filesystem(location)?;
         let (written, epoch) = (Arc::clone(&self.written), self.written.epoch.load(Ordering::SeqCst));
-        blocking(move || {
+        let put = blocking(move || {
             let open = written.open(&path, epoch)?;
             open.write(0, &payload)?;
             open.complete(&options.mode)
-        })
-        .await
+        });
+        self.written.noted(put.await)
     }
 
     async fn put_multipart_opts(&self, to: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -243,7 +257,7 @@ impl ObjectStore for WholeFiles {
         }
         let path = self.local.path_to_filesystem(to)?;
         let (written, epoch) = (Arc::clone(&self.written), self.written.epoch.load(Ordering::SeqCst));
-        let open = blocking(move || written.open(&path, epoch)).await?;
+        let open = self.written.noted(blocking(move || written.open(&path, epoch)).await)?;
         Ok(Box::new(Upload { open: Some(Arc::new(open)), offset: 0 }))
     }
 
@@ -320,13 +334,13 @@ impl MultipartUpload for Upload {
         let open = self.open.clone();
         Box::pin(async move {
             let open = open.ok_or_else(ended)?;
-            blocking(move || open.write(offset, &data)).await
+            blocking(move || open.written.noted(open.write(offset, &data))).await
         })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         let open = self.open.take().ok_or_else(ended)?;
-        blocking(move || open.complete(&PutMode::Overwrite)).await
+        blocking(move || open.written.noted(open.complete(&PutMode::Overwrite))).await
     }
 
     async fn abort(&mut self) -> Result<()> {
@@ -469,6 +483,7 @@ mod tests {
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
         fs::create_dir(folder.path().join("folder")).expect("made");
         store.put(&at(&folder, "folder"), "new".into()).await.expect_err("a folder");
+        assert!(store.trouble().is_some_and(|trouble| trouble.ends_with("folder\": is a folder")));
         assert_eq!(names(folder.path()), ["file", "folder", "link"]);
     }
 }

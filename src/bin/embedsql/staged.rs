@@ -5,6 +5,7 @@
 //! made, which it knows by their paths. What it did not make it removes in one case only: [`left_over`].
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -68,14 +69,24 @@ fn absent(path: PathBuf, by_link: bool) -> io::Result<Place> {
     }
 }
 
-/// Looks, before much is computed for it, whether something can be made in a folder, or in the one that will be its parent.
+/// Looks, before much is computed for it, whether files can be made in a folder, which may have to be made first.
 ///
 /// # Errors
 ///
-/// If not, with the folder.
+/// If not, with what is in the way.
 pub(crate) fn may_be_made_in(folder: &Path) -> io::Result<()> {
-    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
-    may_write(there).map_err(|error| io::Error::other(format!("folder {:?}: {error}", shown(there))))
+    // Without a slash at its end, which would hide a link that leads nowhere.
+    let folder: PathBuf = folder.components().collect();
+    for folder in folder.ancestors() {
+        let wrong = |what: &dyn Display| Err(io::Error::other(format!("folder {:?}: {what}", shown(folder))));
+        match (folder.is_dir(), fs::symlink_metadata(folder)) {
+            (true, _) => return may_write(folder).or_else(|error| wrong(&error)),
+            (false, Ok(_)) => return wrong(&"is no folder"),
+            (false, Err(error)) if error.kind() == ErrorKind::NotFound => {}
+            (false, Err(error)) => return wrong(&error),
+        }
+    }
+    Ok(())
 }
 
 /// Asks without a trace: whoever watches a file is told when it is opened for writing.

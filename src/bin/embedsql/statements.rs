@@ -1,7 +1,7 @@
 //! SQL text to statements, and one statement to its result.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::copy;
 use crate::error::{Failure, tidy, warn};
+use crate::files::WholeFiles;
 use crate::job::Job;
 use crate::print::{Printer, Shape};
 use crate::progress::Progress;
@@ -119,7 +120,7 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     result.map_err(|failure| {
         // From here on nothing is completed.
         job.files.discard();
-        unfinished(failure.in_file(&named), target.as_ref(), &job.files.completed())
+        unfinished(failure.in_file(&named), target.as_ref(), &job.files)
     })
 }
 
@@ -182,14 +183,16 @@ async fn print_stream(
 }
 
 /// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
-fn unfinished(failure: Failure, target: Option<&copy::Target>, completed: &[PathBuf]) -> Failure {
+fn unfinished(failure: Failure, target: Option<&copy::Target>, files: &WholeFiles) -> Failure {
     let message = match (failure, target) {
         (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
-            format!("{} could not be written to its end (is the disk full?)", target.statement())
+            let why = files.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
+            format!("{} could not be written to its end{why}", target.statement())
         }
         (Failure::Statement(message), _) => message,
         (other, _) => return other,
     };
+    let completed = files.completed();
     let Some(first) = completed.first() else {
         return Failure::Statement(message);
     };
