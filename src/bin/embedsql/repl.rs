@@ -330,7 +330,8 @@ fn append(file: &Path, entry: &str) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(file)?;
-    file.lock()?;
+    // Another prompt may be in the middle of an entry; where there are no locks, a whole entry is added at once anyway.
+    let _ = file.lock();
     let mut text = String::new();
     if file.metadata()?.len() == 0 {
         text.push_str("#V2\n");
