@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::model::{self, Description, Model, Place, Role, Room};
+use crate::model::{self, Allowance, Description, Model, Place, Role, Room};
 use crate::options::{Device, Precision};
 
 /// A model that can be used without the network, or whose weights are in memory.
@@ -162,7 +162,9 @@ fn vectors(model: &Model) -> Result<(Vec<Vec<f32>>, f64)> {
     let texts: Vec<String> = SENTENCES.iter().map(|&text| text.to_owned()).chain(joined).collect();
     let (mut ids, mut starts) = (Vec::new(), vec![0]);
     for text in &texts {
-        ids.extend(model.tokenize(description.prompt(Role::Plain), text, description.max_tokens)?.ids);
+        ids.extend(
+            model.tokenize(description.prompt(Role::Plain), text, description.max_tokens, &Allowance::FREE)?.ids,
+        );
         starts.push(ids.len());
     }
     let unpooled = model.unpooled(Role::Plain, description.max_tokens)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Arithmetic, Converted, Epilogue, PackedMatrix, Path};
-use crate::model::{self, Model, Place, Role, Room};
+use crate::model::{self, Allowance, Model, Place, Role, Room};
 use crate::options::{Device, EmbedOptions, Precision};
 
 /// A loaded model and one worker's room.
@@ -47,7 +47,9 @@ impl Stages {
         let mut batch = FlatBatch { ids: Vec::new(), starts: vec![0] };
         for text in texts {
             let prompt = self.model.description.prompt(Role::Plain);
-            batch.ids.extend(self.model.tokenize(prompt, text, self.model.description.max_tokens)?.ids);
+            batch
+                .ids
+                .extend(self.model.tokenize(prompt, text, self.model.description.max_tokens, &Allowance::FREE)?.ids);
             batch.starts.push(batch.ids.len());
         }
         Ok(batch)

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey};
 use crate::error::{Error, Result};
-use crate::model::{self, Description, Model, Place, Role};
+use crate::model::{self, Allowance, Description, Model, Place, Role};
 use crate::options::EmbedOptions;
 use counters::Registry;
 use pool::Lane;
@@ -163,11 +163,13 @@ impl Session {
         }
         let model = call.load()?;
         let generation = self.generation.load(Ordering::Relaxed);
+        let go_on = || self.generation.load(Ordering::Relaxed) == generation;
+        let allowance = Allowance { memory: call.options.memory, go_on: &go_on };
         let count = |text: &str| {
-            if self.generation.load(Ordering::Relaxed) != generation {
+            if !go_on() {
                 return Err(Error::Cancelled);
             }
-            model.count_tokens(text).map(|tokens| tokens as i64)
+            model.count_tokens("", text, &allowance).map(|tokens| tokens as i64)
         };
         rows.iter().map(|row| row.map(count).transpose()).collect()
     }

@@ -19,7 +19,7 @@ use super::pool::{Lane, Pool};
 use super::{Call, Session};
 use crate::cache::{Key, Space};
 use crate::error::{Error, Result};
-use crate::model::{Model, Room};
+use crate::model::{Allowance, Model, Room};
 
 /// Model batches that a query may have in the pool, per worker: one runs, one waits for its turn.
 pub(crate) const BATCHES_PER_WORKER: usize = 2;
@@ -280,11 +280,14 @@ impl Feed {
         }
         let loaded = self.shared.loaded()?;
         let start = Instant::now();
-        let tokens = loaded.model.tokenize(&self.shared.prompt, text, max_tokens)?;
+        let go_on = || self.shared.go_on();
+        let allowance = Allowance { memory: self.shared.call.options.memory, go_on: &go_on };
+        let tokens = loaded.model.tokenize(&self.shared.prompt, text, max_tokens, &allowance)?;
         self.shared.count(|counters| counters.tokenized(start.elapsed()));
         let truncated = tokens.full_length > max_tokens;
         if truncated && !self.shared.truncate {
-            return Err(too_long(text, tokens.full_length, max_tokens));
+            let length = loaded.model.count_tokens(&self.shared.prompt, text, &allowance)?;
+            return Err(too_long(text, length, max_tokens));
         }
         let query = Arc::clone(&self.shared.query);
         let mut memo = query.memo();

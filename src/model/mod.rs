@@ -13,6 +13,7 @@
 //! | `rope.rs` | rotary positions as a configuration describes them |
 //! | `settings.rs` | what stands beside `config.json`: prompts, limits, the tokenizer's settings |
 //! | `tokenizer.rs` | text -> tokens |
+//! | `pieces.rs` | where a long text can be cut before that |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
 //! | `encoder.rs` | tokens -> one row per token, on this crate's kernels |
@@ -36,6 +37,7 @@ mod files;
 mod hub;
 mod names;
 mod parts;
+mod pieces;
 mod pooling;
 mod rope;
 mod settings;
@@ -49,6 +51,7 @@ pub(crate) use encoder::Room;
 pub(crate) use files::{BUNDLED_NAME, is_bundled, stored};
 #[cfg(feature = "hub")]
 pub use hub::{Download, observe_downloads};
+pub(crate) use pieces::Allowance;
 pub(crate) use tokenizer::Tokens;
 
 use std::sync::Arc;
@@ -141,8 +144,14 @@ impl Model {
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`.
-    pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
-        self.tokenizer.tokenize(prompt, text, max_tokens)
+    pub(crate) fn tokenize(
+        &self,
+        prompt: &str,
+        text: &str,
+        max_tokens: usize,
+        allowance: &Allowance<'_>,
+    ) -> Result<Tokens> {
+        self.tokenizer.tokenize(prompt, text, max_tokens, allowance)
     }
 
     /// Tokens that every text has beside its own.
@@ -150,9 +159,9 @@ impl Model {
         self.tokenizer.special
     }
 
-    /// Number of tokens of a text before truncation, special tokens counted.
-    pub(crate) fn count_tokens(&self, text: &str) -> Result<usize> {
-        self.tokenizer.count(text)
+    /// Number of tokens of `prompt + text` before truncation, special tokens counted.
+    pub(crate) fn count_tokens(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
+        self.tokenizer.count(prompt, text, allowance)
     }
 
     /// Runs one model batch: `ids` end to end, text `i` being `ids[starts[i]..starts[i + 1]]`, gives

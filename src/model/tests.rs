@@ -74,7 +74,9 @@ fn encode(model: &Model, texts: &[String], role: Role, size: usize) -> Vec<Vec<f
         let (mut ids, mut starts) = (Vec::new(), vec![0]);
         for text in batch {
             let prompt = model.description.prompt(role);
-            ids.extend(model.tokenize(prompt, text, model.description.max_tokens).expect("tokens").ids);
+            ids.extend(
+                model.tokenize(prompt, text, model.description.max_tokens, &Allowance::FREE).expect("tokens").ids,
+            );
             starts.push(ids.len());
         }
         let dim = model.description.dim;
@@ -184,7 +186,7 @@ fn vectors_are_cut_as_sentence_transformers_cuts_them() {
     assert!(difference(&encode(&model, &texts, Role::Plain, 16), &cut) <= 2e-5);
     let model = fixture_model("architectures/nomic-bert");
     for (text, mut expected) in texts.iter().zip(cut) {
-        let ids = model.tokenize("", text, model.description.max_tokens).expect("tokens").ids;
+        let ids = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE).expect("tokens").ids;
         let vector = model.encode(&ids, &[0, ids.len()], 0, 16, &mut Room::default(), &|| true).expect("vector");
         steps::normalize(&mut expected);
         assert!(difference(&[vector], &[expected]) <= 2e-5, "{text}");
@@ -206,7 +208,8 @@ fn long_texts_match_the_naive_twin() {
         let load = || load_from(&files, CPU).expect("model");
         let texts = [words.join(" ").repeat(2), "one short text beside it".to_owned()];
         let model = load();
-        let lengths: Vec<_> = texts.iter().map(|text| model.count_tokens(text).expect("tokens")).collect();
+        let lengths: Vec<_> =
+            texts.iter().map(|text| model.count_tokens("", text, &Allowance::FREE).expect("tokens")).collect();
         assert!(lengths[0] > 1000, "{name}: {lengths:?} tokens");
         let vectors = encode(&model, &texts, Role::Plain, 2);
         assert!(vectors == encode(&model, &texts, Role::Plain, 1), "{name}: the same bits alone");
@@ -362,7 +365,7 @@ proptest! {
         fs::write(path, bytes).expect("write");
         let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
         if let Ok(model) = load_from(&files, CPU) {
-            let tokens = model.tokenize("", "a damaged model", model.description.max_tokens).expect("tokens").ids;
+            let tokens = model.tokenize("", "a damaged model", model.description.max_tokens, &Allowance::FREE).expect("tokens").ids;
             let (dim, starts) = (model.description.dim, [0, tokens.len()]);
             // NaN is an error here too.
             let _ = model.encode(&tokens, &starts, 0, dim, &mut Room::default(), &|| true);
@@ -402,8 +405,8 @@ fn token_counts_match_sentence_transformers() {
         let expected = expected_lengths(name);
         let limit = model.description.max_tokens;
         for (text, expected) in texts().iter().zip(expected) {
-            assert_eq!(model.count_tokens(text).expect("count"), expected, "{name}: {text:?}");
-            let tokens = model.tokenize("", text, limit).expect("tokens");
+            assert_eq!(model.count_tokens("", text, &Allowance::FREE).expect("count"), expected, "{name}: {text:?}");
+            let tokens = model.tokenize("", text, limit, &Allowance::FREE).expect("tokens");
             assert_eq!((tokens.full_length, tokens.ids.len()), (expected, expected.min(limit)), "{name}: {text:?}");
         }
     }
@@ -482,7 +485,7 @@ fn lower_precisions_stay_near_the_f32_vectors() {
 #[test]
 fn embeddings_can_be_cut_and_are_normalised_again() {
     let model = fixture_model("tiny-bert");
-    let tokens = model.tokenize("", "a short text", 48).expect("tokens");
+    let tokens = model.tokenize("", "a short text", 48, &Allowance::FREE).expect("tokens");
     let whole =
         model.encode(&tokens.ids, &[0, tokens.ids.len()], 0, 32, &mut Room::default(), &|| true).expect("vector");
     let cut = model.encode(&tokens.ids, &[0, tokens.ids.len()], 0, 8, &mut Room::default(), &|| true).expect("vector");

@@ -1,19 +1,33 @@
 //! Text -> tokens, with the model's `tokenizer.json`.
 
+use std::borrow::Cow;
+use std::ops::Range;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
 use tokenizers::normalizers::{BertNormalizer, Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection};
 
 use super::description::Description;
 use super::files::ModelFiles;
+use super::pieces::{Allowance, Cuts};
 use super::settings::{Letters, TokenizerSettings};
 use crate::error::{Error, Result};
+
+/// Bytes of a piece of a long text. A text of up to two of them is read as a whole.
+const PIECE: usize = 16 << 10;
+
+/// Bytes of memory that a tokenizer takes for a byte of text, measured: 120 to 190.
+const MEMORY_PER_BYTE: usize = 160;
 
 /// The tokens of one text.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     /// Token ids after truncation, special tokens included.
     pub(crate) ids: Vec<u32>,
-    /// Number of tokens before truncation, special tokens counted.
+    /// Number of tokens before truncation, special tokens counted. Of a long text that is truncated as many as were read,
+    /// and more than the limit; [`TextTokenizer::count`] has them all.
     pub(crate) full_length: usize,
 }
 
@@ -26,11 +40,20 @@ pub(crate) struct TextTokenizer {
     /// Tokens to which the tokenizer itself cuts a text, whatever is asked for.
     longest: usize,
     /// Which end of a long text goes.
-    direction: TruncationDirection,
+    pub(super) direction: TruncationDirection,
     /// Whether a text may have no tokens at all.
     may_be_empty: bool,
     /// How an error names the model.
     label: String,
+    /// Where long texts can be cut, looked up for the first of them.
+    cuts: OnceLock<Cuts>,
+    /// Bytes of a piece, see [`PIECE`].
+    pub(super) piece: usize,
+    /// Held while more than two pieces are read at once: the memory for that is there once, not once per thread.
+    whole: Mutex<()>,
+    /// Bytes that the tokenizer has read.
+    #[cfg(test)]
+    pub(super) read: AtomicUsize,
 }
 
 impl TextTokenizer {
@@ -81,13 +104,46 @@ impl TextTokenizer {
         }
         let (longest, cut_start) = cut;
         let direction = if cut_start { TruncationDirection::Left } else { TruncationDirection::Right };
-        Ok(Self { tokenizer, special: probe.len(), longest, direction, may_be_empty: is_static, label: files.label() })
+        Ok(Self {
+            tokenizer,
+            special: probe.len(),
+            longest,
+            direction,
+            may_be_empty: is_static,
+            label: files.label(),
+            cuts: OnceLock::new(),
+            piece: PIECE,
+            whole: Mutex::new(()),
+            #[cfg(test)]
+            read: AtomicUsize::new(0),
+        })
+    }
+
+    /// The same tokenizer with other parts.
+    #[cfg(test)]
+    pub(super) fn with(mut self, json: &str) -> Self {
+        self.tokenizer = json.parse().expect("a tokenizer");
+        self.cuts = OnceLock::new();
+        self.special = self.tokenizer.encode_fast("", true).expect("no text").len();
+        self
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`, special tokens counted and kept.
-    pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
+    pub(crate) fn tokenize(
+        &self,
+        prompt: &str,
+        text: &str,
+        max_tokens: usize,
+        allowance: &Allowance<'_>,
+    ) -> Result<Tokens> {
         let failed = |error: tokenizers::Error| Error::Text(format!("{}: tokenizer: {error}", self.label));
-        let mut encoding = self.encode(prompt, text)?;
+        let mut encoding = if self.is_long(text) {
+            let enough = max_tokens.saturating_sub(self.special);
+            let ids = self.read_until(prompt, text, enough, allowance)?;
+            ids.into_iter().map(|id| (id, String::new(), (0, 0), None, 0)).collect()
+        } else {
+            self.encode(prompt, text)?
+        };
         let max_tokens = max_tokens.min(self.longest);
         let full_length = encoding.len() + self.special;
         if full_length > max_tokens {
@@ -96,8 +152,9 @@ impl TextTokenizer {
         }
         let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
         if encoding.get_ids().is_empty() && !self.may_be_empty {
+            let start: String = text.chars().take(40).collect();
             return Err(Error::Text(format!(
-                "{}: text {text:?} has no tokens, and the tokenizer adds none of its own; leave such rows out, or make \
+                "{}: text {start:?} has no tokens, and the tokenizer adds none of its own; leave such rows out, or make \
                  them NULL with NULLIF",
                 self.label
             )));
@@ -108,14 +165,92 @@ impl TextTokenizer {
     /// Number of tokens that a prompt puts before every text, those included that the tokenizer puts first; not the special
     /// token that ends a text.
     pub(crate) fn prompt_tokens(&self, prompt: &str, max_tokens: usize) -> Result<usize> {
-        let ids = self.tokenize(prompt, "", max_tokens)?.ids;
+        let ids = self.tokenize(prompt, "", max_tokens, &Allowance::FREE)?.ids;
         let special = |id: &u32| self.tokenizer.get_added_tokens_decoder().get(id).is_some_and(|token| token.special);
         Ok(ids.len() - usize::from(ids.last().is_some_and(special)))
     }
 
-    /// Number of tokens of a text before truncation, special tokens counted.
-    pub(crate) fn count(&self, text: &str) -> Result<usize> {
-        Ok(self.encode("", text)?.len() + self.special)
+    /// Number of tokens of `prompt + text` before truncation, special tokens counted.
+    pub(crate) fn count(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
+        if !self.is_long(text) {
+            return Ok(self.encode(prompt, text)?.len() + self.special);
+        }
+        let (mut count, mut start) = (self.special, 0);
+        while start < text.len() {
+            let end = self.cuts().at_or_after(text, start + self.piece, allowance)?;
+            count += self.read(prompt, text, start..end, allowance)?.len();
+            start = end;
+        }
+        Ok(count)
+    }
+
+    fn is_long(&self, text: &str) -> bool {
+        text.len() > 2 * self.piece
+    }
+
+    fn cuts(&self) -> &Cuts {
+        self.cuts.get_or_init(|| Cuts::of(&self.tokenizer))
+    }
+
+    /// Tokens of a long text without the special ones: all of them, or more than `enough` from the end that is kept.
+    fn read_until(&self, prompt: &str, text: &str, enough: usize, allowance: &Allowance<'_>) -> Result<Vec<u32>> {
+        let (mut left, mut right, mut count, mut parts) = (0, text.len(), 0, Vec::new());
+        while left < right && count <= enough {
+            let part = if self.direction == TruncationDirection::Left {
+                let start = self.cuts().at_or_before(text, right.saturating_sub(self.piece), allowance)?;
+                start..std::mem::replace(&mut right, start)
+            } else {
+                let end = self.cuts().at_or_after(text, left + self.piece, allowance)?;
+                std::mem::replace(&mut left, end)..end
+            };
+            parts.push(self.read(prompt, text, part, allowance)?);
+            count += parts.last().map_or(0, Vec::len);
+        }
+        if self.direction == TruncationDirection::Left {
+            parts.reverse();
+        }
+        Ok(parts.concat())
+    }
+
+    /// Tokens of a piece of `prompt + text`. It begins and ends where the text can be cut.
+    fn read(&self, prompt: &str, text: &str, piece: Range<usize>, allowance: &Allowance<'_>) -> Result<Vec<u32>> {
+        allowance.check()?;
+        // A text's beginning is special: a piece that is not one begins with the character before it, see `pieces.rs`.
+        let before = text[..piece.start].chars().next_back().map_or(0, char::len_utf8);
+        let start = piece.start - before;
+        let known = if before == 0 { 0 } else { self.encode("", &text[start..piece.start])?.len() };
+        let prompt = if before == 0 { prompt } else { "" };
+        let mut read = Cow::Borrowed(&text[start..piece.end]);
+        let mut alone = None;
+        if self.is_long(&read) {
+            read = self.cuts().shortened(&text[start..piece.end]);
+        }
+        if self.is_long(&read) {
+            self.afford(text, read.len(), allowance)?;
+            alone = Some(self.whole.lock().unwrap_or_else(PoisonError::into_inner));
+            allowance.check()?;
+        }
+        let encoding = self.encode(prompt, &read)?;
+        drop(alone);
+        Ok(encoding.get_ids().get(known..).unwrap_or_default().to_vec())
+    }
+
+    /// Whether there is memory for what has to be read as a whole.
+    fn afford(&self, text: &str, bytes: usize, allowance: &Allowance<'_>) -> Result<()> {
+        let needed = bytes.saturating_mul(MEMORY_PER_BYTE);
+        if needed <= allowance.memory {
+            return Ok(());
+        }
+        let start: String = text.chars().take(40).collect();
+        Err(Error::Text(format!(
+            "{}: text of {} bytes has {bytes} bytes in a row that its tokenizer can only read as a whole, which takes about \
+             {needed} bytes of memory, more than embed.memory ({}); it begins {start:?} (SET embed.memory = '{}M', or shorten \
+             such texts, for example with left(text, 10000))",
+            self.label,
+            text.len(),
+            allowance.memory,
+            needed.div_ceil(1 << 20),
+        )))
     }
 
     /// Tokens without the special ones.
@@ -127,6 +262,8 @@ impl TextTokenizer {
             joined = format!("{prompt}{text}");
             &joined
         };
+        #[cfg(test)]
+        self.read.fetch_add(input.len(), Ordering::Relaxed);
         self.tokenizer
             .encode_fast(input, false)
             .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
