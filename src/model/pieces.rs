@@ -148,8 +148,8 @@ struct Added {
     /// Characters that stand in one elsewhere than last, or than first.
     not_last: HashSet<char>,
     not_first: HashSet<char>,
-    /// Whether any asks what stands beside it.
-    single_word: bool,
+    /// Whether any asks what stands beside it, or has a blank.
+    by_neighbours: bool,
     /// Whether any is found within a word.
     word: bool,
     /// Bytes of the longest.
@@ -183,7 +183,7 @@ impl Cuts {
         let pre_tokenizer = tokenizer.get_pre_tokenizer().cloned();
         let added = Added::of(tokenizer, normalizer.as_ref());
         let bert = match &pre_tokenizer {
-            Some(PreTokenizerWrapper::BertPreTokenizer(_)) if !added.single_word => ideographs(normalizer.as_ref()),
+            Some(PreTokenizerWrapper::BertPreTokenizer(_)) if !added.by_neighbours => ideographs(normalizer.as_ref()),
             _ => None,
         };
         let words = pre_tokenizer.as_ref().map(|step| pre_tokenize(step, &mut 'a', &mut ' '));
@@ -297,7 +297,7 @@ impl Added {
     fn of(tokenizer: &Tokenizer, normalizer: Option<&NormalizerWrapper>) -> Self {
         let mut added = Self::default();
         for token in tokenizer.get_added_tokens_decoder().values() {
-            added.single_word |= token.single_word;
+            added.by_neighbours |= token.single_word;
             added.insert(&token.content);
             if let Some(normalized) = normalizer.and_then(|normalizer| normalized(normalizer, &token.content)) {
                 added.insert(&normalized);
@@ -307,6 +307,7 @@ impl Added {
     }
 
     fn insert(&mut self, token: &str) {
+        self.by_neighbours |= token.contains(char::is_whitespace);
         self.word |= token.bytes().all(|byte| byte.is_ascii_alphanumeric());
         self.longest = self.longest.max(token.len());
         self.inner.extend(pairs(token));
