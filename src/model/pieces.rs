@@ -1,6 +1,6 @@
 //! Where a long text can be cut before it is tokenised.
 //!
-//! A tokenizer takes some 160 bytes for each byte of a text, and most of a long text is cut away afterwards. So a long text is
+//! A tokenizer takes some 200 bytes for each byte of a text, and most of a long text is cut away afterwards. So a long text is
 //! read in pieces, and a piece may end only where that changes no token: where no token, merge, normalisation or added token
 //! of this very tokenizer can reach across. What a tokenizer does there is known for the parts listed here; of parts that are
 //! not, a text is taken whole.
@@ -198,20 +198,26 @@ impl Cuts {
         Self { normalizer, pre_tokenizer, added, bert, merges, longest_word }
     }
 
-    /// The same tokens with less to read: WordPiece makes one unknown token of a word beyond its limit, however long, and BERT
-    /// parts no run of ASCII letters and digits.
+    /// The same tokens with less to read: BERT's blanks only part words, and WordPiece makes one unknown token of a word beyond
+    /// its limit, however long, where no run of ASCII letters and digits is parted.
     pub(super) fn shortened<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some(Shortened { kept, tail }) = self.longest_word else {
+        if self.bert.is_none() {
             return Cow::Borrowed(text);
-        };
+        }
         let (mut short, mut copied, mut at) = (String::new(), 0, 0);
         while at < text.len() {
-            let run = text.as_bytes()[at..].iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-            if run > kept {
-                short.push_str(&text[copied..at + kept - tail]);
-                copied = at + run - tail;
+            let rest = &text.as_bytes()[at..];
+            let blanks = rest.iter().take_while(|&&byte| is_blank(char::from(byte))).count();
+            let word = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+            let left_out = match self.longest_word {
+                Some(Shortened { kept, tail }) if word > kept => kept - tail..word - tail,
+                _ => 1..blanks,
+            };
+            if !left_out.is_empty() {
+                short.push_str(&text[copied..at + left_out.start]);
+                copied = at + left_out.end;
             }
-            at += run.max(1);
+            at += blanks.max(word).max(1);
         }
         short.push_str(&text[copied..]);
         Cow::Owned(short)
@@ -219,13 +225,20 @@ impl Cuts {
 
     /// The first good place at `from` or behind it, or the end of the text.
     pub(super) fn at_or_after(&self, text: &str, from: usize, allowance: &Allowance<'_>) -> Result<usize> {
-        Ok(self.find(text, from.max(1)..text.len(), allowance)?.unwrap_or(text.len()))
+        let place = self.find(text, from.max(1)..text.len(), allowance)?.unwrap_or(text.len());
+        // A run of blanks stays together, because it is shortened.
+        let run = text.as_bytes()[place..].iter().take_while(|&&byte| is_blank(char::from(byte))).count();
+        Ok(if self.bert.is_some() { place + run.saturating_sub(1) } else { place })
     }
 
     /// The last good place at `to` or before it, or the beginning of the text.
     pub(super) fn at_or_before(&self, text: &str, to: usize, allowance: &Allowance<'_>) -> Result<usize> {
         let places = (1..text.len().min(to + 1)).rev();
-        Ok(self.find(text, places, allowance)?.unwrap_or(0))
+        let place = self.find(text, places, allowance)?.unwrap_or(0);
+        let (left, right) = text.as_bytes().split_at(place);
+        let in_run = self.bert.is_some() && right.first().is_some_and(|&byte| is_blank(char::from(byte)));
+        let run = left.iter().skip(1).rev().take_while(|&&byte| in_run && is_blank(char::from(byte))).count();
+        Ok(place - run)
     }
 
     fn find(
