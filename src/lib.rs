@@ -76,6 +76,7 @@ pub mod stages;
 pub use cache::{CacheUse, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
+pub use model::observe_model_warnings;
 #[cfg(feature = "hub")]
 pub use model::{Download, observe_downloads};
 pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::model::{self, Allowance, Description, Model, Place, Role, Room};
+use crate::model::{self, Description, Found, Model, Place, Role, Room};
 use crate::options::{Device, Precision};
 
 /// A model that can be used without the network, or whose weights are in memory.
@@ -30,9 +31,8 @@ pub fn known_models() -> Vec<KnownModel> {
         let known = KnownModel { name, source: source.to_owned(), revision, bytes, loaded: Vec::new() };
         found.insert((known.name.clone(), known.revision.clone()), known);
     }
-    for (name, place) in model::loaded() {
-        // Under the name it was asked for, which may have a revision.
-        let Ok(description) = model::describe(&name, true) else { continue };
+    for (model, place) in model::loaded() {
+        let description = &model.description;
         let known =
             found.entry((description.name.clone(), description.revision.clone())).or_insert_with(|| KnownModel {
                 name: description.name.clone(),
@@ -52,8 +52,9 @@ pub fn known_models() -> Vec<KnownModel> {
 ///
 /// [`Error::Model`](crate::Error::Model) where the model is not found, cannot be fetched or does not run here; the files that came stay.
 pub fn pull_model(name: &str) -> Result<Option<String>> {
-    model::fingerprint(name, false)?;
-    Ok(model::describe(name, false)?.revision.clone())
+    let model = model::find(name, false)?;
+    model.fingerprint(false)?;
+    Ok(model.description.revision.clone())
 }
 
 /// What [`check_model`] found.
@@ -72,6 +73,8 @@ pub struct ModelCheck {
     pub architecture: String,
     /// The pooling modes, joined with ` + `.
     pub pooling: String,
+    /// What the model's files leave open, and how it is taken then: a model without `modules.json` says nothing of its pooling.
+    pub assumption: Option<String>,
     /// The modules after pooling, in their order.
     pub modules: Vec<String>,
     /// Length of a vector.
@@ -104,22 +107,25 @@ pub struct PrecisionCheck {
 ///
 /// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here at all.
 pub fn check_model(name: &str, offline: bool) -> Result<ModelCheck> {
-    let description = model::describe(name, offline)?;
-    let exact = model::load(name, offline, place(Precision::F32), usize::MAX)?;
+    let found = model::find(name, offline)?;
+    let description = &found.description;
+    let fingerprint = found.fingerprint(offline)?.to_owned();
+    let exact = found.load(offline, place(Precision::F32), usize::MAX)?;
     let expected = vectors(&exact)?.0;
     let all = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let precisions = all.map(|precision| (precision, check_precision(name, offline, precision, &expected)));
+    let precisions = all.map(|precision| (precision, check_precision(&found, offline, precision, &expected)));
     Ok(ModelCheck {
         name: description.name.clone(),
         source: description.source.to_owned(),
         revision: description.revision.clone(),
-        fingerprint: model::fingerprint(name, offline)?,
+        fingerprint,
         architecture: description.architecture().to_owned(),
         pooling: description.pooling.to_string(),
         modules: description.steps.iter().map(ToString::to_string).collect(),
         dim: description.dim,
         max_tokens: description.limit(),
-        prompts: prompts(&description),
+        assumption: description.assumption(),
+        prompts: prompts(description),
         precisions: precisions.into(),
     })
 }
@@ -144,9 +150,14 @@ fn place(precision: Precision) -> Place {
     Place { device: Device::Cpu, precision }
 }
 
-fn check_precision(name: &str, offline: bool, precision: Precision, expected: &[Vec<f32>]) -> Result<PrecisionCheck> {
+fn check_precision(
+    found: &Found,
+    offline: bool,
+    precision: Precision,
+    expected: &[Vec<f32>],
+) -> Result<PrecisionCheck> {
     let start = Instant::now();
-    let loaded = Model::load_alone(name, offline, place(precision))?;
+    let loaded = found.load_alone(offline, place(precision))?;
     let load = start.elapsed();
     let (vectors, tokens_per_second) = vectors(&loaded)?;
     let cosines: Vec<f64> = vectors.iter().zip(expected).map(|(a, b)| cosine(a, b)).collect();

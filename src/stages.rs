@@ -38,7 +38,7 @@ impl Stages {
     /// Loads the bundled model on the CPU.
     pub fn load(precision: Precision) -> std::result::Result<Self, Error> {
         let place = Place { device: Device::Cpu, precision };
-        let model = model::load(&EmbedOptions::default().model, true, place, usize::MAX)?;
+        let model = model::find(&EmbedOptions::default().model, true)?.load(true, place, usize::MAX)?;
         Ok(Self { model, room: Room::default() })
     }
 

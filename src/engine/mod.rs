@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey};
 use crate::error::{Error, Result};
 use crate::model::{self, Allowance, Description, Model, Place, Role};
+use crate::model::{self, Description, Found, Model, Place, Role};
 use crate::options::EmbedOptions;
 use counters::Registry;
 use pool::Lane;
@@ -52,6 +53,8 @@ struct LiteralKey {
     text: String,
     role: Role,
     options: EmbedOptions,
+    /// [`Found::number`]: changed files give another vector.
+    model: u64,
 }
 
 /// One call of `embed` or a sister: which model, which role, under which settings.
@@ -63,12 +66,27 @@ pub(crate) struct Call {
     pub(crate) role: Role,
     /// Model batches in flight.
     pub(crate) concurrency: usize,
+    /// The model as it was when the call was planned; `None` where that is not known, and it is taken as it is now.
+    pub(crate) planned: Option<Arc<Found>>,
 }
 
 impl Call {
+    /// The model of this call.
+    pub(crate) fn model(&self) -> Result<Arc<Found>> {
+        match &self.planned {
+            Some(found) => Ok(Arc::clone(found)),
+            None => model::find(&self.options.model, self.options.offline),
+        }
+    }
+
+    /// The call with the model as it is now, whatever becomes of its files until it runs.
+    pub(crate) fn planned(self) -> Result<Self> {
+        Ok(Self { planned: Some(self.model()?), ..self })
+    }
+
     /// What the model's small files say.
     pub(crate) fn describe(&self) -> Result<Arc<Description>> {
-        model::describe(&self.options.model, self.options.offline)
+        Ok(Arc::clone(&self.model()?.description))
     }
 
     /// Length of a vector: the model's, or `embed.dimensions` of it.
@@ -101,15 +119,16 @@ impl Call {
     }
 
     /// Where the vectors of this call are kept, if they are.
-    fn space(&self, description: &Description, dimensions: usize, max_tokens: usize) -> Result<Option<Arc<Space>>> {
-        let EmbedOptions { cache, cache_size, model, offline, truncate, .. } = &self.options;
+    fn space(&self, model: &Found, dimensions: usize, max_tokens: usize) -> Result<Option<Arc<Space>>> {
+        let EmbedOptions { cache, cache_size, offline, truncate, .. } = &self.options;
         if cache.is_empty() {
             return Ok(None);
         }
         let place = self.place();
+        let description = &model.description;
         let key = SpaceKey {
             model: description.name.clone(),
-            fingerprint: model::fingerprint(model, *offline)?,
+            fingerprint: model.fingerprint(*offline)?.to_owned(),
             precision: place.precision.to_string(),
             device: place.device.to_string(),
             kernels: crate::kernel_path()?,
@@ -122,8 +141,8 @@ impl Call {
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }
 
-    fn load(&self) -> Result<Arc<Model>> {
-        model::load(&self.options.model, self.options.offline, self.place(), self.options.model_memory)
+    fn load(&self, model: &Found) -> Result<Arc<Model>> {
+        model.load(self.options.offline, self.place(), self.options.model_memory)
     }
 }
 
@@ -141,7 +160,9 @@ impl Session {
 
     /// The vector of a literal. Planning folds the same literal again and again, so the session remembers them.
     pub(crate) fn embed_literal(&self, call: &Call, text: &str) -> Result<Vec<f32>> {
-        let key = LiteralKey { text: text.to_owned(), role: call.role, options: call.options.clone() };
+        let call = &call.clone().planned()?;
+        let model = call.model()?.number;
+        let key = LiteralKey { text: text.to_owned(), role: call.role, options: call.options.clone(), model };
         let remembered = || self.literals.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(vector) = remembered().get(&key) {
             return Ok(vector.clone());
@@ -161,7 +182,7 @@ impl Session {
         if rows.iter().all(Option::is_none) {
             return Ok(vec![None; rows.len()]);
         }
-        let model = call.load()?;
+        let model = call.load(&*call.model()?)?;
         let generation = self.generation.load(Ordering::Relaxed);
         let go_on = || self.generation.load(Ordering::Relaxed) == generation;
         let allowance = Allowance { memory: call.options.memory, go_on: &go_on };

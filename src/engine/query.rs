@@ -20,6 +20,7 @@ use super::{Call, Session};
 use crate::cache::{Key, Space};
 use crate::error::{Error, Result};
 use crate::model::{Allowance, Model, Room};
+use crate::model::{Found, Model, Room};
 
 /// Model batches that a query may have in the pool, per worker: one runs, one waits for its turn.
 pub(crate) const BATCHES_PER_WORKER: usize = 2;
@@ -68,17 +69,18 @@ impl Query {
 
     /// Loads the model of a call and gives a stream its access. `counters` are the stream's own.
     pub(crate) fn feed(self: &Arc<Self>, session: &Session, call: &Call, counters: Arc<Counters>) -> Result<Feed> {
-        let description = call.describe()?;
+        let found = call.model()?;
+        let description = Arc::clone(&found.description);
         let (dimensions, max_tokens) = (call.dimensions(&description)?, call.max_tokens(&description)?);
-        let space = call.space(&description, dimensions, max_tokens)?;
+        let space = call.space(&found, dimensions, max_tokens)?;
         let loaded = OnceLock::new();
         if space.is_none() {
-            let _ = loaded.set(Loaded::new(call, max_tokens)?);
+            let _ = loaded.set(Loaded::new(call, &found, max_tokens)?);
         }
         self.lane.set_limit(call.concurrency);
         let shared = Shared {
             query: Arc::clone(self),
-            seed: self.hashers[0].hash_one((&call.options, call.role)),
+            seed: self.hashers[0].hash_one((&call.options, call.role, found.number)),
             limits: Limits { tokens: call.options.batch_tokens, texts: call.options.batch_size },
             most_in_flight: BATCHES_PER_WORKER * call.concurrency.clamp(1, Pool::global().most_workers()),
             truncate: call.options.truncate,
@@ -87,6 +89,7 @@ impl Query {
             dimensions,
             counters: [session.registry.counters(&description, call.place()), counters],
             call: call.clone(),
+            found,
             loaded,
             space,
         };
@@ -140,6 +143,8 @@ impl Memo {
 pub(super) struct Shared {
     query: Arc<Query>,
     call: Call,
+    /// The model under whose fingerprint vectors are kept, and no other.
+    found: Arc<Found>,
     /// With the first text whose vector has to be computed.
     loaded: OnceLock<Loaded>,
     /// Where vectors are kept, if they are.
@@ -166,7 +171,7 @@ impl Shared {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
-        let loaded = Loaded::new(&self.call, self.max_tokens)?;
+        let loaded = Loaded::new(&self.call, &self.found, self.max_tokens)?;
         Ok(self.loaded.get_or_init(|| loaded))
     }
 
@@ -217,8 +222,8 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(call: &Call, max_tokens: usize) -> Result<Self> {
-        let model = call.load()?;
+    fn new(call: &Call, found: &Found, max_tokens: usize) -> Result<Self> {
+        let model = call.load(found)?;
         let least = model.special_tokens() + 1;
         if (1..least).contains(&call.options.max_tokens) {
             return Err(Error::Setting(format!(
@@ -406,7 +411,7 @@ mod tests {
     fn two(most_bytes: usize) -> Two {
         let session = Session::default();
         let options = EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() };
-        let call = Call { options, role: Role::Plain, concurrency: 2 };
+        let call = Call { options, role: Role::Plain, concurrency: 2, planned: None };
         let query = Query::start(&session, most_bytes);
         let feed = || query.feed(&session, &call, Arc::default()).expect("the fixture");
         let (a, b) = (feed(), feed());

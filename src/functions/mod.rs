@@ -88,7 +88,7 @@ impl Settings {
             (0, _) => 2,
             (wanted, _) => wanted,
         };
-        Call { options, role, concurrency }
+        Call { options, role, concurrency, planned: None }
     }
 }
 

@@ -1,16 +1,18 @@
 //! Each model loaded once per process, by whoever needs it first, and shared from then on.
 //!
-//! What was read stays as it was read: a model directory that is changed on disk is seen by the next process. That keeps
-//! the dimension of plan time and the vectors of run time from the same files. Weights leave memory again when those of
-//! another model need the room and no query uses them; the description stays.
+//! What is known of a model is known of its files at one moment, see `files.rs`: a [`Found`] has description, fingerprint and
+//! weights of the same bytes, and a query keeps to one from its plan to its last vector. Whoever asks for the model after its
+//! files changed gets another one. Weights leave memory again when those of another model need the room and no query uses
+//! them; the description stays, and what is read again has to be what it was.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use super::Model;
 use super::description::Description;
-use super::files::ModelFiles;
+use super::files::{ModelFiles, full_name};
 use crate::error::Result;
 use crate::options::{Device, Precision};
 
@@ -23,101 +25,182 @@ pub(crate) struct Place {
     pub(crate) precision: Precision,
 }
 
-/// A model that was found: its description, and its weights where they are loaded.
-struct Entry {
+/// A model that was found: its files at one moment, what they say, and its weights where they are loaded.
+pub(crate) struct Found {
+    /// Another one for every other model, and for the same model under changed files.
+    pub(crate) number: u64,
+    /// What the small files say.
+    pub(crate) description: Arc<Description>,
     files: ModelFiles,
-    description: Arc<Description>,
     /// Held while weights are loaded, so that two queries load them once.
     loaded: Mutex<HashMap<Place, Loaded>>,
+    /// Held while the files are hashed, so that two queries hash them once.
+    hashing: Mutex<()>,
     fingerprint: OnceLock<String>,
 }
 
 struct Loaded {
     model: Arc<Model>,
+    /// Whether it was read when the fingerprint was known: it is the one of these very bytes.
+    is_checked: bool,
     /// When it was asked for last, by the catalog's own count.
     used: u64,
 }
 
-/// Every model of the process by the name it was asked for.
-static CATALOG: LazyLock<Mutex<HashMap<String, Arc<Entry>>>> = LazyLock::new(Mutex::default);
-/// Counts how often a model was asked for.
+/// Every model of the process.
+#[derive(Default)]
+struct Catalog {
+    /// By the name it was asked for.
+    named: HashMap<String, Arc<Found>>,
+    /// Those whose files changed since, as long as a query has them.
+    former: Vec<Weak<Found>>,
+}
+
+static CATALOG: LazyLock<Mutex<Catalog>> = LazyLock::new(Mutex::default);
+/// Counts how often a model was found or asked for.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
 
-/// The description of a model: reads its small files, never its weights.
-pub(crate) fn describe(name: &str, offline: bool) -> Result<Arc<Description>> {
-    Ok(Arc::clone(&entry(name, offline)?.description))
+type Observer = Arc<dyn Fn(&str) + Send + Sync>;
+
+static OBSERVER: RwLock<Option<Observer>> = RwLock::new(None);
+/// What the observer was told of.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Calls `observer` with one line when a model is used whose files leave open how it makes its vectors: the library itself
+/// prints nothing. Each line comes once per process. One observer per process; a later one takes the place of the former.
+pub fn observe_model_warnings(observer: Arc<dyn Fn(&str) + Send + Sync>) {
+    *OBSERVER.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
 }
 
-/// The model, loaded now if nobody did before. Models that no query uses are freed, those first that were not asked for the
-/// longest, as long as all together take more than `most_bytes`.
-pub(crate) fn load(name: &str, offline: bool, place: Place, most_bytes: usize) -> Result<Arc<Model>> {
-    let entry = entry(name, offline)?;
-    let used = CLOCK.fetch_add(1, Ordering::Relaxed);
-    let mut loaded = lock(&entry.loaded);
-    if let Some(found) = loaded.get_mut(&place) {
-        found.used = used;
-        return Ok(Arc::clone(&found.model));
+fn tell(warning: &str) {
+    let observer = OBSERVER.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(observer) = observer.as_ref()
+        && lock(&TOLD).insert(warning.to_owned())
+    {
+        observer(warning);
     }
-    let model = Arc::new(Model::load(&entry.files, Arc::clone(&entry.description), place, offline)?);
-    loaded.insert(place, Loaded { model: Arc::clone(&model), used });
-    drop(loaded);
-    free(most_bytes);
-    Ok(model)
 }
 
-/// SHA-256 over everything a vector depends on: configuration, tokenizer and weights. Fetches what is not there yet.
-pub(crate) fn fingerprint(name: &str, offline: bool) -> Result<String> {
-    let entry = entry(name, offline)?;
-    if let Some(known) = entry.fingerprint.get() {
-        return Ok(known.clone());
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found").field("number", &self.number).field("files", &self.files).finish_non_exhaustive()
     }
-    let computed = entry.description.fingerprint(&entry.files, offline)?;
-    Ok(entry.fingerprint.get_or_init(|| computed).clone())
 }
 
-/// The names of the models whose weights are in memory, with their places.
-pub(crate) fn loaded() -> Vec<(String, Place)> {
-    let entries: Vec<_> = lock(&CATALOG).iter().map(|(name, entry)| (name.clone(), Arc::clone(entry))).collect();
-    let places = |(name, entry): (String, Arc<Entry>)| {
-        // One that is being loaded is not there yet.
-        let places: Vec<_> = entry.loaded.try_lock().map(|loaded| loaded.keys().copied().collect()).unwrap_or_default();
-        places.into_iter().map(move |place| (name.clone(), place)).collect::<Vec<_>>()
-    };
-    entries.into_iter().flat_map(places).collect()
+/// A model by its name, as its files are now: reads its small files, never its weights.
+pub(crate) fn find(name: &str, offline: bool) -> Result<Arc<Found>> {
+    let name = full_name(name);
+    let known = lock(&CATALOG).named.get(&name).map(Arc::clone);
+    // Outside the lock: files have to be looked at, and the hub may have to be asked.
+    if let Some(known) = &known
+        && known.files.is_current()
+    {
+        return Ok(Arc::clone(known));
+    }
+    let found = Arc::new(Found::new(ModelFiles::find(&name, offline)?, offline)?);
+    let mut catalog = lock(&CATALOG);
+    if let Some(other) = catalog.named.get(&name)
+        && known.is_none_or(|known| !Arc::ptr_eq(&known, other))
+    {
+        // Another thread was faster.
+        return Ok(Arc::clone(other));
+    }
+    let former = catalog.named.insert(name, Arc::clone(&found));
+    catalog.former.retain(|found| found.strong_count() > 0);
+    catalog.former.extend(former.as_ref().map(Arc::downgrade));
+    Ok(found)
+}
+
+/// The models whose weights are in memory, with their places.
+pub(crate) fn loaded() -> Vec<(Arc<Found>, Place)> {
+    let all: Vec<_> = lock(&CATALOG).named.values().map(Arc::clone).collect();
+    all.iter().flat_map(|found| found.places().into_iter().map(|place| (Arc::clone(found), place))).collect()
+}
+
+impl Found {
+    fn new(files: ModelFiles, offline: bool) -> Result<Self> {
+        let description = Arc::new(Description::read(&files, offline)?);
+        if let Some(assumption) = description.assumption() {
+            tell(&format!("{}: {assumption}", files.label()));
+        }
+        Ok(Self {
+            number: CLOCK.fetch_add(1, Ordering::Relaxed),
+            description,
+            files,
+            loaded: Mutex::default(),
+            hashing: Mutex::default(),
+            fingerprint: OnceLock::new(),
+        })
+    }
+
+    /// SHA-256 over everything a vector depends on: configuration, tokenizer and weights. Fetches what is not there yet.
+    /// What is read from now on is read from the bytes that were hashed, or is an error.
+    pub(crate) fn fingerprint(&self, offline: bool) -> Result<&str> {
+        let _hashing = lock(&self.hashing);
+        if self.fingerprint.get().is_none() {
+            let computed = self.description.fingerprint(&self.files, offline)?;
+            // Only here, under the lock.
+            let _ = self.fingerprint.set(computed);
+        }
+        Ok(self.fingerprint.get().map_or("", String::as_str))
+    }
+
+    /// The model, loaded now if nobody did before. Where the fingerprint is known, the model is the one of its bytes. Models
+    /// that no query uses are freed, those first that were not asked for the longest, as long as all together take more than
+    /// `most_bytes`.
+    pub(crate) fn load(&self, offline: bool, place: Place, most_bytes: usize) -> Result<Arc<Model>> {
+        let used = CLOCK.fetch_add(1, Ordering::Relaxed);
+        let mut loaded = lock(&self.loaded);
+        let has_fingerprint = self.fingerprint.get().is_some();
+        // One that was loaded before there was a fingerprint may be of other bytes, and is loaded again.
+        if let Some(found) = loaded.get_mut(&place).filter(|found| found.is_checked || !has_fingerprint) {
+            found.used = used;
+            return Ok(Arc::clone(&found.model));
+        }
+        loaded.remove(&place);
+        let model = Arc::new(self.load_alone(offline, place)?);
+        let is_checked = has_fingerprint || self.files.is_fixed();
+        loaded.insert(place, Loaded { model: Arc::clone(&model), is_checked, used });
+        drop(loaded);
+        free(most_bytes);
+        Ok(model)
+    }
+
+    /// Where its weights are in memory; one that is being loaded is not there yet.
+    fn places(&self) -> Vec<Place> {
+        self.loaded.try_lock().map(|loaded| loaded.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Loads the model for its caller alone.
+    pub(crate) fn load_alone(&self, offline: bool, place: Place) -> Result<Model> {
+        Model::load(&self.files, Arc::clone(&self.description), place, offline)
+    }
 }
 
 /// Frees models that nobody uses until the rest fits.
 fn free(most_bytes: usize) {
-    let entries: Vec<_> = lock(&CATALOG).values().map(Arc::clone).collect();
+    let all: Vec<_> = {
+        let catalog = lock(&CATALOG);
+        catalog.named.values().map(Arc::clone).chain(catalog.former.iter().filter_map(Weak::upgrade)).collect()
+    };
     loop {
         let (mut total, mut oldest) = (0, None);
-        for entry in &entries {
+        for found in &all {
             // Whoever loads a model frees others after it.
-            let Ok(loaded) = entry.loaded.try_lock() else { continue };
-            for (&place, Loaded { model, used }) in loaded.iter() {
+            let Ok(loaded) = found.loaded.try_lock() else { continue };
+            for (&place, Loaded { model, used, .. }) in loaded.iter() {
                 total += model.size();
                 // The one that was just loaded is in its caller's hands.
                 if Arc::strong_count(model) == 1 && oldest.is_none_or(|(_, _, least)| *used < least) {
-                    oldest = Some((entry, place, *used));
+                    oldest = Some((found, place, *used));
                 }
             }
         }
         match oldest {
-            Some((entry, place, _)) if total > most_bytes => drop(lock(&entry.loaded).remove(&place)),
+            Some((found, place, _)) if total > most_bytes => drop(lock(&found.loaded).remove(&place)),
             _ => return,
         }
     }
-}
-
-/// Finds a model and reads its description, outside the lock because the hub may have to be asked.
-fn entry(name: &str, offline: bool) -> Result<Arc<Entry>> {
-    if let Some(entry) = lock(&CATALOG).get(name) {
-        return Ok(Arc::clone(entry));
-    }
-    let files = ModelFiles::find(name, offline)?;
-    let description = Arc::new(Description::read(&files, offline)?);
-    let entry = Arc::new(Entry { files, description, loaded: Mutex::default(), fingerprint: OnceLock::new() });
-    Ok(Arc::clone(lock(&CATALOG).entry(name.to_owned()).or_insert(entry)))
 }
 
 /// A panic elsewhere leaves these maps whole, so a poisoned lock is still good.

@@ -14,7 +14,7 @@ use super::config::{self, Config};
 use super::families;
 use super::files::ModelFiles;
 use super::pooling::{Pooling, PoolingMode};
-use super::settings::{Prompts, SETTINGS_OF, TokenizerSettings, TransformerSettings};
+use super::settings::{Prompts, TokenizerSettings, TransformerSettings};
 use super::steps::StepShape;
 use super::weights::{Weights, weight_files};
 use crate::error::{Error, Result};
@@ -57,6 +57,8 @@ pub(crate) struct Description {
     pub(crate) pooling: Pooling,
     /// Whether the prompt's tokens are pooled too.
     pub(crate) include_prompt: bool,
+    /// Whether the model has `modules.json`.
+    has_modules: bool,
     pooling_folder: Option<String>,
     /// What happens to the pooled row then.
     pub(crate) steps: Vec<StepShape>,
@@ -149,6 +151,7 @@ impl Description {
             architecture,
             pooling,
             include_prompt,
+            has_modules: modules.is_some(),
             pooling_folder: modules.and_then(|modules| modules.pooling),
             steps,
             max_tokens,
@@ -161,11 +164,14 @@ impl Description {
 
     /// SHA-256 over the model's files, each by its name and its content: the same files in another place are the same model.
     pub(super) fn fingerprint(&self, files: &ModelFiles, offline: bool) -> Result<String> {
-        let mut paths: Vec<String> = ["modules.json", "config_sentence_transformers.json"].map(str::to_owned).into();
+        let mut paths = vec!["modules.json".to_owned()];
+        if self.has_modules {
+            paths.push("config_sentence_transformers.json".to_owned());
+            paths.extend(TransformerSettings::path(files, &self.folder)?);
+        }
         let of_folder =
             ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|file| format!("{}{file}", self.folder));
         paths.extend(of_folder);
-        paths.extend(SETTINGS_OF.map(|family| format!("{}sentence_{family}_config.json", self.folder)));
         paths.extend(weight_files(files, &self.folder, offline)?);
         paths.extend(self.pooling_folder.iter().map(|folder| format!("{folder}config.json")));
         for folder in self.steps.iter().filter_map(StepShape::folder) {
@@ -183,6 +189,12 @@ impl Description {
             }
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// What is not said in the model's files and was taken to be as sentence-transformers takes it, if something was.
+    pub(crate) fn assumption(&self) -> Option<String> {
+        let said = "its vectors are not normalised and have no prompts, as in sentence-transformers";
+        (!self.has_modules).then(|| format!("no modules.json: pooled by {}, {said}", self.pooling))
     }
 
     /// Whether vectors have length 1.

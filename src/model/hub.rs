@@ -2,6 +2,10 @@
 //!
 //! A model is pinned to one commit when it is found: the commit that `@revision` names, the one that the cache folder
 //! has for it, or the one that the hub has now. What is in the cache is used without asking the network again.
+//!
+//! Many files are optional, and a model without one gives other vectors. So "the commit has no such file" is only ever said
+//! where that is known: from the hub's list of its files, which is kept in the cache, or from the mark that the hub's own
+//! tools leave where they asked for a file in vain. Other tools fetch only the files that they read.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -9,28 +13,42 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
 use super::download::{Client, Failure, Source, Token};
 pub use super::download::{Download, observe_downloads};
+use super::files::is_there;
 use crate::error::{Error, Result};
 
 /// Files that no plan needs, and that can be large.
 const WITH_THE_WEIGHTS: [&str; 2] = ["tokenizer.json", "vocab.json"];
 
+/// Files that are looked for and may be missing without a list that says so: what matters of them has another name here, or
+/// its own error.
+const MAY_BE_UNKNOWN: [&str; 4] =
+    ["adapter_config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+
+/// Why the hub is not asked.
+const OFFLINE: &str = "the network is not to be used (embed.offline or HF_HUB_OFFLINE)";
+
 /// One commit of a model on the hub, in the cache folder or about to come there.
 #[derive(Debug)]
-pub(crate) struct Snapshot {
+pub(crate) struct Commit {
     id: String,
+    /// The revision that was asked for; `main` where none was.
+    revision: String,
     commit: String,
     /// The commit's folder in the cache.
     directory: PathBuf,
     /// Every file of the commit; `None` where only the cache could be asked, and another tool filled it.
     listing: Option<BTreeSet<String>>,
+    /// Why the hub was not asked for that list, or did not give it.
+    unlisted: String,
 }
 
-impl Snapshot {
+impl Commit {
     /// Finds the commit of a revision (`main` where none is given) and brings its small files.
     ///
     /// A commit never changes, so its list of files is kept beside it in the cache: with it nobody has to be asked again,
@@ -38,79 +56,97 @@ impl Snapshot {
     pub(crate) fn open(id: &str, revision: Option<&str>, offline: bool) -> Result<Self> {
         let offline = offline || offline_by_environment();
         let revision = revision.unwrap_or("main");
-        let cached = cached_commit(id, revision).map(|commit| Self::cached(id, commit));
+        let cached = cached_commit(id, revision).map(|commit| Self::cached(id, revision, commit));
         match cached {
-            Some(snapshot) if offline => Ok(snapshot),
-            Some(snapshot) if snapshot.listing.is_some() => {
-                snapshot.fetch_small_files()?;
-                Ok(snapshot)
+            Some(commit) if offline => Ok(commit),
+            Some(commit) if commit.listing.is_some() => {
+                commit.fetch_small_files()?;
+                Ok(commit)
             }
-            None if offline => Err(Error::Model(format!(
-                "model \"{id}@{revision}\" is not in the cache \"{}\" and the network is not to be used \
-                 (embed.offline or HF_HUB_OFFLINE); fetch it once with the network, or give a model directory",
-                cache_directory().display()
-            ))),
+            None if offline => Err(not_cached(id, revision)),
             cached => {
-                // What another tool put into the cache is pinned to its commit, and used as it is without the hub.
-                let wanted = cached.as_ref().map_or(revision, |snapshot| &snapshot.commit);
+                // What another tool put into the cache is pinned to its commit, and completed.
+                let wanted = cached.as_ref().map_or(revision, |commit| &commit.commit);
                 match (ask_hub(&client(), id, wanted), cached) {
                     (Ok((commit, listing)), _) => Self::listed(id, revision, commit, listing),
-                    (Err(_), Some(snapshot)) if snapshot.looks_whole() => Ok(snapshot),
-                    (Err(error), _) => Err(error),
+                    (Err(error), Some(commit)) => Ok(Self { unlisted: error.to_string(), ..commit }),
+                    (Err(error), None) => Err(error),
                 }
             }
         }
     }
 
     /// A commit that the cache has.
-    fn cached(id: &str, commit: String) -> Self {
+    fn cached(id: &str, revision: &str, commit: String) -> Self {
         let listing = fs::read_to_string(listing_file(id, &commit)).ok();
         let listing = listing.map(|text| text.lines().map(str::to_owned).collect());
         let directory = repo_directory(id).join("snapshots").join(&commit);
-        Self { id: id.to_owned(), commit, directory, listing }
+        let (id, revision, unlisted) = (id.to_owned(), revision.to_owned(), OFFLINE.to_owned());
+        Self { id, revision, commit, directory, listing, unlisted }
     }
 
     /// A commit that the hub described just now: keeps what it said and brings the small files.
     fn listed(id: &str, revision: &str, commit: String, listing: BTreeSet<String>) -> Result<Self> {
-        let snapshot = Self { listing: Some(listing), ..Self::cached(id, commit) };
-        snapshot.fetch_small_files()?;
-        snapshot.keep(revision).map_err(|error| {
+        let commit = Self { listing: Some(listing), ..Self::cached(id, revision, commit) };
+        commit.fetch_small_files()?;
+        commit.keep(revision).map_err(|error| {
             Error::Model(format!("cache \"{}\" cannot be written: {error}", cache_directory().display()))
         })?;
-        Ok(snapshot)
-    }
-
-    /// Whether the files that every model has are in the cache.
-    fn looks_whole(&self) -> bool {
-        ["config.json", "tokenizer.json"].iter().all(|file| self.directory.join(file).exists())
+        Ok(commit)
     }
 
     /// The commit's hash.
-    pub(crate) fn commit(&self) -> &str {
+    pub(crate) fn hash(&self) -> &str {
         &self.commit
     }
 
     /// A file of the commit, fetched if it is not there yet; `None` where the commit has no such file.
     pub(crate) fn file(&self, path: &str, offline: bool) -> Result<Option<PathBuf>> {
         let local = self.directory.join(path);
-        if local.exists() {
+        let found = is_there(&local, &self.directory);
+        if let Ok(true) = found {
             return Ok(Some(local));
         }
-        if !self.listing.as_ref().is_some_and(|listing| listing.contains(path)) {
-            return Ok(None);
-        }
+        let is_listed = self.listing.as_ref().is_some_and(|listing| listing.contains(path));
         // A weight file that can run code is only ever looked for, never fetched.
-        if path.ends_with(".bin") {
+        if is_listed && path.ends_with(".bin") {
             return Ok(Some(local));
         }
-        if offline || offline_by_environment() {
+        if is_listed && !(offline || offline_by_environment()) {
+            return self.fetch(&client(), path).map(Some);
+        }
+        if let Err(error) = found {
+            return Err(self.incomplete(path, &error.to_string()));
+        }
+        if is_listed {
             return Err(Error::Model(format!(
-                "model \"{}@{}\": {path} is not in the cache yet and the network is not to be used (embed.offline or \
-                 HF_HUB_OFFLINE); fetch it once with the network",
+                "model \"{}@{}\": {path} is not in the cache yet and {OFFLINE}; fetch it once with the network",
                 self.id, self.commit
             )));
         }
-        self.fetch(&client(), path).map(Some)
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if self.listing.is_some() || MAY_BE_UNKNOWN.contains(&name) || self.is_marked_missing(path) {
+            return Ok(None);
+        }
+        let what = "is not in the cache, which another tool filled, and whether the model has one only the hub knows";
+        Err(self.incomplete(path, &format!("{what}: {}", self.unlisted)))
+    }
+
+    /// Whether a tool of the hub noted that the commit has no such file.
+    fn is_marked_missing(&self, path: &str) -> bool {
+        repo_directory(&self.id).join(".no_exist").join(&self.commit).join(path).exists()
+    }
+
+    /// The error for a file that the cache should have and has not.
+    fn incomplete(&self, path: &str, what: &str) -> Error {
+        let revision = if self.revision == "main" { String::new() } else { format!("@{}", self.revision) };
+        Error::Model(format!(
+            "model \"{id}@{}\": {path} {what}; fetch it once with the network (embedsql models pull {id}{revision}), or give \
+             the folder \"{}\" as the model directory, which is read as it stands",
+            self.commit,
+            self.directory.display(),
+            id = self.id,
+        ))
     }
 
     /// Fetches every small file that describes the model.
@@ -153,9 +189,9 @@ impl Snapshot {
     fn place(&self, path: &str, blob: &Path) -> io::Result<PathBuf> {
         let place = self.directory.join(path);
         fs::create_dir_all(place.parent().unwrap_or(&place))?;
-        // A link may be left whose blob somebody deleted.
+        // A link may be left whose blob somebody deleted. Another thread may be about to remove it too.
         if !place.exists() && place.is_symlink() {
-            fs::remove_file(&place)?;
+            fs::remove_file(&place).or_else(|error| if place.is_symlink() { Err(error) } else { Ok(()) })?;
         }
         let up = "../".repeat(2 + path.matches('/').count());
         let name = blob.file_name().unwrap_or_default();
@@ -209,13 +245,18 @@ fn link(relative: &Path, blob: &Path, place: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(relative, place).or_else(|_| fs::rename(blob, place))
 }
 
-/// Writes a file whole or not at all: another process may read it.
+/// Writes a file whole or not at all: another process may read it, and another thread of this one write it.
 fn write_whole(file: &Path, text: &str) -> io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     fs::create_dir_all(file.parent().unwrap_or(file))?;
     let mut part = file.as_os_str().to_owned();
-    part.push(format!(".{}.part", process::id()));
-    fs::write(&part, text)?;
-    fs::rename(part, file)
+    part.push(format!(".{}-{}.part", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let written = fs::write(&part, text).and_then(|()| fs::rename(&part, file));
+    if written.is_err() {
+        // Nobody else has this name; where it cannot be removed the first error says why.
+        let _ = fs::remove_file(&part);
+    }
+    written
 }
 
 /// What the hub says of a revision.
@@ -265,6 +306,16 @@ fn token() -> Option<Token> {
         let file = variable_path("HF_TOKEN_PATH").unwrap_or_else(|| hub_home().join("token"));
         token(&fs::read_to_string(&file).ok()?, file.display().to_string())
     })
+}
+
+/// The error for a model that is not here and may not be fetched.
+fn not_cached(id: &str, revision: &str) -> Error {
+    let bundled = if super::is_bundled(id) { "; without @revision it is the model that is compiled in" } else { "" };
+    Error::Model(format!(
+        "model \"{id}@{revision}\" is not in the cache \"{}\" and {OFFLINE}; fetch it once with the network, or give a \
+         model directory{bundled}",
+        cache_directory().display()
+    ))
 }
 
 fn hub_error(client: &Client, id: &str, revision: &str, file: Option<&str>, failure: &Failure) -> Error {
@@ -337,4 +388,25 @@ fn cached_commit(id: &str, revision: &str) -> Option<String> {
         return Some(commit.trim().to_owned());
     }
     directory.join("snapshots").join(revision).is_dir().then(|| revision.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn threads_that_write_the_same_file_do_not_meet() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let file = folder.path().join("refs/main");
+        let write = || (0..200).try_for_each(|_| write_whole(&file, "0123"));
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|_| scope.spawn(write)).collect();
+            writers.into_iter().for_each(|writer| writer.join().expect("no panic").expect("written"));
+        });
+        let left: Vec<_> = fs::read_dir(folder.path().join("refs")).expect("folder").flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(fs::read_to_string(file).expect("file"), "0123");
+    }
 }

@@ -45,7 +45,8 @@ mod steps;
 mod tokenizer;
 mod weights;
 
-pub(crate) use catalog::{Place, describe, fingerprint, load, loaded};
+pub use catalog::observe_model_warnings;
+pub(crate) use catalog::{Found, Place, find, loaded};
 pub(crate) use description::{Description, Role};
 pub(crate) use encoder::Room;
 pub(crate) use files::{BUNDLED_NAME, is_bundled, stored};
@@ -88,7 +89,7 @@ impl Model {
     /// Loads tokenizer and weights. The device is a real one, never `auto`.
     fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
         // Of a hub model it is no small file: it comes now, with the weights.
-        files.find_file(&format!("{}tokenizer.json", description.folder), offline)?;
+        files.has(&format!("{}tokenizer.json", description.folder), offline)?;
         let tokenizer = TextTokenizer::load(files, &description)?;
         let weights = Weights::open(files, &description.folder, offline)?;
         let Place { device, precision } = place;
@@ -115,12 +116,8 @@ impl Model {
             }
         };
         let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
+        files.require_current()?;
         Ok(Self { description, tokenizer, encoder, steps })
-    }
-
-    /// Loads a model for its caller alone.
-    pub(crate) fn load_alone(name: &str, offline: bool, place: Place) -> Result<Self> {
-        Self::load(&ModelFiles::find(name, offline)?, describe(name, offline)?, place, offline)
     }
 
     /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.

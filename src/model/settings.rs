@@ -40,8 +40,7 @@ impl Prompts {
 }
 
 /// The families that have a file `sentence_..._config.json`, in the order in which they are looked for.
-pub(super) const SETTINGS_OF: [&str; 7] =
-    ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
+const SETTINGS_OF: [&str; 7] = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
 
 /// `sentence_bert_config.json`
 #[derive(Debug, Default)]
@@ -54,14 +53,22 @@ pub(super) struct TransformerSettings {
 }
 
 impl TransformerSettings {
-    /// Reads the module's settings under the first of the names that sentence-transformers gave them.
+    /// Reads the module's settings.
     pub(super) fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+        let Some(path) = Self::path(files, folder)? else { return Ok(Self::default()) };
+        Config::find(files, &path)?.map_or_else(|| Ok(Self::default()), Self::of)
+    }
+
+    /// Where they are: under the first of the names that sentence-transformers gave them.
+    pub(super) fn path(files: &ModelFiles, folder: &str) -> Result<Option<String>> {
         for family in SETTINGS_OF {
-            if let Some(config) = Config::find(files, &format!("{folder}sentence_{family}_config.json"))? {
-                return Self::of(config);
+            let path = format!("{folder}sentence_{family}_config.json");
+            // Small files came when the model was found.
+            if files.has(&path, true)? {
+                return Ok(Some(path));
             }
         }
-        Ok(Self::default())
+        Ok(None)
     }
 
     /// Refuses what would give other rows or other lengths than are computed here.

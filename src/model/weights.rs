@@ -2,16 +2,13 @@
 //! is cut off while it is read is an error and not a signal.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::sync::{Mutex, PoisonError};
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::files::{Bytes, ModelFiles};
+use super::files::{ModelFile, ModelFiles};
 use crate::error::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -35,14 +32,7 @@ struct Shard {
     path: String,
     /// First byte after the header.
     data_start: u64,
-    bytes: ShardBytes,
-}
-
-#[derive(Debug)]
-enum ShardBytes {
-    Static(&'static [u8]),
-    /// Locked because reading moves the file's position.
-    File(Mutex<File>),
+    bytes: ModelFile,
 }
 
 #[derive(Deserialize)]
@@ -55,22 +45,16 @@ impl Weights {
     pub(crate) fn open(files: &ModelFiles, folder: &str, offline: bool) -> Result<Self> {
         let mut weights = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new() };
         for path in weight_files(files, folder, offline)? {
-            let shard = match files.find_file(&path, offline)?.ok_or_else(|| files.missing(&path))? {
-                Bytes::Static(bytes) => ShardBytes::Static(bytes),
-                Bytes::File(file) => {
-                    let file = File::open(file).map_err(|error| files.unreadable(&path, &error))?;
-                    ShardBytes::File(Mutex::new(file))
-                }
-            };
-            weights.add_shard(path, shard)?;
+            let shard = files.open(&path, offline)?.ok_or_else(|| files.missing(&path))?;
+            weights.add_shard(files, path, shard)?;
         }
         Ok(weights)
     }
 
     /// Reads the header of a file and notes where its tensors are.
-    fn add_shard(&mut self, path: String, bytes: ShardBytes) -> Result<()> {
+    fn add_shard(&mut self, files: &ModelFiles, path: String, bytes: ModelFile) -> Result<()> {
         let damaged = |reason: String| Error::Model(format!("{}: {path}: {reason}", self.label));
-        let length = bytes.len().map_err(|error| damaged(error.to_string()))?;
+        let length = bytes.len();
         let header_length =
             bytes.read(0, 8).map_err(|_| damaged(format!("only {length} bytes, not a safetensors file")))?;
         let header_length = u64::from_le_bytes(header_length.try_into().expect("8 bytes were asked for"));
@@ -80,6 +64,7 @@ impl Weights {
             )));
         }
         let header = bytes.read(8, header_length as usize).map_err(|error| damaged(error.to_string()))?;
+        files.note_beginning(&path, &header)?;
         let metadata: Metadata =
             serde_json::from_slice(&header).map_err(|error| damaged(format!("safetensors header: {error}")))?;
         let data_start = 8 + header_length;
@@ -217,32 +202,6 @@ impl Weights {
     }
 }
 
-impl ShardBytes {
-    fn len(&self) -> io::Result<u64> {
-        match self {
-            Self::Static(bytes) => Ok(bytes.len() as u64),
-            Self::File(file) => Ok(file.lock().unwrap_or_else(PoisonError::into_inner).metadata()?.len()),
-        }
-    }
-
-    fn read(&self, start: u64, length: usize) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Static(bytes) => {
-                let start = start as usize;
-                let part = start.checked_add(length).and_then(|end| bytes.get(start..end));
-                part.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-            }
-            Self::File(file) => {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut bytes = vec![0; length];
-                file.seek(SeekFrom::Start(start))?;
-                file.read_exact(&mut bytes)?;
-                Ok(bytes)
-            }
-        }
-    }
-}
-
 /// What checkpoints from before PyTorch call the parts of a layer normalisation.
 fn old_name(name: &str) -> String {
     name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
@@ -251,11 +210,11 @@ fn old_name(name: &str) -> String {
 /// The weight files of a model, relative to its root.
 pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> Result<Vec<String>> {
     let single = format!("{folder}{SINGLE}");
-    if files.find_file(&single, offline)?.is_some() {
+    if files.has(&single, offline)? {
         return Ok(vec![single]);
     }
     let index = format!("{folder}{INDEX}");
-    if files.find_file(&index, offline)?.is_some()
+    if files.has(&index, offline)?
         && let Some(ShardIndex { weight_map }) = files.json(&index)?
     {
         let shards: BTreeSet<_> = weight_map.into_values().map(|file| format!("{folder}{file}")).collect();
@@ -264,7 +223,7 @@ pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> R
         }
         return Ok(shards.into_iter().collect());
     }
-    if files.find_file(&format!("{folder}pytorch_model.bin"), offline)?.is_some() {
+    if files.has(&format!("{folder}pytorch_model.bin"), offline)? {
         return Err(Error::Model(format!(
             "{}: only pytorch_model.bin found, which is never read because it can run code; convert it with \
              `SentenceTransformer(name).save(directory, safe_serialization=True)`",

@@ -70,7 +70,7 @@ impl ExtensionPlanner for EmbedPlanner {
                 function: embed.name().to_owned(),
                 text: planner.create_physical_expr(text, schema, session, context)?,
                 field: Arc::new(field.as_ref().clone().with_name(name)),
-                call: embed.call(model),
+                call: embed.call(model).planned()?,
                 session: Arc::clone(&embed.settings.session),
             });
         }

@@ -81,6 +81,7 @@ fn facts(check: &ModelCheck) -> Vec<(String, String)> {
         ("fingerprint", check.fingerprint.clone()),
         ("architecture", check.architecture.clone()),
         ("pooling", check.pooling.clone()),
+        ("assumed", check.assumption.clone().unwrap_or_default()),
         ("modules", check.modules.join(", ")),
         ("dim", check.dim.to_string()),
         ("max_tokens", limit),
