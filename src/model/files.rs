@@ -553,6 +553,90 @@ mod tests {
         }
     }
 
+    /// A file of several blocks in a model directory.
+    fn directory() -> (tempfile::TempDir, Vec<u8>) {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let bytes: Vec<u8> = (0..3 * BLOCK + 1000).map(|i| (i % 251) as u8).collect();
+        fs::write(folder.path().join("file"), &bytes).expect("written");
+        (folder, bytes)
+    }
+
+    #[test]
+    fn what_was_read_once_is_read_again_or_is_an_error() {
+        let (folder, bytes) = directory();
+        let files = ModelFiles::find(&folder.path().display().to_string(), true).expect("a directory");
+        let hash = files.hash("file", true).expect("readable").expect("there");
+        assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        let file = files.open("file", true).expect("unchanged").expect("there");
+        let last = bytes.len();
+        for range in [0..last, 0..1, 5..BLOCK, BLOCK - 1..BLOCK + 1, 2 * BLOCK..3 * BLOCK, 3 * BLOCK + 7..last, 9..9] {
+            assert_eq!(
+                file.read(range.start as u64, range.len()).expect("the same"),
+                bytes[range.clone()],
+                "{range:?}"
+            );
+        }
+        for (start, length) in [(0, last + 1), (last as u64, 1), (10 * BLOCK as u64, 1)] {
+            assert!(file.read(start, length).is_err(), "{start}..+{length} is past the end");
+        }
+        // Opened before, so that nothing tells but the bytes.
+        let mut other = bytes.clone();
+        other[BLOCK] ^= 1;
+        File::options()
+            .write(true)
+            .open(folder.path().join("file"))
+            .and_then(|mut file| io::Write::write_all(&mut file, &other))
+            .expect("written");
+        assert_eq!(file.read(0, BLOCK).expect("the same"), bytes[..BLOCK]);
+        let error = file.read(BLOCK as u64 + 1, 1).expect_err("another block").to_string();
+        assert!(error.contains("changed while the model was in use"), "{error}");
+        assert!(!files.is_current());
+        // Back again, but somebody may have read the other bytes meanwhile: it is found anew.
+        fs::write(folder.path().join("file"), &bytes).expect("written");
+        assert!(!files.is_current());
+    }
+
+    #[test]
+    fn a_file_that_comes_goes_or_changes_its_length_is_noticed() {
+        let change: [(&str, fn(&Path)); 4] = [
+            ("file", |folder| fs::write(folder.join("file"), "short").expect("written")),
+            ("file", |folder| fs::remove_file(folder.join("file")).expect("removed")),
+            ("file", |folder| fs::rename(folder.join("other"), folder.join("file")).expect("renamed")),
+            ("more", |folder| fs::write(folder.join("more"), "").expect("written")),
+        ];
+        for (path, change) in change {
+            let (folder, bytes) = directory();
+            fs::write(folder.path().join("other"), &bytes).expect("written");
+            let files = ModelFiles::find(&folder.path().display().to_string(), true).expect("a directory");
+            files.hash("file", true).expect("readable");
+            assert!(files.text("more").expect("readable").is_none());
+            // What nobody looked at may change.
+            fs::write(folder.path().join("foreign"), "x").expect("written");
+            assert!(files.is_current());
+            change(folder.path());
+            assert!(!files.is_current());
+            let error = files.require_current().expect_err("changed").to_string();
+            assert!(error.contains(&format!("{path} changed")) && error.contains("run the statement again"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_what_it_was() {
+        let (folder, _) = directory();
+        let files = ModelFiles::find(&folder.path().display().to_string(), true).expect("a directory");
+        files.open("file", true).expect("there");
+        files.note_beginning("file", b"header").expect("the first");
+        files.note_beginning("file", b"header").expect("the same");
+        files.note_beginning("file", b"others").expect_err("another");
+    }
+
+    #[test]
+    fn the_hashes_of_the_build_are_those_of_the_bundled_files() {
+        for (path, hash, bytes) in bundled::FILES {
+            assert_eq!(*hash, <[u8; 32]>::from(Sha256::digest(bytes)), "{path}: SHA256SUMS is not of this file");
+        }
+    }
+
     #[test]
     fn an_unknown_name_says_what_was_looked_for() {
         let message = ModelFiles::find("no-such-model", true).expect_err("not there").to_string();

@@ -10,14 +10,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type};
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion_embed::observe_downloads;
+use datafusion_embed::{observe_downloads, observe_model_warnings};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -293,6 +293,8 @@ fn respond(mut stream: &TcpStream, status: u16, headers: &str, body: &[u8]) -> s
 #[derive(Serialize, Deserialize)]
 struct Task {
     statements: Vec<String>,
+    /// Sessions that run them at once, each in a thread of its own.
+    sessions: usize,
     /// Where the answer goes.
     answer: PathBuf,
 }
@@ -307,6 +309,8 @@ struct Answer {
     error: Option<String>,
     /// Every report of a download: file, bytes received, bytes of the file, whether it is the last.
     downloads: Vec<(String, u64, Option<u64>, bool)>,
+    /// What the library warned of.
+    warnings: Vec<String>,
 }
 
 #[test]
@@ -320,17 +324,36 @@ fn child() {
         let report = (download.file.clone(), download.received, download.total, download.done);
         seen.lock().expect("no panic").push(report);
     }));
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&warnings);
+    observe_model_warnings(Arc::new(move |warning| heard.lock().expect("no panic").push(warning.to_owned())));
     let mut answer = Answer::default();
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    match runtime.block_on(run_all(&task.statements)) {
-        Ok(batches) => {
-            answer.vectors = batches.iter().flat_map(vectors).collect();
-            answer.text = pretty_format_batches(&batches).expect("rows").to_string();
+    for result in run_in_sessions(&task) {
+        match result {
+            Ok(batches) => {
+                answer.vectors = batches.iter().flat_map(vectors).collect();
+                answer.text = pretty_format_batches(&batches).expect("rows").to_string();
+            }
+            Err(error) => answer.error = Some(error.to_string()),
         }
-        Err(error) => answer.error = Some(error.to_string()),
     }
+    answer.warnings = warnings.lock().expect("no panic").clone();
     answer.downloads = downloads.lock().expect("no panic").clone();
     fs::write(task.answer, serde_json::to_string(&answer).expect("an answer")).expect("written");
+}
+
+/// What came of the statements in each session.
+fn run_in_sessions(task: &Task) -> Vec<datafusion::error::Result<Vec<RecordBatch>>> {
+    let barrier = Barrier::new(task.sessions);
+    let one = || {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        barrier.wait();
+        runtime.block_on(run_all(&task.statements))
+    };
+    thread::scope(|scope| {
+        let sessions: Vec<_> = (0..task.sessions).map(|_| scope.spawn(one)).collect();
+        sessions.into_iter().map(|session| session.join().expect("no panic")).collect()
+    })
 }
 
 async fn run_all(statements: &[String]) -> datafusion::error::Result<Vec<RecordBatch>> {
@@ -382,10 +405,15 @@ impl Machine {
 
     /// Starts a process that runs statements.
     fn begin(&self, statements: &[&str]) -> Running {
+        self.begin_sessions(statements, 1)
+    }
+
+    /// Starts a process that runs statements in so many sessions at once.
+    fn begin_sessions(&self, statements: &[&str], sessions: usize) -> Running {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let answer = self.home.path().join(format!("answer-{}.json", COUNT.fetch_add(1, Ordering::Relaxed)));
         let statements = statements.iter().map(|&statement| statement.to_owned()).collect();
-        let task = Task { statements, answer: answer.clone() };
+        let task = Task { statements, sessions, answer: answer.clone() };
         let mut command = Command::new(env::current_exe().expect("this test"));
         command.args(["--exact", "hub::child", "--ignored", "--nocapture"]);
         // Nothing of the machine that runs the tests: no proxy, no token, no other cache.
@@ -784,6 +812,17 @@ fn of_two_processes_one_downloads() {
 }
 
 #[test]
+fn many_sessions_of_one_process_open_a_new_model_at_once() {
+    let hub = Hub::start();
+    for _ in 0..5 {
+        let machine = Machine::new(&hub);
+        assert_oracle(&machine.begin_sessions(&[VECTORS], 8).finish());
+        assert!(machine.cached(".part").is_none() && machine.cached(".download").is_none(), "{:?}", machine.files());
+        assert_eq!(starts(&hub), [0]);
+    }
+}
+
+#[test]
 fn a_process_that_is_killed_leaves_its_download_to_the_next() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
@@ -857,4 +896,138 @@ fn a_listing_cannot_write_outside_the_cache() {
     hub.change(|content| content.commit = "../../../evil".to_owned());
     let error = Machine::new(&hub).error(&[VECTORS]);
     assert!(error.contains("is not a commit"), "{error}");
+}
+
+// ---- Caches that another tool filled ----
+
+/// Everything that this crate reads of tiny-bert.
+const ALL: [&str; 8] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    WEIGHTS,
+    "modules.json",
+    MOVED,
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+];
+
+impl Machine {
+    /// A machine on which another tool fetched some files of tiny-bert.
+    #[cfg(unix)]
+    fn filled(hub: &Hub, files: &[&str]) -> Self {
+        let machine = Self::new(hub);
+        let repo = machine.repo();
+        fs::create_dir_all(repo.join("refs")).expect("created");
+        fs::create_dir_all(repo.join("blobs")).expect("created");
+        fs::write(repo.join("refs/main"), COMMIT).expect("written");
+        for file in files {
+            let (blob, place) = (machine.blob(file), machine.snapshot().join(file));
+            fs::create_dir_all(place.parent().expect("a folder")).expect("created");
+            fs::copy(Path::new("tests/fixtures/tiny-bert").join(file), &blob).expect("copied");
+            std::os::unix::fs::symlink(&blob, place).expect("linked");
+        }
+        machine
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.cache().join("models--acme--tiny")
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.repo().join("snapshots").join(COMMIT)
+    }
+
+    fn blob(&self, file: &str) -> PathBuf {
+        self.repo().join("blobs").join(file.replace('/', "-"))
+    }
+
+    /// The mark of the hub's own tools that the commit has no such file.
+    fn mark_missing(&self, file: &str) {
+        let mark = self.repo().join(".no_exist").join(COMMIT).join(file);
+        fs::create_dir_all(mark.parent().expect("a folder")).expect("created");
+        fs::write(mark, "").expect("written");
+    }
+
+    fn go_offline(&mut self) {
+        self.variables.push(("HF_HUB_OFFLINE", "1".to_owned()));
+    }
+}
+
+/// What an error has to say of a file that nobody knows to be missing: both ways out.
+#[cfg(unix)]
+#[track_caller]
+fn assert_ways_out(machine: &Machine, file: &str, error: &str) {
+    let folder = machine.snapshot().display().to_string();
+    let said = [&format!("\": {file} "), "embedsql models pull acme/tiny)", folder.as_str(), "read as it stands"];
+    assert!(said.iter().all(|part| error.contains(part)), "{file}: {error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_another_tool_fetched_in_part_is_completed_or_refused() {
+    let hub = Hub::start();
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    for missing in ALL.into_iter().filter(|file| *file != WEIGHTS) {
+        let files: Vec<_> = ALL.into_iter().filter(|file| *file != missing).collect();
+        let mut machine = Machine::filled(&hub, &files);
+        assert_ways_out(&machine, missing, &machine.error(&["SET embed.offline = true", VECTORS]));
+        machine.endpoint = format!("http://{nobody}");
+        let error = machine.error(&[VECTORS]);
+        assert_ways_out(&machine, missing, &error);
+        assert!(error.contains("could not be reached"), "{error}");
+        machine.endpoint = format!("http://{}", hub.address);
+        assert_oracle(&machine.run(&[VECTORS]));
+        // From now on it is whole.
+        machine.go_offline();
+        assert_oracle(&machine.run(&[VECTORS]));
+    }
+    // One that is whole needs nobody.
+    let mut machine = Machine::filled(&hub, &ALL);
+    machine.endpoint = format!("http://{nobody}");
+    assert_oracle(&machine.run(&[VECTORS]));
+    machine.go_offline();
+    assert_oracle(&machine.run(&[VECTORS]));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_is_known_to_have_no_modules_by_a_mark_or_as_a_directory() {
+    let hub = Hub::start();
+    let mut machine = Machine::filled(&hub, &["config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS]);
+    machine.go_offline();
+    assert_ways_out(&machine, "modules.json", &machine.error(&[VECTORS]));
+    let directory = format!("SELECT embed(body, '{}') FROM texts ORDER BY id", machine.snapshot().display());
+    let as_directory = machine.run(&[&directory, &directory]);
+    machine.mark_missing("modules.json");
+    let marked = machine.run(&[VECTORS, VECTORS]);
+    for answer in [&as_directory, &marked] {
+        assert_eq!(answer.error, None);
+        let warning = answer.warnings.first().expect("a warning");
+        assert!(warning.contains("no modules.json: pooled by mean"), "{warning}");
+        assert_eq!(answer.warnings.len(), 1, "{:?}", answer.warnings);
+    }
+    assert_eq!(as_directory.vectors, marked.vectors);
+    // A whole model warns of nothing.
+    assert_eq!(Machine::new(&hub).run(&[VECTORS]).warnings, Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_cache_that_leads_nowhere_is_mended_or_refused() {
+    let hub = Hub::start();
+    for gone in ALL {
+        let mut machine = Machine::filled(&hub, &ALL);
+        fs::remove_file(machine.blob(gone)).expect("removed");
+        machine.go_offline();
+        let error = machine.error(&[VECTORS]);
+        assert_ways_out(&machine, gone, &error);
+        assert!(error.contains("is a link to ") && error.contains("which is not there"), "{error}");
+        machine.variables.clear();
+        assert_oracle(&machine.run(&[VECTORS]));
+        // Its own list of the commit does not make it whole again.
+        fs::remove_file(fs::canonicalize(machine.snapshot().join(gone)).expect("a blob")).expect("removed");
+        machine.go_offline();
+        assert_ways_out(&machine, gone, &machine.error(&[VECTORS]));
+    }
 }

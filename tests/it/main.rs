@@ -7,6 +7,7 @@ mod corpus;
 mod errors;
 #[cfg(feature = "hub")]
 mod hub;
+mod identity;
 mod invariants;
 mod late;
 mod models;
