@@ -437,12 +437,10 @@ impl ModelFile {
                     return Err(io::Error::other(CHANGED));
                 }
                 let before = (start - begin) as usize;
-                if before > 0 {
-                    bytes.drain(..before);
-                }
-                if bytes.len() < length {
+                if bytes.len() < before.saturating_add(length) {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                bytes.drain(..before);
                 bytes.truncate(length);
                 Ok(bytes)
             }
