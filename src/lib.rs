@@ -73,7 +73,7 @@ mod plan;
 #[doc(hidden)]
 pub mod stages;
 
-pub use cache::{CacheUse, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
+pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
 pub use model::observe_model_warnings;

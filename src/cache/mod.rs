@@ -2,12 +2,16 @@
 //!
 //! A *space* is a folder for everything a vector depends on but its text: model files, precision, prompt, limits, the
 //! class of arithmetic. In a space a vector has the hash of its text as its key. Vectors are only ever added, in segments
-//! that one process writes alone: nothing is changed in place, so processes need not agree on anything.
+//! that one process writes alone: nothing is changed in place, so readers and writers need not agree on anything. Who
+//! removes segments or joins small ones holds a lock, and leaves those alone that somebody writes.
 //!
 //! | file | what |
 //! |---|---|
 //! | `segment.rs` | a pair of files: keys, and vectors with checksums |
 //! | `space.rs` | the segments of one space, and where a key is |
+//! | `numbers.rs` | what of this crate a vector depends on |
+//! | `upkeep.rs` | removing the oldest vectors, joining small segments |
+//! | `access.rs` | who may read what is made |
 //!
 //! A vector counts only if its checksum is right; whatever else is found there is a miss.
 //!
@@ -15,11 +19,16 @@
 //! flipped bytes and LMDB ended the process by a signal, redb and fjall let one process in, fjall did not open at all where
 //! a file was cut, and all of them were several times slower. The price is an index in memory, some 50 bytes a vector.
 
+mod access;
+mod numbers;
 mod segment;
 mod space;
+mod upkeep;
 
-pub(crate) use segment::Key;
+pub(crate) use numbers::{ARITHMETIC, TOKENISING};
+pub(crate) use segment::{Kept, Key};
 pub(crate) use space::Space;
+pub use upkeep::Pruned;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -32,12 +41,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use segment::Shape;
+use upkeep::{LOCK_FILE, Upkeep};
 
 /// The file that says what the folder is, and in which format.
 const FORMAT_FILE: &str = "FORMAT";
-const FORMAT: &str = "datafusion-embed vectors 1\n";
-/// Goes up when the same weights and text give other bits: a change of the kernels, of an encoder, of pooling.
-pub(crate) const ARITHMETIC: u32 = 1;
+const FORMAT: &str = "datafusion-embed vectors 2\n";
+/// How the file begins in any format.
+const ANY_FORMAT: &str = "datafusion-embed vectors ";
 
 type Observer = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -71,12 +82,22 @@ pub(crate) struct SpaceKey {
     /// Whether longer texts were cut; where they are an error none is here.
     pub(crate) truncate: bool,
     /// [`ARITHMETIC`].
-    #[serde(default)]
     pub(crate) arithmetic: u32,
+    /// [`TOKENISING`].
+    pub(crate) tokenising: u32,
 }
 
 impl SpaceKey {
-    /// The folder's name: a hash of all the rest but the model's name.
+    /// A hash of all the rest but the model's name.
+    fn hash(&self) -> [u8; 16] {
+        let Self { fingerprint, precision, device, kernels, prompt, .. } = self;
+        let Self { max_tokens, dimensions, truncate, arithmetic, tokenising, .. } = self;
+        let texts = format!("{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}");
+        let numbers = format!("{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}\0{tokenising}");
+        *Sha256::digest(format!("{texts}\0{numbers}")).first_chunk().expect("16 of 32 bytes")
+    }
+
+    /// The folder's name.
     fn folder(&self) -> String {
         let Self {
             fingerprint, precision, device, kernels, prompt, max_tokens, dimensions, truncate, arithmetic, ..
@@ -85,6 +106,11 @@ impl SpaceKey {
             "{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}\0{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}"
         );
         hex(&Sha256::digest(parts)[..16])
+        hex(&self.hash())
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { values: self.dimensions, space: self.hash() }
     }
 }
 
@@ -143,37 +169,48 @@ pub fn verify_cache(directory: &str) -> Result<(u64, u64)> {
     Ok(existing(directory)?.verify())
 }
 
-/// Removes the oldest vectors of a folder until it holds no more than `most_bytes`, and gives the bytes that it holds then.
-/// What a process is writing stays.
+/// Removes the oldest vectors of a folder until it holds no more than `most_bytes`, and gives what it holds then. What a
+/// process is writing stays.
 ///
 /// # Errors
 ///
-/// [`Error::Setting`] where it is no such folder.
-pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<u64> {
+/// [`Error::Setting`] where it is no such folder, or nothing can be removed from it.
+pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<Pruned> {
     let cache = existing(directory)?;
-    cache.evict(most_bytes);
-    Ok(segment::all_below(&cache.directory).iter().map(|segment| segment.bytes).sum())
+    cache.end_segments();
+    let upkeep = Upkeep::begin(&cache.directory)
+        .map_err(|error| Error::Setting(format!("cache \"{directory}\": nothing can be removed: {error}")))?;
+    Ok(upkeep.evict(most_bytes, 0))
 }
 
-/// Removes all vectors of a folder, also of one in another format; what a process is writing stays.
+/// Removes all vectors of a folder, also of one in another format, and gives what it holds then. What a process is writing
+/// stays, and so does every file that is none of the cache's.
 ///
 /// # Errors
 ///
-/// [`Error::Setting`] where it is no such folder, or its files cannot be removed.
-pub fn clear_cache(directory: &str) -> Result<()> {
+/// [`Error::Setting`] where it is no such folder, or nothing can be removed from it.
+pub fn clear_cache(directory: &str) -> Result<Pruned> {
     let path = Path::new(directory);
     let format = fs::read_to_string(path.join(FORMAT_FILE)).unwrap_or_default();
-    if format == FORMAT {
-        return prune_cache(directory, 0).map(drop);
+    if format == FORMAT || !format.starts_with(ANY_FORMAT) {
+        return prune_cache(directory, 0);
     }
-    if !format.starts_with("datafusion-embed vectors ") {
-        return Err(not_found(directory));
+    let mut left = Upkeep::of_another_format(path).evict(0, 0);
+    if left.stayed.is_empty()
+        && let Err(error) = fs::remove_file(path.join(FORMAT_FILE))
+    {
+        left.stayed.push(format!("{}: {error}", path.join(FORMAT_FILE).display()));
     }
-    let failed = |error: io::Error| Error::Setting(format!("cache \"{directory}\" cannot be removed: {error}"));
-    for entry in fs::read_dir(path).map_err(failed)?.flatten().filter(|entry| entry.path().is_dir()) {
-        fs::remove_dir_all(entry.path()).map_err(failed)?;
-    }
-    fs::remove_file(path.join(FORMAT_FILE)).map_err(failed)
+    Ok(left)
+}
+
+/// What a folder holds, nothing where none was made yet.
+pub(crate) fn usage_so_far(directory: &str) -> Result<Vec<CacheUse>> {
+    let is_new = match fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_new { Ok(Vec::new()) } else { cache_usage(directory) }
 }
 
 /// A folder that is there already: looking at it makes none.
@@ -202,7 +239,7 @@ impl Cache {
                 "embed.cache: \"{directory}\" cannot be used: {error}; give a folder that can be written"
             ))
         };
-        fs::create_dir_all(directory).map_err(unusable)?;
+        access::create_cache(Path::new(directory)).map_err(unusable)?;
         let path = fs::canonicalize(directory).map_err(unusable)?;
         // Under the lock: several streams of a query begin at once.
         let mut caches = lock(&CACHES);
@@ -221,27 +258,22 @@ impl Cache {
             let new = || Arc::new(Space::new(self.directory.join(&folder), key));
             Arc::clone(spaces.entry(folder.clone()).or_insert_with(new))
         };
-        if most_bytes > 0 {
-            self.evict(most_bytes);
+        if most_bytes > 0
+            && upkeep::bytes_below(&self.directory) > most_bytes
+            && let Ok(Some(upkeep)) = Upkeep::try_begin(&self.directory)
+        {
+            upkeep.evict(most_bytes, Space::part_of(most_bytes));
         }
         space.limit(most_bytes);
+        space.join();
         space.refresh();
         space
     }
 
-    /// Removes the oldest segments of the folder until the rest fits; those that a process is writing stay.
-    fn evict(&self, most_bytes: u64) {
-        let mut segments = segment::all_below(&self.directory);
-        let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-        segments.sort_by(|a, b| a.name.cmp(&b.name));
-        for segment in segments {
-            if total <= most_bytes {
-                return;
-            }
-            if segment.remove() {
-                total -= segment.bytes;
-            }
-        }
+    /// Ends what this process writes: a query that runs begins another segment.
+    fn end_segments(&self) {
+        let spaces: Vec<_> = lock(&self.spaces).values().cloned().collect();
+        spaces.iter().for_each(|space| space.end_segment());
     }
 
     /// Every space of the folder, by model.
@@ -253,8 +285,8 @@ impl Cache {
 
     /// Every space of the folder, as it is now.
     fn all(&self) -> impl Iterator<Item = Arc<Space>> {
-        let folders = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let spaces = folders.filter_map(|folder| self.found(&folder.path()));
+        let folders = upkeep::spaces(&self.directory).unwrap_or_default().into_iter();
+        let spaces = folders.filter_map(|folder| self.found(&folder));
         spaces.inspect(|space| space.refresh())
     }
 
@@ -293,7 +325,7 @@ fn check_format(path: &Path, shown: &str) -> Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Another process may begin at the same moment.
-            let is_foreign = |name: &OsStr| !name.to_string_lossy().starts_with(FORMAT_FILE);
+            let is_foreign = |name: &OsStr| !name.to_string_lossy().starts_with(FORMAT_FILE) && name != LOCK_FILE;
             if fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_foreign(&entry.file_name()))) {
                 // It may have begun a space since the file was looked for.
                 return match fs::read_to_string(&file) {
@@ -301,8 +333,7 @@ fn check_format(path: &Path, shown: &str) -> Result<()> {
                     _ => Err(refuse("has files of something else in it")),
                 };
             }
-            let part = path.join(format!("{FORMAT_FILE}.{}", std::process::id()));
-            let written = fs::write(&part, FORMAT).and_then(|()| fs::rename(&part, &file));
+            let written = access::write(path, FORMAT_FILE, FORMAT.as_bytes());
             written.map_err(|error| refuse(&format!("cannot be written: {error}")))
         }
         Err(error) => Err(refuse(&format!("cannot be read: {error}"))),

@@ -1,22 +1,27 @@
 //! The segments of one space, and where a key is.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::segment::{self, Key, Keys, Segment, Writer};
-use super::{CacheUse, SpaceKey, lock, tell};
+use super::segment::{self, Kept, Key, OnDisk, Segment, Shape, Writer};
+use super::upkeep::{self, Upkeep};
+use super::{CacheUse, SpaceKey, access, lock, tell};
 
 /// The file that says what a space is for.
 pub(super) const DESCRIPTION: &str = "space.json";
-/// Entries after which a segment ends: what eviction removes at once.
-const MOST_ENTRIES: u32 = 1 << 16;
+/// Entries after which a segment ends: some 400 MB of usual vectors.
+const MOST_ENTRIES: u64 = 1 << 18;
+/// The part of `embed.cache_size` that one segment may have.
+const PARTS: u64 = 16;
+/// Segments that this process writes at once, in different spaces; with two open files each.
+const MOST_WRITERS: usize = 8;
 /// How much work a loss of power may cost. What a killed process wrote stays in any case.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 
@@ -25,23 +30,27 @@ const SYNC_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Space {
     folder: PathBuf,
     key: SpaceKey,
+    shape: Shape,
     index: RwLock<Index>,
-    /// The segments of other processes, as far as they were read.
+    /// The segments whose keys are in the index, by name.
     followed: Mutex<HashMap<String, Followed>>,
-    writing: Mutex<Writing>,
+    writing: Arc<Mutex<Writing>>,
     hits: AtomicU64,
     misses: AtomicU64,
     damaged: AtomicU64,
 }
 
+/// Where every key is.
 #[derive(Debug, Default)]
 struct Index {
     places: HashMap<Key, Place>,
-    /// `None` where the files are gone.
+    /// `None` where the files are gone and no place names the number any more.
     segments: Vec<Option<Arc<Segment>>>,
+    /// Numbers of those.
+    free: Vec<u32>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     segment: u32,
     index: u32,
@@ -51,8 +60,8 @@ struct Place {
 #[derive(Debug)]
 struct Followed {
     segment: u32,
-    /// `None` where this process writes it, or where it cannot be read.
-    keys: Option<Keys>,
+    /// Keys that were read; all there ever will be where this process wrote it.
+    read: u64,
 }
 
 #[derive(Debug, Default)]
@@ -63,18 +72,30 @@ struct Writing {
     told: bool,
     /// When the first vector was written that a loss of power would cost; `None` where there is none.
     unsynced_since: Option<Instant>,
-    /// Bytes after which a segment ends, 0 for any.
+    /// Bytes that the whole folder may hold, 0 for any.
     most_bytes: u64,
 }
+
+/// What was found under a key.
+enum Look {
+    Right(Kept),
+    /// Nothing, or nothing that can be read now.
+    Nothing,
+    Damaged,
+}
+
+/// What spaces of this process write, beginning with those that began a segment first.
+static WRITERS: Mutex<VecDeque<Weak<Mutex<Writing>>>> = Mutex::new(VecDeque::new());
 
 impl Space {
     pub(super) fn new(folder: PathBuf, key: SpaceKey) -> Self {
         Self {
             folder,
+            shape: key.shape(),
             key,
             index: RwLock::default(),
             followed: Mutex::default(),
-            writing: Mutex::default(),
+            writing: Arc::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -86,155 +107,248 @@ impl Space {
         *Sha256::digest(text).first_chunk().expect("16 of 32 bytes")
     }
 
-    /// The vector of a text, if it is there and right.
-    pub(crate) fn get(&self, key: &Key) -> Option<Vec<f32>> {
-        let vector = self.look(key);
-        let counter = if vector.is_some() { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-        vector
-    }
-
-    fn look(&self, key: &Key) -> Option<Vec<f32>> {
-        let found = {
-            let index = self.read();
-            let place = index.places.get(key).copied();
-            place.and_then(|place| Some((place.index, Arc::clone(index.segments[place.segment as usize].as_ref()?))))
+    /// The vector of a text, if it is there and right. `bytes` is a scratch buffer.
+    pub(crate) fn get(&self, key: &Key, bytes: &mut Vec<u8>) -> Option<Kept> {
+        let found = match self.look(key, bytes) {
+            Look::Right(kept) => Some(kept),
+            Look::Nothing | Look::Damaged => None,
         };
-        let (index, segment) = found?;
-        let vector = segment.read(index, key, self.key.dimensions);
-        if vector.is_none() {
-            self.damaged.fetch_add(1, Ordering::Relaxed);
-            // The next one that is computed takes its place.
-            self.write().places.remove(key);
-        }
-        vector
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
     }
 
-    /// Keeps vectors, `[keys, dimensions]`. Where that is not possible it is told once, and the rest of the process goes on
-    /// without.
-    pub(crate) fn put(&self, keys: &[Key], vectors: &[f32]) {
+    fn look(&self, key: &Key, bytes: &mut Vec<u8>) -> Look {
+        for _ in 0..3 {
+            let Some((place, segment)) = self.read().find(key) else { return Look::Nothing };
+            match segment.read(place.index, key, self.shape, bytes) {
+                Ok(Some(kept)) => return Look::Right(kept),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !segment.has_keys() => {
+                    // Another process removed the segment, or joined it to others.
+                    self.update();
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Look::Nothing,
+                Ok(None) | Err(_) => {
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                    // The next one that is computed takes its place.
+                    self.write().remove(key, place);
+                    return Look::Damaged;
+                }
+            }
+        }
+        Look::Nothing
+    }
+
+    /// Keeps vectors, `[keys, dimensions]`; `cut` says which texts were cut. Where that is not possible it is told once, and
+    /// the rest of the query goes on without.
+    pub(crate) fn put(&self, keys: &[Key], cut: &[bool], vectors: &[f32]) {
         let mut writing = lock(&self.writing);
         if writing.stopped || keys.is_empty() {
             return;
         }
-        match self.add(&mut writing, keys, vectors) {
-            Ok((segment, first)) => {
-                let mut index = self.write();
-                for (i, key) in keys.iter().enumerate() {
-                    index.places.insert(*key, Place { segment, index: first + i as u32 });
-                }
+        if let Err(error) = self.add(&mut writing, keys, cut, vectors) {
+            if !writing.told {
+                let directory = self.directory().display();
+                tell(&format!("cache \"{directory}\" cannot be written: {error}; vectors are not kept, queries go on"));
             }
-            Err(error) => {
-                if !writing.told {
-                    let directory = self.folder.parent().unwrap_or(&self.folder).display();
-                    tell(&format!(
-                        "cache \"{directory}\" cannot be written: {error}; vectors are not kept, queries go on"
-                    ));
-                }
-                // What was written in part has no key, or no place in a segment that goes on.
-                *writing = Writing { stopped: true, told: true, most_bytes: writing.most_bytes, ..Writing::default() };
-            }
+            // What was written in part has no key, or no place in a segment that goes on.
+            *writing = Writing { stopped: true, told: true, most_bytes: writing.most_bytes, ..Writing::default() };
         }
     }
 
-    /// Adds to this process's segment, or to a new one; gives where.
-    fn add(&self, writing: &mut Writing, keys: &[Key], vectors: &[f32]) -> io::Result<(u32, u32)> {
-        let is_full = |writer: &Writer, most: u64| {
-            writer.entries >= MOST_ENTRIES || (most > 0 && writer.bytes >= most) || !self.is_there(&writer.name)
+    /// Adds to this process's segment, and to new ones where that is full.
+    fn add(&self, writing: &mut Writing, mut keys: &[Key], mut cut: &[bool], mut vectors: &[f32]) -> io::Result<()> {
+        while !keys.is_empty() {
+            let most_entries = match writing.most_bytes {
+                0 => MOST_ENTRIES,
+                most => self.shape.entries_of(Self::part_of(most)).clamp(1, MOST_ENTRIES),
+            };
+            let (writer, segment) = self.writer(writing, most_entries)?;
+            let first = writer.entries;
+            let count = keys.len().min((most_entries - u64::from(first)) as usize);
+            let (now, later) = keys.split_at(count);
+            writer.add(now, &cut[..count], &vectors[..count * self.shape.values])?;
+            self.write().insert(*segment, first, now);
+            (keys, cut, vectors) = (later, &cut[count..], &vectors[count * self.shape.values..]);
+        }
+        if writing.unsynced_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_EVERY {
+            writing.sync()?;
+        }
+        Ok(())
+    }
+
+    /// This process's segment, another one where it is full or was removed.
+    fn writer<'a>(&self, writing: &'a mut Writing, most_entries: u64) -> io::Result<&'a mut (Writer, u32)> {
+        let is_over = |writer: &Writer| {
+            u64::from(writer.entries) >= most_entries || !keys_of(&self.folder, &writer.name).exists()
         };
-        let most_bytes = writing.most_bytes;
-        if let Some((writer, _)) = writing.writer.take_if(|(writer, _)| is_full(writer, most_bytes)) {
-            writer.sync()?;
+        if writing.writer.as_ref().is_some_and(|(writer, _)| is_over(writer)) {
+            writing.end()?;
         }
         if writing.writer.is_none() {
-            let writer = Writer::create(&self.folder, self.key.dimensions)?;
+            self.make_room(writing.most_bytes)?;
+            close_a_writer(&self.writing);
+            let writer = Writer::create(&self.folder, self.shape, None)?;
             self.describe()?;
-            let segment = self.take_in(Some(Segment::open(&self.folder, &writer.name)?));
-            lock(&self.followed).insert(writer.name.clone(), Followed { segment, keys: None });
+            let segment = self.write().take_in(Segment::new(&self.folder, &writer.name));
+            lock(&self.followed).insert(writer.name.clone(), Followed { segment, read: u64::MAX });
+            writer.publish()?;
             writing.writer = Some((writer, segment));
         }
-        let (writer, segment) = writing.writer.as_mut().expect("just made");
-        let first = writer.entries;
-        writer.add(keys, vectors)?;
-        if writing.unsynced_since.get_or_insert_with(Instant::now).elapsed() >= SYNC_EVERY {
-            writer.sync()?;
-            writing.unsynced_since = None;
-        }
-        Ok((*segment, first))
+        Ok(writing.writer.as_mut().expect("just made"))
     }
 
-    /// Whether a segment's keys have not been removed by somebody.
-    fn is_there(&self, name: &str) -> bool {
-        self.folder.join(name).with_extension("keys").exists()
+    /// Removes the oldest vectors of the folder, so that another segment fits.
+    fn make_room(&self, most_bytes: u64) -> io::Result<()> {
+        if most_bytes == 0 {
+            return Ok(());
+        }
+        let (part, directory) = (Self::part_of(most_bytes), self.directory());
+        let most = most_bytes.saturating_sub(part);
+        if upkeep::bytes_below(directory) <= most {
+            return Ok(());
+        }
+        let (bytes, why) = match Upkeep::try_begin(directory) {
+            Ok(Some(upkeep)) => {
+                let left = upkeep.evict(most, part);
+                (left.bytes, left.stayed.into_iter().next().unwrap_or_default())
+            }
+            // Somebody else makes room in this moment.
+            Ok(None) => return Ok(()),
+            Err(error) => (upkeep::bytes_below(directory), error.to_string()),
+        };
+        self.update();
+        match bytes > most_bytes {
+            true => Err(io::Error::other(format!(
+                "it holds {bytes} bytes of the {most_bytes} of embed.cache_size, and none of them can be removed: {why}"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes of a segment where the folder may hold so many: a single writer goes beyond the limit by no more than that.
+    pub(super) fn part_of(most_bytes: u64) -> u64 {
+        most_bytes.div_ceil(PARTS)
     }
 
     /// Writes what the space is for.
     fn describe(&self) -> io::Result<()> {
-        let file = self.folder.join(DESCRIPTION);
-        if file.exists() {
-            return Ok(());
+        match self.folder.join(DESCRIPTION).exists() {
+            true => Ok(()),
+            false => access::write(&self.folder, DESCRIPTION, &serde_json::to_vec_pretty(&self.key)?),
         }
-        let part = file.with_extension(format!("{}.part", std::process::id()));
-        fs::write(&part, serde_json::to_vec_pretty(&self.key)?)?;
-        fs::rename(part, file)
     }
 
     /// What was written survives a loss of power from here on.
     pub(crate) fn sync(&self) {
-        let writing = &mut *lock(&self.writing);
-        if let (Some((writer, _)), Some(_)) = (&writing.writer, writing.unsynced_since.take()) {
-            // The next write tells what is wrong.
-            let _ = writer.sync();
-        }
+        // The next write tells what is wrong.
+        let _ = lock(&self.writing).sync();
     }
 
-    /// Reads the keys that others added, and lets go of segments that are gone. Begins to write again where that failed.
+    /// Ends this process's segment, so that it can be removed.
+    pub(super) fn end_segment(&self) {
+        let _ = lock(&self.writing).end();
+    }
+
+    /// Joins small segments where there are many.
+    pub(super) fn join(&self) {
+        let most_bytes = match lock(&self.writing).most_bytes {
+            0 => u64::MAX,
+            most => Self::part_of(most),
+        };
+        upkeep::join_where_many(self.directory(), &self.folder, self.shape, most_bytes);
+    }
+
+    /// Takes in what others changed. Begins to write again where that failed.
     pub(super) fn refresh(&self) {
-        let names = names(&self.folder);
-        let mut followed = lock(&self.followed);
-        followed.retain(|name, old| {
-            let is_there = names.contains(name);
-            if !is_there {
-                self.write().segments[old.segment as usize] = None;
-            }
-            is_there
-        });
-        for name in names {
-            let followed = followed.entry(name.clone()).or_insert_with(|| self.follow(&name));
-            let Some(keys) = &mut followed.keys else { continue };
-            // What cannot be read is not there.
-            let Ok((first, keys)) = keys.more() else { continue };
-            let mut index = self.write();
-            for (i, key) in keys.into_iter().enumerate() {
-                index.places.insert(key, Place { segment: followed.segment, index: first.saturating_add(i as u32) });
-            }
-        }
-        drop(followed);
+        self.update();
         lock(&self.writing).stopped = false;
     }
 
-    /// A segment of another process, or of one before this.
-    fn follow(&self, name: &str) -> Followed {
-        let opened = Keys::open(&self.folder, name, self.key.dimensions)
-            .and_then(|keys| Ok((keys, Segment::open(&self.folder, name)?)));
-        let (keys, segment) = opened.ok().unzip();
-        Followed { segment: self.take_in(segment), keys }
+    /// Reads the keys that others added, and lets go of segments that are gone with all their keys.
+    fn update(&self) {
+        let mut followed = lock(&self.followed);
+        for _ in 0..3 {
+            // Where the folder cannot be looked at now, what is known goes on.
+            let Ok(on_disk) = self.on_disk() else { return };
+            self.let_go(&mut followed, &on_disk);
+            if on_disk.iter().all(|segment| self.follow(&mut followed, segment)) {
+                return;
+            }
+            // One went meanwhile: joined, maybe, to one that is not in the list.
+        }
     }
 
-    fn take_in(&self, segment: Option<Segment>) -> u32 {
+    /// The segments in the folder. A system lists a folder little by little, and while segments are joined it may show neither
+    /// the old ones nor the new: what is given lacks nothing that an earlier look has shown.
+    fn on_disk(&self) -> io::Result<Vec<OnDisk>> {
+        let mut before = segment::list(&self.folder)?;
+        for _ in 0..5 {
+            let now = segment::list(&self.folder)?;
+            let names: HashSet<&str> = now.iter().map(|segment| segment.name.as_str()).collect();
+            if before.iter().all(|segment| names.contains(segment.name.as_str())) {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Ok(before)
+    }
+
+    fn let_go(&self, followed: &mut HashMap<String, Followed>, on_disk: &[OnDisk]) {
+        let names: HashSet<&str> = on_disk.iter().map(|segment| segment.name.as_str()).collect();
+        let mut gone = HashSet::new();
+        followed.retain(|name, known| {
+            // A segment of this process that is about to be shown has no such file yet.
+            let is_there = names.contains(name.as_str()) || known.read == u64::MAX && self.is_begun(name);
+            if !is_there {
+                gone.insert(known.segment);
+            }
+            is_there
+        });
+        if !gone.is_empty() {
+            self.write().let_go(&gone);
+        }
+    }
+
+    fn is_begun(&self, name: &str) -> bool {
+        // In this order: the one becomes the other.
+        keys_of(&self.folder, name).with_extension("new").exists() || keys_of(&self.folder, name).exists()
+    }
+
+    /// Takes in the new keys of a segment; `false` where it is gone.
+    fn follow(&self, followed: &mut HashMap<String, Followed>, on_disk: &OnDisk) -> bool {
+        let read = followed.get(&on_disk.name).map_or(0, |known| known.read);
+        if read >= on_disk.entries {
+            return true;
+        }
+        let keys = File::open(on_disk.path("keys")).and_then(|mut file| segment::read_keys(&mut file, read));
+        let (shape, keys) = match keys {
+            Ok(found) => found,
+            // What cannot be read now is not there now.
+            Err(error) => return error.kind() != io::ErrorKind::NotFound,
+        };
+        if shape != self.shape {
+            return true;
+        }
         let mut index = self.write();
-        index.segments.push(segment.map(Arc::new));
-        index.segments.len() as u32 - 1
+        let known = followed.entry(on_disk.name.clone()).or_insert_with(|| {
+            let segment = index.take_in(Segment::new(&self.folder, &on_disk.name));
+            Followed { segment, read: 0 }
+        });
+        index.insert(known.segment, u32::try_from(read).unwrap_or(u32::MAX), &keys);
+        known.read += keys.len() as u64;
+        true
     }
 
-    /// Lets segments end early, so that few of them make up what the folder may hold.
+    /// Remembers how much the folder may hold.
     pub(super) fn limit(&self, most_bytes: u64) {
-        lock(&self.writing).most_bytes = most_bytes.div_ceil(8);
+        lock(&self.writing).most_bytes = most_bytes;
     }
 
     /// What the space holds, and what it did for this process.
     pub(super) fn usage(&self) -> CacheUse {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let segments = segment::list(&self.folder).unwrap_or_default();
         CacheUse {
             model: self.key.model.clone(),
             fingerprint: self.key.fingerprint.clone(),
@@ -244,18 +358,36 @@ impl Space {
             dim: self.key.dimensions,
             max_tokens: self.key.max_tokens,
             entries: self.read().places.len() as u64,
-            bytes: segment::bytes_of(&self.folder),
+            bytes: segments.iter().map(OnDisk::bytes).sum(),
             hits: read(&self.hits),
             misses: read(&self.misses),
             damaged: read(&self.damaged),
         }
     }
 
-    /// Reads every vector; gives how many are right and how many are not.
+    /// Reads every vector; gives how many are right and how many are damaged.
     pub(super) fn verify(&self) -> (u64, u64) {
         let keys: Vec<Key> = self.read().places.keys().copied().collect();
-        let right = keys.iter().filter(|key| self.look(key).is_some()).count() as u64;
-        (right, keys.len() as u64 - right)
+        let (mut right, mut damaged, mut bytes) = (0, 0, Vec::new());
+        for key in keys {
+            match self.look(&key, &mut bytes) {
+                Look::Right(_) => right += 1,
+                Look::Damaged => damaged += 1,
+                Look::Nothing => {}
+            }
+        }
+        (right, damaged)
+    }
+
+    /// How many keys the index has room for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.read().places.capacity()
+    }
+
+    /// The cache's folder.
+    fn directory(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -267,11 +399,84 @@ impl Space {
     }
 }
 
-/// The segments in a folder, oldest first.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let keys = entries.filter(|path| path.extension().is_some_and(|extension| extension == "keys"));
-    let mut names: Vec<_> = keys.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
-    names.sort();
-    names
+impl Index {
+    fn find(&self, key: &Key) -> Option<(Place, Arc<Segment>)> {
+        let place = *self.places.get(key)?;
+        Some((place, Arc::clone(self.segments[place.segment as usize].as_ref()?)))
+    }
+
+    /// Forgets a key, unless it was found elsewhere meanwhile.
+    fn remove(&mut self, key: &Key, place: Place) {
+        if self.places.get(key) == Some(&place) {
+            self.places.remove(key);
+        }
+    }
+
+    /// The number of a segment.
+    fn take_in(&mut self, segment: Segment) -> u32 {
+        let segment = Some(Arc::new(segment));
+        if let Some(free) = self.free.pop() {
+            self.segments[free as usize] = segment;
+            return free;
+        }
+        self.segments.push(segment);
+        self.segments.len() as u32 - 1
+    }
+
+    /// Adds keys of a segment, the first being number `first` of it.
+    fn insert(&mut self, segment: u32, first: u32, keys: &[Key]) {
+        for (i, key) in keys.iter().enumerate() {
+            self.places.insert(*key, Place { segment, index: first.saturating_add(i as u32) });
+        }
+    }
+
+    /// Lets go of segments with all that is known of them.
+    fn let_go(&mut self, gone: &HashSet<u32>) {
+        self.places.retain(|_, place| !gone.contains(&place.segment));
+        if self.places.capacity() > 4 * self.places.len() {
+            self.places.shrink_to(2 * self.places.len());
+        }
+        for &segment in gone {
+            self.segments[segment as usize] = None;
+            self.free.push(segment);
+        }
+    }
+}
+
+impl Writing {
+    fn sync(&mut self) -> io::Result<()> {
+        match (&self.writer, self.unsynced_since.take()) {
+            (Some((writer, _)), Some(_)) => writer.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of the segment: from here on it is finished.
+    fn end(&mut self) -> io::Result<()> {
+        let synced = self.sync();
+        self.writer = None;
+        synced
+    }
+}
+
+/// Ends the oldest segment that this process writes, where it writes too many, before `of` begins one.
+fn close_a_writer(of: &Arc<Mutex<Writing>>) {
+    let mut writers = lock(&WRITERS);
+    let is_other = |known: &Weak<Mutex<Writing>>| !Weak::ptr_eq(known, &Arc::downgrade(of));
+    writers.retain(|known| known.strong_count() > 0 && is_other(known));
+    while writers.len() >= MOST_WRITERS
+        && let Some(oldest) = writers.pop_front()
+    {
+        // One that is busy in this moment ends with its next vectors' segment.
+        if let Some(writing) = oldest.upgrade()
+            && let Ok(mut writing) = writing.try_lock()
+        {
+            let _ = writing.end();
+        }
+    }
+    writers.push_back(Arc::downgrade(of));
+}
+
+fn keys_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.keys"))
 }

@@ -21,6 +21,7 @@ fn space_key() -> SpaceKey {
         dimensions: DIM,
         truncate: true,
         arithmetic: ARITHMETIC,
+        tokenising: TOKENISING,
     }
 }
 
@@ -33,21 +34,35 @@ fn key(i: usize) -> Key {
     Space::key_of(&format!("text {i}"))
 }
 
+fn shape() -> Shape {
+    space_key().shape()
+}
+
 fn vector(i: usize) -> Vec<f32> {
     (0..DIM).map(|j| (i * DIM + j) as f32 / 7.0 - 3.0).collect()
 }
 
 fn put(space: &Space, range: std::ops::Range<usize>) {
     let keys: Vec<_> = range.clone().map(key).collect();
-    space.put(&keys, &range.flat_map(vector).collect::<Vec<_>>());
+    let cut: Vec<_> = range.clone().map(is_cut).collect();
+    space.put(&keys, &cut, &range.flat_map(vector).collect::<Vec<_>>());
+}
+
+/// Every third text was cut.
+fn is_cut(i: usize) -> bool {
+    i.is_multiple_of(3)
+}
+
+fn get(space: &Space, i: usize) -> Option<Kept> {
+    space.get(&key(i), &mut Vec::new())
 }
 
 /// How many of these vectors are there; each that is there is the right one.
 fn found(space: &Space, range: std::ops::Range<usize>) -> usize {
     range
         .filter(|&i| {
-            space.get(&key(i)).is_some_and(|found| {
-                assert_eq!(found, vector(i));
+            get(space, i).is_some_and(|found| {
+                assert_eq!((&found.vector[..], found.is_cut), (&vector(i)[..], is_cut(i)));
                 true
             })
         })
@@ -88,7 +103,7 @@ fn a_change_of_anything_but_the_text_is_another_space() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = other_process(folder.path());
     put(&cache.space(space_key(), 0), 0..1);
-    let changes: [fn(&mut SpaceKey); 8] = [
+    let changes: [fn(&mut SpaceKey); 10] = [
         |key| key.fingerprint = "e".repeat(64),
         |key| key.precision = "int8".to_owned(),
         |key| key.device = "cuda:0".to_owned(),
@@ -97,14 +112,16 @@ fn a_change_of_anything_but_the_text_is_another_space() {
         |key| key.max_tokens = 128,
         |key| key.dimensions = DIM / 2,
         |key| key.truncate = false,
+        |key| key.arithmetic += 1,
+        |key| key.tokenising += 1,
     ];
     for change in changes {
         let mut changed = space_key();
         change(&mut changed);
-        assert_eq!(cache.space(changed.clone(), 0).get(&key(0)), None, "{changed:?}");
+        assert_eq!(get(&cache.space(changed.clone(), 0), 0), None, "{changed:?}");
     }
     let renamed = SpaceKey { model: "the same model in another place".to_owned(), ..space_key() };
-    assert!(cache.space(renamed, 0).get(&key(0)).is_some());
+    assert!(get(&cache.space(renamed, 0), 0).is_some());
 }
 
 #[test]
@@ -114,7 +131,7 @@ fn a_vector_that_is_damaged_is_a_miss_and_is_computed_again() {
     let [vectors] = files(folder.path(), "vectors").try_into().expect("one segment");
     let mut file = OpenOptions::new().write(true).open(&vectors).expect("file");
     // A value of vector 3, the checksum of vector 7.
-    let size = (DIM * 4 + 8) as u64;
+    let size = shape().entry() as u64;
     for place in [3 * size + 5, 7 * size + size - 1] {
         file.seek(SeekFrom::Start(place)).expect("seek");
         file.write_all(&[0xa5]).expect("write");
@@ -140,8 +157,8 @@ fn files_that_are_cut_or_gone_cost_only_what_they_held() {
     let cut = |path: &Path, length: u64| {
         OpenOptions::new().write(true).open(path).expect("file").set_len(length).expect("cut");
     };
-    cut(&vectors[0], (DIM * 4 + 8) as u64 * 10 + 50);
-    cut(&keys[1], 16 + 16 * 20 + 3);
+    cut(&vectors[0], shape().entry() as u64 * 10 + 50);
+    cut(&keys[1], 32 + 16 * 20 + 3);
     let fresh = || other_process(folder.path()).space(space_key(), 0);
     assert_eq!(found(&fresh(), 0..100), 10 + 20);
     fs::remove_file(&vectors[1]).expect("remove");
@@ -198,14 +215,360 @@ fn the_oldest_vectors_go_first_and_what_is_being_written_stays() {
     for i in 0..10 {
         put(&other_process(folder.path()).space(space_key(), 0), i * 100..(i + 1) * 100);
     }
-    let all: u64 = segment::all_below(folder.path()).iter().map(|segment| segment.bytes).sum();
+    let all = upkeep::bytes_below(folder.path());
     let cache = other_process(folder.path());
     let space = cache.space(space_key(), all / 2);
     let left = found(&space, 0..1000);
-    assert!((400..=500).contains(&left) && found(&space, 500..1000) == left, "{left}");
+    assert!((400..=500).contains(&left) && found(&space, 1000 - left..1000) == left, "{left}");
     put(&space, 1000..1010);
-    cache.evict(0);
+    let pruned = evict(folder.path(), 0);
+    assert_eq!(pruned.bytes, shape().bytes(10));
+    assert!(pruned.stayed.len() == 1 && pruned.stayed[0].contains("a running process is writing it"), "{pruned:?}");
     assert_eq!(found(&cache.space(space_key(), 0), 0..2000), 10, "this process writes it");
+    cache.end_segments();
+    assert_eq!(evict(folder.path(), 0), Pruned::default());
+    assert_eq!(found(&cache.space(space_key(), 0), 0..2000), 0);
+}
+
+fn evict(directory: &Path, most_bytes: u64) -> Pruned {
+    Upkeep::begin(directory).expect("the lock").evict(most_bytes, 0)
+}
+
+/// One segment for each vector, as so many runs of a program leave them.
+fn one_row_segments(directory: &Path, range: std::ops::Range<usize>) {
+    let folder = directory.join(space_key().folder());
+    for i in range {
+        let mut writer = segment::Writer::create(&folder, shape(), Some(16 * i as u64)).expect("a segment");
+        writer.add(&[key(i)], &[is_cut(i)], &vector(i)).expect("written");
+        writer.publish().expect("shown");
+    }
+    fs::write(folder.join(space::DESCRIPTION), serde_json::to_vec(&space_key()).expect("text")).expect("written");
+}
+
+#[test]
+fn many_segments_are_read_with_few_open_files_and_joined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    one_row_segments(folder.path(), 0..10_000);
+    let reader = other_process(folder.path());
+    let space = Space::new(folder.path().join(space_key().folder()), space_key());
+    space.refresh();
+    assert_eq!(found(&space, 0..10_000), 10_000);
+    #[cfg(target_os = "linux")]
+    assert!(open_below(folder.path()) <= 16, "{} files are open", open_below(folder.path()));
+    // Some at a time, so that no query waits for all of it.
+    let mut before = 10_000;
+    while before > 100 {
+        let opened = reader.space(space_key(), 0);
+        let left = files(folder.path(), "keys").len();
+        assert!(left < before && left + 4096 > before - 1, "{left} of {before}");
+        assert_eq!(found(&opened, 0..10_000), 10_000);
+        before = left;
+    }
+    assert_eq!(files(folder.path(), "vectors").len(), before);
+    // Who has the old names in its index finds the new ones, and counts no damage.
+    assert_eq!(found(&space, 0..10_000), 10_000);
+    assert_eq!((space.usage().entries, space.usage().damaged), (10_000, 0));
+    // Eviction still begins with the oldest.
+    evict(folder.path(), shape().bytes(100));
+    let left = other_process(folder.path()).space(space_key(), 0);
+    let count = found(&left, 0..10_000);
+    assert!((95..=100).contains(&count) && found(&left, 10_000 - count..10_000) == count, "{count}");
+}
+
+/// Files of a folder that this process has open.
+#[cfg(target_os = "linux")]
+fn open_below(directory: &Path) -> usize {
+    let directory = directory.canonicalize().expect("a folder");
+    let open = fs::read_dir("/proc/self/fd").expect("a list").flatten();
+    open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(&directory))).count()
+}
+
+#[test]
+fn a_segment_that_somebody_writes_is_never_joined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let writers: Vec<_> = (0..70).map(|_| other_process(folder.path())).collect();
+    let space_folder = folder.path().join(space_key().folder());
+    // Other processes hold more segments than one may: the files themselves are kept open here.
+    let mut live: Vec<_> = (0..writers.len())
+        .map(|i| {
+            let mut writer = segment::Writer::create(&space_folder, shape(), None).expect("a segment");
+            writer.publish().expect("shown");
+            writer.add(&[key(i)], &[is_cut(i)], &vector(i)).expect("written");
+            writer
+        })
+        .collect();
+    one_row_segments(folder.path(), 100..110);
+    let space = other_process(folder.path()).space(space_key(), 0);
+    assert_eq!(found(&space, 0..200), 80);
+    let names: Vec<_> = segment::list(&space_folder).expect("a list").into_iter().map(|s| s.name).collect();
+    assert!(live.iter().all(|writer| names.contains(&writer.name)) && names.len() == 71, "{}", names.len());
+    live[3].add(&[key(300)], &[is_cut(300)], &vector(300)).expect("written");
+    assert_eq!(found(&other_process(folder.path()).space(space_key(), 0), 0..400), 81);
+}
+
+#[test]
+fn what_is_joined_keeps_its_age() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let space_folder = folder.path().join(space_key().folder());
+    one_row_segments(folder.path(), 0..30);
+    let mut large = segment::Writer::create(&space_folder, shape(), Some(16 * 30)).expect("a segment");
+    for i in 30..60 {
+        large.add(&[key(i)], &[is_cut(i)], &vector(i)).expect("written");
+    }
+    large.publish().expect("shown");
+    drop(large);
+    one_row_segments(folder.path(), 60..90);
+    Upkeep::begin(folder.path()).expect("the lock").join(&space_folder, shape(), shape().bytes(50)).expect("joined");
+    assert_eq!(files(folder.path(), "keys").len(), 3);
+    for most in [85, 70, 50, 25, 5] {
+        evict(folder.path(), shape().bytes(most));
+        let space = other_process(folder.path()).space(space_key(), 0);
+        let left = found(&space, 0..90);
+        // Less than one vector per header.
+        assert!(left as u64 + 3 >= most && found(&space, 90 - left..90) == left, "{left} of {most}");
+    }
+}
+
+/// What a process leaves that is killed in the middle of a join: a half of the new segment that nobody reads, or all of it
+/// beside the old ones.
+#[test]
+fn a_join_that_was_killed_costs_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    one_row_segments(folder.path(), 0..50);
+    let space_folder = folder.path().join(space_key().folder());
+    let half = "0000000000000311-1-0";
+    fs::write(space_folder.join(format!("{half}.new")), "dfemb").expect("written");
+    fs::write(space_folder.join(format!("{half}.vectors")), [7; 100]).expect("written");
+    assert_eq!(found(&other_process(folder.path()).space(space_key(), 0), 0..50), 50);
+    let mut whole = segment::Writer::create(&space_folder, shape(), Some(0x311)).expect("a segment");
+    for i in 0..50 {
+        whole.add(&[key(i)], &[is_cut(i)], &vector(i)).expect("written");
+    }
+    whole.publish().expect("shown");
+    drop(whole);
+    let reader = other_process(folder.path()).space(space_key(), 0);
+    assert_eq!((found(&reader, 0..50), reader.usage().entries), (50, 50));
+    one_row_segments(folder.path(), 50..100);
+    let joined = other_process(folder.path()).space(space_key(), 0);
+    assert_eq!((found(&joined, 0..100), joined.usage().entries), (100, 100));
+    let left = fs::read_dir(&space_folder).expect("folder").count();
+    assert_eq!(left, 3, "keys, vectors and the description");
+    assert_eq!(upkeep::bytes_below(folder.path()), shape().bytes(100), "none is there twice");
+    assert_eq!(found(&reader, 0..50), 50);
+}
+
+/// Processes that read, write, join and remove at the same time: no wrong vector, and none is lost that nobody removed.
+#[test]
+fn joins_race_with_readers_and_writers_and_prunes() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = tempfile::tempdir().expect("a folder");
+    one_row_segments(folder.path(), 0..300);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let write = |from: usize| {
+            for i in 0..100 {
+                // Each with a process of its own, so that every vector is a segment.
+                put(&other_process(folder.path()).space(space_key(), 0), from + i..from + i + 1);
+            }
+        };
+        let read = || {
+            let cache = other_process(folder.path());
+            while !stop.load(Ordering::Relaxed) {
+                let space = cache.space(space_key(), 0);
+                assert_eq!(found(&space, 0..300), 300, "these are there all the time");
+                assert_eq!(space.usage().damaged, 0);
+            }
+        };
+        let readers = [threads.spawn(read), threads.spawn(read)];
+        let writers = [threads.spawn(move || write(1000)), threads.spawn(move || write(2000))];
+        writers.into_iter().for_each(|writer| writer.join().expect("written"));
+        stop.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().expect("read"));
+    });
+    let space = other_process(folder.path()).space(space_key(), 0);
+    assert_eq!(found(&space, 0..3000), 500);
+    let segments = files(folder.path(), "keys").len();
+    assert!(segments <= 2 * 64, "{segments} segments");
+    // The same with somebody who removes: what is found is right.
+    stop.store(false, Ordering::Relaxed);
+    std::thread::scope(|threads| {
+        let pruner = threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                evict(folder.path(), shape().bytes(300));
+            }
+        });
+        for i in 0..100 {
+            let space = other_process(folder.path()).space(space_key(), 0);
+            put(&space, 4000 + i..4001 + i);
+            assert!(found(&space, 0..5000) <= 700);
+            assert_eq!(space.usage().damaged, 0);
+        }
+        stop.store(true, Ordering::Relaxed);
+        pruner.join().expect("pruned");
+    });
+    evict(folder.path(), shape().bytes(300));
+    assert!(upkeep::bytes_below(folder.path()) <= shape().bytes(300));
+}
+
+#[test]
+fn a_limit_holds_while_vectors_are_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limit = 20_000;
+    let space = other_process(folder.path()).space(space_key(), limit);
+    let mut most = 0;
+    // Larger than the whole folder may be, at once, and one by one.
+    put(&space, 0..1000);
+    for i in 1000..2000 {
+        put(&space, i..i + 1);
+        most = most.max(upkeep::bytes_below(folder.path()));
+        assert_eq!(found(&space, i..i + 1), 1, "what was just written is there");
+    }
+    assert!(most <= limit + Space::part_of(limit), "{most}");
+    assert!(most > limit * 3 / 4, "{most}");
+    let left = space.usage().entries as usize;
+    assert!(found(&space, 0..2000) == left && found(&space, 2000 - left..2000) == left, "{left}");
+    assert_eq!(space.usage().damaged, 0);
+    assert!(space.usage().bytes >= shape().bytes(left as u64));
+}
+
+#[test]
+fn pruning_goes_as_near_as_a_vector_allows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = SpaceKey { prompt: "query: ".to_owned(), ..space_key() };
+    put(&other_process(folder.path()).space(other, 0), 0..10);
+    put(&other_process(folder.path()).space(space_key(), 0), 0..4137);
+    let path = folder.path().display().to_string();
+    fs::write(folder.path().join(FORMAT_FILE), FORMAT).expect("written");
+    assert_eq!(cache_usage(&path).expect("usage").len(), 2);
+    let limit = shape().bytes(2500) + 50;
+    let pruned = prune_cache(&path, limit).expect("pruned");
+    assert_eq!(pruned, Pruned { bytes: shape().bytes(2500), stayed: Vec::new() });
+    let space = other_process(folder.path()).space(space_key(), 0);
+    assert_eq!((found(&space, 0..4137 - 2500), found(&space, 4137 - 2500..4137)), (0, 2500), "the newest stay");
+    let usage = cache_usage(&path).expect("usage");
+    assert_eq!((usage.len(), usage[0].entries, usage[0].bytes), (1, 2500, limit - 50));
+    assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
+    assert_eq!(cache_usage(&path).expect("usage"), []);
+    assert_eq!(upkeep::spaces(folder.path()).expect("a list"), [] as [PathBuf; 0], "no folder is left");
+}
+
+#[test]
+fn counters_are_true_after_another_process_removed_vectors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    put(&other_process(folder.path()).space(space_key(), 0), 0..250);
+    put(&other_process(folder.path()).space(space_key(), 0), 250..500);
+    let cache = other_process(folder.path());
+    assert_eq!(found(&cache.space(space_key(), 0), 0..500), 500);
+    evict(folder.path(), shape().bytes(100));
+    assert_eq!(cache.verify(), (100, 0), "what is gone is not damaged");
+    let usage = &cache.usage()[0];
+    assert_eq!((usage.entries, usage.damaged, usage.bytes), (100, 0, shape().bytes(100)));
+    assert_eq!(found(&cache.space(space_key(), 0), 0..500), 100);
+    evict(folder.path(), 0);
+    assert_eq!((cache.verify(), cache.usage()), ((0, 0), Vec::new()));
+    // Memory is given back.
+    let space = cache.space(space_key(), 0);
+    assert!(space.capacity() < 100, "{}", space.capacity());
+}
+
+#[test]
+fn only_files_of_the_format_are_removed() {
+    for format in [FORMAT, "datafusion-embed vectors 1\n"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().display().to_string();
+        put(&other_process(folder.path()).space(space_key(), 0), 0..10);
+        let space = folder.path().join(space_key().folder());
+        fs::write(folder.path().join(FORMAT_FILE), format).expect("written");
+        let own = ["thesis.keys", "0000000000000001-1-0.keys.bak", "1-1-1.vectors", "space.json.old"];
+        own.iter().for_each(|name| fs::write(space.join(name), "mine").expect("written"));
+        let beside = ["photos", "0123456789abcdef0123456789abcdeg"].map(|name| folder.path().join(name));
+        for folder in &beside {
+            fs::create_dir(folder).expect("a folder");
+            fs::write(folder.join("0000000000000001-1-0.keys"), "mine").expect("written");
+        }
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&beside[0], folder.path().join("f".repeat(32))).expect("a link");
+        assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
+        assert_eq!(files(folder.path(), "vectors"), [space.join("1-1-1.vectors")]);
+        assert!(own.iter().all(|name| space.join(name).is_file()));
+        assert!(beside.iter().all(|folder| folder.join("0000000000000001-1-0.keys").is_file()));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_made_is_for_its_user_alone() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
+    let folder = tempfile::tempdir().expect("a folder");
+    let new = folder.path().join("above/vectors");
+    let fill =
+        |path: &Path| put(&Cache::open(&path.display().to_string()).expect("a cache").space(space_key(), 0), 0..9);
+    fill(&new);
+    let space = new.join(space_key().folder());
+    assert_eq!((mode(&new), mode(&space), mode(&new.join(FORMAT_FILE))), (0o700, 0o700, 0o600));
+    assert!(fs::read_dir(&space).expect("folder").all(|file| mode(&file.expect("one").path()) == 0o600));
+    // A folder of the user keeps its mode, and where the group may write it is the group's.
+    let own = folder.path().join("own");
+    for (given, inside) in [(0o755, 0o700), (0o770, 0o770)] {
+        fs::create_dir(&own).expect("a folder");
+        fs::set_permissions(&own, fs::Permissions::from_mode(given)).expect("a mode");
+        fill(&own);
+        let made = mode(&own.join(space_key().folder()));
+        // The process's own mask may take more away.
+        assert!(mode(&own) == given && made & !inside == 0 && made & 0o700 == 0o700, "{given:o}: {made:o}");
+        clear_cache(&own.display().to_string()).expect("cleared");
+        fs::remove_dir_all(&own).expect("removed");
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    let cache = Cache::open(&path).expect("a cache");
+    put(&other_process(folder.path()).space(space_key(), 0), 0..10);
+    let other = other_process(folder.path());
+    let writing = other.space(space_key(), 0);
+    put(&writing, 10..20);
+    // Another process writes the second segment; a folder is in the way of the first one's removal.
+    let first = files(folder.path(), "keys").remove(0);
+    fs::remove_file(&first).expect("removed");
+    fs::create_dir(&first).expect("a folder");
+    let pruned = clear_cache(&path).expect("told");
+    assert_eq!(pruned.stayed.len(), 2, "{pruned:?}");
+    assert!(pruned.stayed.iter().all(|line| line.contains(".keys: ") && !line.contains('\n')), "{pruned:?}");
+    assert!(pruned.stayed[1].contains("a running process is writing it"), "{pruned:?}");
+    assert_eq!(found(&cache.space(space_key(), 0), 0..20), 10);
+    // Nor is anything removed while another process is at it.
+    let held = Upkeep::begin(folder.path()).expect("the lock");
+    assert!(Upkeep::try_begin(folder.path()).expect("a lock").is_none());
+    drop(held);
+    assert!(Upkeep::try_begin(folder.path()).expect("a lock").is_some());
+}
+
+#[test]
+fn looking_at_a_folder_makes_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let new = folder.path().join("new").display().to_string();
+    assert_eq!(usage_so_far(&new).expect("nothing"), []);
+    assert_eq!(usage_so_far(&folder.path().display().to_string()).expect("nothing"), []);
+    assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 0);
+    fs::write(folder.path().join("holiday.jpg"), "x").expect("write");
+    assert!(usage_so_far(&folder.path().display().to_string()).is_err());
+}
+
+#[test]
+fn a_process_writes_few_segments_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = other_process(folder.path());
+    let space = |i: usize| cache.space(SpaceKey { prompt: i.to_string(), ..space_key() }, 0);
+    for i in (0..40).chain(0..40) {
+        put(&space(i), i..i + 1);
+    }
+    #[cfg(target_os = "linux")]
+    assert!(open_below(folder.path()) <= 16 + 2 * 8, "{} files are open", open_below(folder.path()));
+    assert!((0..40).all(|i| found(&space(i), i..i + 1) == 1));
 }
 
 #[test]
@@ -220,9 +583,9 @@ fn another_format_and_other_files_are_refused() {
         message.contains("has the format \"datafusion-embed vectors 0\"") && message.contains("clear"),
         "{message}"
     );
-    fs::create_dir(folder.path().join("abc")).expect("folder");
-    clear_cache(&path).expect("cleared");
+    assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
     assert_eq!(fs::read_dir(&path).expect("folder").count(), 0);
+    Cache::open(&path).expect("a new folder");
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("holiday.jpg"), "x").expect("write");
     let message = Cache::open(&folder.path().display().to_string()).expect_err("not a cache").to_string();

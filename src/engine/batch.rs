@@ -16,6 +16,8 @@ pub(super) struct Batch {
     pub(super) truncated: usize,
     /// Under what the vectors are kept, where they are.
     pub(super) keys: Vec<Key>,
+    /// Which of these texts were cut.
+    pub(super) cut: Vec<bool>,
 }
 
 /// How large a model batch may be.
@@ -30,7 +32,7 @@ pub(super) struct Limits {
 impl Batch {
     /// A batch without texts.
     pub(super) fn new() -> Self {
-        Self { ids: Vec::new(), starts: vec![0], truncated: 0, keys: Vec::new() }
+        Self { ids: Vec::new(), starts: vec![0], truncated: 0, keys: Vec::new(), cut: Vec::new() }
     }
 
     /// Number of texts.
@@ -49,7 +51,10 @@ impl Batch {
         self.ids.extend_from_slice(ids);
         self.starts.push(self.ids.len());
         self.truncated += usize::from(truncated);
-        self.keys.extend(key);
+        if let Some(key) = key {
+            self.keys.push(key);
+            self.cut.push(truncated);
+        }
     }
 }
 

@@ -147,8 +147,9 @@ impl Counters {
     }
 
     /// The vector of a text was kept from before.
-    pub(super) fn cached(&self) {
+    pub(super) fn cached(&self, is_cut: bool) {
         add(&self.cached, 1);
+        add(&self.truncated, u64::from(is_cut));
     }
 
     /// A row has no text.

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey};
+use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey, TOKENISING};
 use crate::error::{Error, Result};
 use crate::model::{self, Allowance, Description, Model, Place, Role};
 use crate::model::{self, Description, Found, Model, Place, Role};
@@ -137,6 +137,7 @@ impl Call {
             dimensions,
             truncate: *truncate,
             arithmetic: ARITHMETIC,
+            tokenising: TOKENISING,
         };
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }

@@ -42,11 +42,27 @@ enum Stage {
     Abandoned,
 }
 
+/// Where one text's vector is.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    /// In a model batch, when that is done.
+    Batched(Claim),
+    /// Kept from before.
+    Kept(Arc<[f32]>),
+}
+
 /// The place of one text's vector in a model batch, wanted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Claim {
     batch: Arc<ModelBatch>,
     index: usize,
+}
+
+/// What a memo keeps of a slot: a place that nobody has to want.
+#[derive(Debug)]
+pub(super) enum Remembered {
+    Batched(Arc<ModelBatch>, usize),
+    Kept(Arc<[f32]>),
 }
 
 impl ModelBatch {
@@ -56,16 +72,6 @@ impl ModelBatch {
             wanted: AtomicUsize::new(0),
             vectors: OnceLock::new(),
         })
-    }
-
-    /// A vector that is there already.
-    pub(super) fn found(vector: Vec<f32>) -> Slot {
-        let batch = Arc::new(Self {
-            state: Mutex::new(State { stage: Stage::Submitted, wakers: Vec::new() }),
-            wanted: AtomicUsize::new(0),
-            vectors: OnceLock::from(Ok(vector)),
-        });
-        batch.slot(0)
     }
 
     /// Adds a text, if the batch is open and has room for it.
@@ -87,7 +93,7 @@ impl ModelBatch {
     }
 
     /// Another claim on text `index`, unless the batch was abandoned.
-    pub(super) fn claim(self: &Arc<Self>, index: usize) -> Option<Slot> {
+    fn claim(self: &Arc<Self>, index: usize) -> Option<Slot> {
         let state = self.lock();
         (!matches!(state.stage, Stage::Abandoned)).then(|| self.slot(index))
     }
@@ -95,7 +101,7 @@ impl ModelBatch {
     /// The caller holds the lock.
     fn slot(self: &Arc<Self>, index: usize) -> Slot {
         self.wanted.fetch_add(1, Ordering::Relaxed);
-        Slot { batch: Arc::clone(self), index }
+        Slot::Batched(Claim { batch: Arc::clone(self), index })
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -194,29 +200,49 @@ impl Drop for Job {
 impl Slot {
     /// Whether the vector is there, or the reason why it never will be.
     pub(crate) fn is_done(&self) -> bool {
-        self.batch.is_done()
+        self.batch().is_none_or(|batch| batch.is_done())
     }
 
-    pub(super) fn batch(&self) -> &Arc<ModelBatch> {
-        &self.batch
+    /// The batch that the vector comes from; `None` where it is there already.
+    pub(super) fn batch(&self) -> Option<&Arc<ModelBatch>> {
+        match self {
+            Self::Batched(claim) => Some(&claim.batch),
+            Self::Kept(_) => None,
+        }
     }
 
-    /// What a memo keeps: a place that nobody has to want.
-    pub(super) fn place(&self) -> (Arc<ModelBatch>, usize) {
-        (Arc::clone(&self.batch), self.index)
+    pub(super) fn remembered(&self) -> Remembered {
+        match self {
+            Self::Batched(claim) => Remembered::Batched(Arc::clone(&claim.batch), claim.index),
+            Self::Kept(vector) => Remembered::Kept(Arc::clone(vector)),
+        }
     }
 
-    /// The vector of a batch that is done.
+    /// The vector of a batch that is done, or one that was kept.
     fn vector(&self, dimensions: usize) -> Result<&[f32]> {
-        match self.batch.vectors.get() {
-            Some(Ok(vectors)) => Ok(&vectors[self.index * dimensions..][..dimensions]),
+        let Claim { batch, index } = match self {
+            Self::Batched(claim) => claim,
+            Self::Kept(vector) => return Ok(vector),
+        };
+        match batch.vectors.get() {
+            Some(Ok(vectors)) => Ok(&vectors[index * dimensions..][..dimensions]),
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::Device("embed: a vector was read before it was there. This is a bug".to_owned())),
         }
     }
 }
 
-impl Drop for Slot {
+impl Remembered {
+    /// The slot of another row with this text; `None` where the batch was abandoned.
+    pub(super) fn claim(&self) -> Option<Slot> {
+        match self {
+            Self::Batched(batch, index) => batch.claim(*index),
+            Self::Kept(vector) => Some(Slot::Kept(Arc::clone(vector))),
+        }
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
         self.batch.wanted.fetch_sub(1, Ordering::Relaxed);
     }

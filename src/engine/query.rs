@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use super::batch::{Batch, Limits};
 use super::counters::Counters;
-use super::model_batch::{ModelBatch, Slot, values_of};
+use super::model_batch::{ModelBatch, Remembered, Slot, values_of};
 use super::pool::{Lane, Pool};
 use super::{Call, Session};
-use crate::cache::{Key, Space};
+use crate::cache::{Kept, Key, Space};
 use crate::error::{Error, Result};
 use crate::model::{Allowance, Model, Room};
 use crate::model::{Found, Model, Room};
@@ -41,7 +41,7 @@ pub(crate) struct Query {
 }
 
 struct Memo {
-    texts: HashMap<u128, (Arc<ModelBatch>, usize)>,
+    texts: HashMap<u128, Remembered>,
     /// The texts in the order in which they came, with their bytes.
     order: VecDeque<(u128, usize)>,
     bytes: usize,
@@ -93,7 +93,8 @@ impl Query {
             loaded,
             space,
         };
-        Ok(Feed { shared: Arc::new(shared), open: None, in_flight: VecDeque::new(), finished: 0 })
+        let (open, in_flight) = (None, VecDeque::new());
+        Ok(Feed { shared: Arc::new(shared), open, in_flight, finished: 0, read: Vec::new() })
     }
 
     /// Bytes of the vectors that the query remembers.
@@ -115,13 +116,12 @@ impl Query {
 
 impl Memo {
     fn find(&self, key: u128) -> Option<Slot> {
-        let (batch, index) = self.texts.get(&key)?;
-        batch.claim(*index)
+        self.texts.get(&key)?.claim()
     }
 
     fn insert(&mut self, key: u128, slot: &Slot, bytes: usize) {
         // A text whose batch was abandoned is known already, and keeps its place in the order.
-        if self.texts.insert(key, slot.place()).is_none() {
+        if self.texts.insert(key, slot.remembered()).is_none() {
             self.order.push_back((key, bytes));
             self.bytes += bytes;
             self.forget();
@@ -180,7 +180,7 @@ impl Shared {
         let Loaded { model, unpooled } = self.loaded()?;
         let vectors = model.encode(&batch.ids, &batch.starts, *unpooled, self.dimensions, room, go_on)?;
         if let Some(space) = &self.space {
-            space.put(&batch.keys, &vectors);
+            space.put(&batch.keys, &batch.cut, &vectors);
         }
         Ok(vectors)
     }
@@ -253,6 +253,8 @@ pub(crate) struct Feed {
     in_flight: VecDeque<Arc<ModelBatch>>,
     /// Batches of this feed that came back, see [`Feed::finished`].
     finished: usize,
+    /// Scratch for kept vectors.
+    read: Vec<u8>,
 }
 
 impl fmt::Debug for Feed {
@@ -279,9 +281,9 @@ impl Feed {
         }
         let Shared { max_tokens, dimensions, .. } = *self.shared;
         let kept_under = self.shared.space.as_ref().map(|_| Space::key_of(text));
-        let kept = kept_under.and_then(|key| self.shared.space.as_ref()?.get(&key));
-        if let Some(vector) = kept {
-            return Ok(self.found(key, vector));
+        let kept = kept_under.and_then(|key| self.shared.space.as_ref()?.get(&key, &mut self.read));
+        if let Some(kept) = kept {
+            return Ok(self.found(key, kept));
         }
         let loaded = self.shared.loaded()?;
         let start = Instant::now();
@@ -307,15 +309,15 @@ impl Feed {
     }
 
     /// The place of a vector that was kept.
-    fn found(&self, key: u128, vector: Vec<f32>) -> Slot {
+    fn found(&self, key: u128, Kept { vector, is_cut }: Kept) -> Slot {
         let mut memo = self.shared.query.memo();
         // Another stream may have found it meanwhile.
         if let Some(slot) = memo.find(key) {
             self.shared.count(Counters::duplicate);
             return slot;
         }
-        self.shared.count(Counters::cached);
-        let slot = ModelBatch::found(vector);
+        self.shared.count(|counters| counters.cached(is_cut));
+        let slot = Slot::Kept(vector);
         memo.insert(key, &slot, self.shared.dimensions * size_of::<f32>() + BYTES_PER_TEXT);
         slot
     }
@@ -368,8 +370,13 @@ impl Feed {
     /// Wakes this task when a batch of this feed is done, or the one of this slot.
     pub(crate) fn wake_when_done(&mut self, slot: &Slot, waker: &Waker) {
         // The slot's batch may be another stream's that waits for this one: whoever wants it submits it.
-        slot.batch().submit(&self.shared);
-        slot.batch().wake_when_done(waker);
+        match slot.batch() {
+            Some(batch) => {
+                batch.submit(&self.shared);
+                batch.wake_when_done(waker);
+            }
+            None => waker.wake_by_ref(),
+        }
         self.in_flight.iter().for_each(|batch| batch.wake_when_done(waker));
     }
 
@@ -381,7 +388,7 @@ impl Feed {
     /// Waits on this thread for vectors, `[rows, dimensions]`; a row without a slot is zero.
     pub(super) fn wait(&mut self, slots: &[Option<Slot>]) -> Result<Vec<f32>> {
         self.flush();
-        slots.iter().flatten().for_each(|slot| slot.batch().wait());
+        slots.iter().flatten().filter_map(Slot::batch).for_each(|batch| batch.wait());
         values_of(slots, self.shared.dimensions)
     }
 }

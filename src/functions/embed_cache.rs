@@ -12,7 +12,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::cache::{CacheUse, cache_usage};
+use crate::cache::{CacheUse, usage_so_far};
 use crate::options::EmbedOptions;
 
 /// The table function.
@@ -57,7 +57,7 @@ impl TableProvider for EmbedCache {
         TableType::Temporary
     }
 
-    /// The state of the moment when the query is planned; no rows where no folder is set.
+    /// The state of the moment when the query is planned; no rows where no folder is set, or none was made yet.
     async fn scan(
         &self,
         state: &dyn Session,
@@ -67,7 +67,7 @@ impl TableProvider for EmbedCache {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let options = state.config_options().extensions.get::<EmbedOptions>();
         let directory = options.map(|options| options.cache.as_str()).filter(|directory| !directory.is_empty());
-        let usage = directory.map(cache_usage).transpose()?.unwrap_or_default();
+        let usage = directory.map(usage_so_far).transpose()?.unwrap_or_default();
         MemTable::try_new(self.schema(), vec![vec![rows(&usage)?]])?.scan(state, projection, filters, limit).await
     }
 }

@@ -1,6 +1,6 @@
 //! `embedsql cache`: what a folder of vectors holds, whether it is right, and how it gets smaller.
 
-use datafusion_embed::{cache_usage, clear_cache, prune_cache, verify_cache};
+use datafusion_embed::{Pruned, cache_usage, clear_cache, prune_cache, verify_cache};
 
 use crate::args::{Args, CacheAction};
 use crate::error::Failure;
@@ -17,16 +17,22 @@ pub(crate) fn run(args: &Args, action: &CacheAction) -> Result<(), Failure> {
                 rows(&[one("right", right.to_string()), one("damaged", damaged.to_string())])?
             }
             CacheAction::Prune { directory, to } => {
-                let left = prune_cache(directory, *to as u64).map_err(failed)?;
-                rows(&[one("left", size(left))])?
+                let pruned = prune_cache(directory, *to as u64).map_err(failed)?;
+                print(args, output, &rows(&[one("left", size(pruned.bytes))])?)?;
+                return all_went(directory, &pruned);
             }
-            CacheAction::Clear { directory } => {
-                clear_cache(directory).map_err(failed)?;
-                return Ok(());
-            }
+            CacheAction::Clear { directory } => return all_went(directory, &clear_cache(directory).map_err(failed)?),
         };
         print(args, output, &rows)
     })
+}
+
+/// An error where something was to go and stayed.
+fn all_went(directory: &str, pruned: &Pruned) -> Result<(), Failure> {
+    let [first, more @ ..] = pruned.stayed.as_slice() else { return Ok(()) };
+    let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+    let held = size(pruned.bytes);
+    Err(Failure::Statement(format!("cache \"{directory}\" still holds {held}: could not remove {first}{more}")))
 }
 
 fn stats(directory: &str) -> Result<datafusion::arrow::array::RecordBatch, Failure> {
