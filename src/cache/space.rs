@@ -464,14 +464,16 @@ fn close_a_writer(of: &Arc<Mutex<Writing>>) {
     let mut writers = lock(&WRITERS);
     let is_other = |known: &Weak<Mutex<Writing>>| !Weak::ptr_eq(known, &Arc::downgrade(of));
     writers.retain(|known| known.strong_count() > 0 && is_other(known));
-    while writers.len() >= MOST_WRITERS
-        && let Some(oldest) = writers.pop_front()
-    {
-        // One that is busy in this moment ends with its next vectors' segment.
-        if let Some(writing) = oldest.upgrade()
-            && let Ok(mut writing) = writing.try_lock()
-        {
-            let _ = writing.end();
+    for _ in 0..writers.len() {
+        if writers.len() < MOST_WRITERS {
+            break;
+        }
+        let Some(oldest) = writers.pop_front() else { break };
+        let Some(writing) = oldest.upgrade() else { continue };
+        // One that is busy in this moment is not waited for: it may be waiting here.
+        match writing.try_lock() {
+            Ok(mut writing) => drop(writing.end()),
+            Err(_) => writers.push_back(oldest),
         }
     }
     writers.push_back(Arc::downgrade(of));

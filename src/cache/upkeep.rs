@@ -16,7 +16,7 @@ use super::space::DESCRIPTION;
 
 /// The file whose lock is the folder's.
 pub(super) const LOCK_FILE: &str = "LOCK";
-/// How long a command waits for another process that holds the lock: a join takes less than a second.
+/// How long a command waits for another process that holds the lock: a join takes about a second.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Small segments that a space may have before they are joined.
 const MOST_SMALL: usize = 64;
