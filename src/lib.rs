@@ -95,6 +95,10 @@ use functions::{Embed, Settings};
 /// Puts `embed` and its sisters into a session, with the settings that it has already or their defaults.
 ///
 /// Changes no `datafusion.*` setting. Calling it again keeps the counters of `embed_models()`.
+///
+/// A session that has DataFusion's own planner gets one that runs `embed` where the fewest rows pass, and that makes DELETE
+/// and UPDATE exact, where DataFusion 55.2 changes every row of a table in memory for a condition like `WHERE false`; see
+/// [`EmbedPlanner`].
 pub fn register(ctx: &SessionContext) -> Result<()> {
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())

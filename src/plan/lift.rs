@@ -17,8 +17,8 @@
 //! | window | passes late columns on; what its functions need runs below |
 //! | anything else | gets its inputs complete |
 //!
-//! Recursive queries, correlated subqueries, UPDATE and DELETE, conditions of outer joins beside their keys, lambda bodies
-//! and texts with volatile parts keep plain calls. A row that a join or a cross join repeats carries the same text, which the
+//! Recursive queries, correlated subqueries, UPDATE and DELETE of tables that are not in memory, conditions of outer joins
+//! beside their keys, lambda bodies and texts with volatile parts keep plain calls. A row that a join or a cross join repeats carries the same text, which the
 //! query's memo embeds once. An expression that is late above a sort makes the sort carry its texts in place of its vectors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -10,15 +10,23 @@
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `scope.rs` | what the operators of one execution share |
+//! | `dml.rs` | DELETE and UPDATE: the rule, the logical node, and the check of what is left to DataFusion |
+//! | `membership.rs` | subqueries in their conditions, written so that DataFusion answers exactly |
+//! | `change.rs` | the rows of a table in memory by number, and the sink that changes them |
 //!
 //! DataFusion moves an expression as if it cost nothing: into scans, below filters and sorts, twice into a sort key. So the
 //! rule runs last, on the plan that DataFusion has optimized, inside the session's planner: a planner that cannot plan the
 //! node never sees it, and plain functions run.
+//!
+//! DELETE and UPDATE are here because their conditions may have calls too, and DataFusion loses conditions.
 
 mod calls;
+mod change;
+mod dml;
 mod exec;
 mod file_order;
 mod lift;
+mod membership;
 mod node;
 mod planner;
 mod scope;

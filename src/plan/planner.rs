@@ -10,11 +10,13 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{ExprSchemable, LogicalPlan, ScalarUDFImpl, UserDefinedLogicalNode};
+use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use super::calls;
+use super::dml::{ChangeNode, RowChanges, checked};
 use super::exec::{EmbedExec, PlannedCall};
 use super::file_order::FileOrder;
 use super::lift::lift;
@@ -36,6 +38,15 @@ use super::node::EmbedNode;
 /// ```
 ///
 /// and gives it what [`EmbedPlanner::lift`] makes of its logical plan.
+///
+/// # DELETE and UPDATE
+///
+/// DataFusion 55.2 hands a table the conditions that it finds above the table's scan after optimization: what was folded
+/// (`WHERE false`) or became a join (`EXISTS`, `IN (SELECT ..)`) is lost, and **every** row is deleted or updated, even by
+/// EXPLAIN. Where [`register`](crate::register) installs its planner, a table in memory changes exactly the rows of the
+/// condition, all at once and when the plan is run, and a table of another kind gets its whole condition; what cannot be done
+/// so is an error before anything changes. A program with a [`QueryPlanner`] of its own has what DataFusion does, with this
+/// extension too.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EmbedPlanner;
 
@@ -60,6 +71,9 @@ impl ExtensionPlanner for EmbedPlanner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if let Some(change) = node.as_any().downcast_ref::<ChangeNode>() {
+            return change.plan(&physical_inputs[0]).map(Some);
+        }
         let Some(node) = node.as_any().downcast_ref::<EmbedNode>() else { return Ok(None) };
         let schema = node.input.schema();
         let mut planned = Vec::with_capacity(node.calls.len());
@@ -87,11 +101,12 @@ struct EmbedQueryPlanner;
 impl QueryPlanner for EmbedQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
-        planner.create_physical_plan(&lift(plan)?, session).await
+        planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await
     }
 }
 
-/// Gives a session the planner, unless it has one of its own, and the rule that keeps files in order.
+/// Gives a session the planner and the rule for DELETE and UPDATE that it plans, unless it has a planner of its own, and the
+/// rule that keeps files in order.
 pub(crate) fn install(state: &mut SessionState) {
     static DEFAULT: LazyLock<Arc<dyn QueryPlanner + Send + Sync>> =
         LazyLock::new(|| Arc::clone(SessionStateBuilder::new().build().query_planner()));
@@ -99,7 +114,11 @@ pub(crate) fn install(state: &mut SessionState) {
     let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
     let mut builder = SessionStateBuilder::new_from_existing(state.clone());
     if kind(state.query_planner()) == kind(&DEFAULT) {
-        builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner));
+        let mut rules = state.optimizers().to_vec();
+        if !rules.iter().any(|rule| rule.name() == RowChanges.name()) {
+            rules.insert(0, Arc::new(RowChanges));
+        }
+        builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).with_optimizer_rules(rules);
     }
     if !state.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
         builder = builder.with_physical_optimizer_rule(Arc::new(FileOrder));

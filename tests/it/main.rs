@@ -4,6 +4,7 @@ mod cache;
 #[cfg(all(feature = "cli", unix))]
 mod copy;
 mod corpus;
+mod dml;
 mod errors;
 #[cfg(feature = "hub")]
 mod hub;
