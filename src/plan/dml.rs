@@ -11,6 +11,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchemaRef, TableReference, internal_err, plan_err};
@@ -146,11 +147,12 @@ fn selection(dml: &DmlStatement, rows: &Arc<NumberedRows>) -> Result<Option<(Vec
     let mut exprs = vec![Expr::Column(Column::from((qualifier, number)))];
     let mut columns = Vec::new();
     if let Some(values) = values {
-        let fields = dml.target.schema();
-        if !values.schema.field_names().iter().eq(fields.fields().iter().map(|field| field.name())) {
+        let target = dml.target.schema();
+        let name = |field: &FieldRef| field.name().clone();
+        if !values.schema.fields().iter().map(name).eq(target.fields().iter().map(name)) {
             return Ok(None);
         }
-        for (index, (value, field)) in values.expr.iter().zip(fields.fields()).enumerate() {
+        for (index, (value, field)) in values.expr.iter().zip(target.fields()).enumerate() {
             if !is_column(value, field.name()) {
                 columns.push(index);
                 exprs.push(value.clone());
@@ -275,25 +277,29 @@ fn checked_statement(mut dml: DmlStatement) -> Result<LogicalPlan> {
 
 /// Whether values and conditions are all over the table alone, where DataFusion reads them.
 fn is_read_whole(values: &[Expr], input: &LogicalPlan, table: &TableReference) -> bool {
-    let mut exprs: Vec<&Expr> = values.iter().collect();
-    let (mut plan, mut names) = (input, vec![table.clone()]);
+    let (mut plan, mut conditions) = (input, Vec::new());
+    // An alias counts in values, and in conditions where it is right above the scan: others DataFusion leaves out.
+    let (mut in_values, mut in_conditions) = (vec![table.clone()], vec![table.clone()]);
     loop {
         plan = match plan {
             LogicalPlan::Filter(filter) => {
-                exprs.push(&filter.predicate);
+                conditions.push(&filter.predicate);
                 filter.input.as_ref()
             }
             LogicalPlan::SubqueryAlias(alias) => {
+                let name = TableReference::bare(alias.alias.table());
                 if matches!(alias.input.as_ref(), LogicalPlan::TableScan(_)) {
-                    names.push(TableReference::bare(alias.alias.table()));
+                    in_conditions.push(name.clone());
                 }
+                in_values.push(name);
                 alias.input.as_ref()
             }
             LogicalPlan::TableScan(scan) if scan.table_name.resolved_eq(table) && scan.fetch.is_none() => break,
             _ => return false,
         };
     }
-    exprs.into_iter().all(|expr| is_over(expr, &names))
+    values.iter().all(|value| is_over(value, &in_values))
+        && conditions.into_iter().all(|condition| is_over(condition, &in_conditions))
 }
 
 /// Whether an expression has no subquery, and no columns but of tables of these names.
