@@ -43,15 +43,20 @@ impl OptimizerRule for RowChanges {
         "embed_row_changes"
     }
 
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        match plan {
-            LogicalPlan::Dml(dml) if changes_rows(&dml) => match memory_table(&dml.target) {
-                Some(table) => ChangeNode::of(&dml, &table, NOT_A_CHAIN).map(Transformed::yes),
-                None => Ok(Transformed::no(LogicalPlan::Dml(dml))),
-            },
-            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => plan.map_children(|plan| self.rewrite(plan, config)),
-            other => Ok(Transformed::no(other)),
-        }
+    fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        as_query(plan)
+    }
+}
+
+/// A statement as a [`ChangeNode`]; EXPLAIN has one below it.
+fn as_query(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Dml(dml) if changes_rows(&dml) => match memory_table(&dml.target) {
+            Some(table) => ChangeNode::of(&dml, &table, NOT_A_CHAIN).map(Transformed::yes),
+            None => Ok(Transformed::no(LogicalPlan::Dml(dml))),
+        },
+        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => plan.map_children(as_query),
+        other => Ok(Transformed::no(other)),
     }
 }
 
