@@ -31,6 +31,8 @@ use crate::error::{Error, Result};
 use crate::model::{self, Allowance, Description, Model, Place, Role};
 use crate::model::{self, Description, Found, Model, Place, Role};
 use crate::options::EmbedOptions;
+use crate::model::{self, Description, Model, Place, Role};
+use crate::options::{Device, EmbedOptions};
 use counters::Registry;
 use pool::Lane;
 
@@ -41,7 +43,7 @@ const REMEMBERED_LITERALS: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     registry: Registry,
-    lane: Arc<Lane>,
+    lanes: Mutex<HashMap<(Device, usize), Arc<Lane>>>,
     /// Raised by [`Session::cancel`]: a call that began under an older number stops.
     generation: Arc<AtomicU64>,
     literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
@@ -148,6 +150,14 @@ impl Call {
 }
 
 impl Session {
+    /// The share of the pool of calls on this device that may have so many batches at once: one for all queries that say the
+    /// same, so that those that say something else, or run elsewhere, neither lend nor borrow of it.
+    fn lane(&self, device: Device, concurrency: usize) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry((device, concurrency)).or_insert_with(|| Arc::new(Lane::new(concurrency)));
+        Arc::clone(lane)
+    }
+
     /// Vectors of a column of texts, `[rows, dimensions]`; the row of a NULL is zero. Equal texts go through the model once.
     pub(crate) fn embed(&self, call: &Call, rows: &[Option<&str>]) -> Result<Vec<f32>> {
         if rows.iter().all(Option::is_none) {
@@ -204,5 +214,22 @@ impl Session {
     /// What was done so far with each model of this session.
     pub(crate) fn usage(&self) -> Vec<ModelUse> {
         self.registry.usage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_that_of_a_device_and_a_limit() {
+        let session = Session::default();
+        let cpu = session.lane(Device::Cpu, 1);
+        let others = [(Device::Cpu, 8), (Device::Cuda(0), 1), (Device::Cuda(0), 2), (Device::Cuda(1), 2)];
+        let others = others.map(|(device, limit)| session.lane(device, limit));
+        // Whatever came after it, the first is as it was, and it is the one of all who ask for the same.
+        assert!(Arc::ptr_eq(&cpu, &session.lane(Device::Cpu, 1)));
+        assert_eq!((cpu.room(), others.each_ref().map(|lane| lane.room())), (1, [8, 1, 2, 2]));
+        assert!(!Arc::ptr_eq(&cpu, &Session::default().lane(Device::Cpu, 1)), "every session has its own");
     }
 }

@@ -30,7 +30,6 @@ const BYTES_PER_TEXT: usize = 128;
 
 /// One execution of a query.
 pub(crate) struct Query {
-    lane: Arc<Lane>,
     generation: Arc<AtomicU64>,
     /// The session's generation when the query began: another one means that it was cancelled.
     started_at: u64,
@@ -58,7 +57,6 @@ impl Query {
     /// A query that begins now and remembers vectors of up to `most_bytes`.
     pub(crate) fn start(session: &Session, most_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            lane: Arc::clone(&session.lane),
             generation: Arc::clone(&session.generation),
             started_at: session.generation.load(Ordering::Relaxed),
             memo: Mutex::new(Memo { texts: HashMap::new(), order: VecDeque::new(), bytes: 0, most_bytes }),
@@ -77,10 +75,11 @@ impl Query {
         if space.is_none() {
             let _ = loaded.set(Loaded::new(call, &found, max_tokens)?);
         }
-        self.lane.set_limit(call.concurrency);
         let shared = Shared {
             query: Arc::clone(self),
             seed: self.hashers[0].hash_one((&call.options, call.role, found.number)),
+            lane: session.lane(call.place().device, call.concurrency),
+            seed: self.hashers[0].hash_one((&call.options, call.role)),
             limits: Limits { tokens: call.options.batch_tokens, texts: call.options.batch_size },
             most_in_flight: BATCHES_PER_WORKER * call.concurrency.clamp(1, Pool::global().most_workers()),
             truncate: call.options.truncate,
@@ -142,6 +141,7 @@ impl Memo {
 /// What the batches of a feed need, wherever they are.
 pub(super) struct Shared {
     query: Arc<Query>,
+    lane: Arc<Lane>,
     call: Call,
     /// The model under whose fingerprint vectors are kept, and no other.
     found: Arc<Found>,
@@ -186,7 +186,7 @@ impl Shared {
     }
 
     pub(super) fn lane(&self) -> &Arc<Lane> {
-        &self.query.lane
+        &self.lane
     }
 
     /// Whether the query was not cancelled.
