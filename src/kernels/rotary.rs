@@ -14,9 +14,10 @@ pub(crate) struct Rotary {
 }
 
 impl Rotary {
-    /// A table for `places` tokens. `frequencies`, `[pairs]`, are radians per token; `scale` is what lengthened contexts
-    /// multiply the turned values with, 1 elsewhere.
+    /// A table for `places` tokens. `frequencies`, `[pairs]` and never none, are radians per token; `scale` is what lengthened
+    /// contexts multiply the turned values with, 1 elsewhere.
     pub(crate) fn new(frequencies: &[f32], scale: f32, places: usize) -> Self {
+        assert!(!frequencies.is_empty(), "a pair to turn");
         // The angle is rounded to f32 as PyTorch does it: at place 8000 that is more than an f32's error of the cosine.
         let angles = || (0..places).flat_map(|place| frequencies.iter().map(move |f| f64::from(place as f32 * f)));
         let scale = f64::from(scale);

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 
 /// No size in a configuration is larger than this: a damaged file must not become a huge allocation.
 pub(super) const MAX_SIZE: usize = 1 << 24;
+/// No row and no vector has more values: they are made before anything shows whether the weights are as wide.
+pub(super) const MAX_WIDTH: usize = 1 << 16;
 
 /// A JSON object of a model, and how an error names it.
 #[derive(Debug, Clone)]
@@ -79,6 +81,38 @@ impl Config {
         let Some(value) = self.value(key) else { return Ok(None) };
         let number = value.as_f64().filter(|number| number.is_finite());
         number.map(Some).ok_or_else(|| self.unsupported(key, &value.to_string(), "a number"))
+    }
+
+    /// A number above 0, as an f32 has it too.
+    pub(super) fn positive(&self, key: &str) -> Result<Option<f64>> {
+        let Some(number) = self.number(key)? else { return Ok(None) };
+        let rounded = number as f32;
+        if rounded > 0.0 && rounded.is_finite() {
+            return Ok(Some(number));
+        }
+        Err(self.unsupported(key, &number.to_string(), "more than 0, within the range of f32"))
+    }
+
+    /// What a norm adds so as not to divide by 0, under the first of these names that the file has.
+    pub(super) fn epsilon(&self, keys: &[&str], default: f64) -> Result<f32> {
+        for key in keys {
+            match self.positive(key)? {
+                Some(epsilon) if epsilon <= 1.0 => return Ok(epsilon as f32),
+                Some(epsilon) => return Err(self.unsupported(key, &epsilon.to_string(), "more than 0, up to 1")),
+                None => {}
+            }
+        }
+        Ok(default as f32)
+    }
+
+    /// The width of a row, under the first of these names that the file has.
+    pub(super) fn width(&self, keys: &[&str], default: usize) -> Result<usize> {
+        let width = self.size(keys, default)?;
+        if width <= MAX_WIDTH {
+            return Ok(width);
+        }
+        let key = keys.iter().find(|key| self.value(key).is_some()).unwrap_or(&keys[0]);
+        Err(self.unsupported(key, &width.to_string(), &format!("1 to {MAX_WIDTH}")))
     }
 
     /// A whole number of at least `least`.

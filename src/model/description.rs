@@ -130,6 +130,7 @@ impl Description {
             };
             max_tokens = settings.limit(&tokenizer, architecture.places, architecture.ends())?;
             architecture.places = architecture.places.max(max_tokens);
+            families::check_tables(&config, &architecture)?;
         }
         let mut dim = pooling.0.len() * architecture.hidden;
         let mut steps = Vec::new();
@@ -309,6 +310,9 @@ fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pool
                 modes.extend(config.flag(old, false)?.then_some(mode));
             }
         }
+    }
+    if let Some(twice) = modes.iter().enumerate().find_map(|(i, mode)| modes[..i].contains(mode).then_some(*mode)) {
+        return Err(config.unsupported("pooling_mode", &Pooling(vec![twice, twice]).to_string(), "each mode once"));
     }
     if modes.is_empty() {
         // Old files with every key false mean the average.

@@ -20,7 +20,9 @@ const ACTIVATIONS: &str =
 /// Most layers and heads: a damaged file must not become a huge allocation.
 const MOST_PARTS: usize = 4096;
 /// Longest texts of models that have no limit of their own, and most places of rotary positions.
-const MOST_PLACES: usize = 1 << 17;
+pub(super) const MOST_PLACES: usize = 1 << 17;
+/// Most values of a table that is computed and not read: of cosines, or of what is added for a distance. 64 MiB.
+const MOST_COMPUTED: usize = 1 << 24;
 
 /// Reads an encoder's description.
 pub(super) fn read(config: &Config) -> Result<Architecture> {
@@ -51,7 +53,26 @@ pub(super) fn read(config: &Config) -> Result<Architecture> {
     if config.flag("is_causal", causal)? != causal {
         return Err(config.unsupported("is_causal", &(!causal).to_string(), &causal.to_string()));
     }
-    Ok(Architecture { name: name.to_owned(), ..architecture })
+    let architecture = Architecture { name: name.to_owned(), ..architecture };
+    check_tables(config, &architecture)?;
+    Ok(architecture)
+}
+
+/// Refuses tables that are larger than those of any model: what the weights do not have to be as large as.
+pub(super) fn check_tables(config: &Config, architecture: &Architecture) -> Result<()> {
+    let Architecture { attention, rotary, places, .. } = architecture;
+    let pairs = rotary.iter().map(|rotary| rotary.frequencies.len()).max().unwrap_or(0);
+    if pairs * places > MOST_COMPUTED {
+        let known = format!("up to {} for texts of {places} tokens", 2 * MOST_COMPUTED / places);
+        return Err(config.unsupported("head_dim", &(2 * pairs).to_string(), &known));
+    }
+    match attention.distance {
+        Distance::Buckets { farthest, .. } if farthest * attention.heads > MOST_COMPUTED / 2 => {
+            let known = format!("up to {} for {} heads", MOST_COMPUTED / 2 / attention.heads, attention.heads);
+            Err(config.unsupported("relative_attention_max_distance", &farthest.to_string(), &known))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A table of words and the average of its rows: StaticEmbedding and model2vec.
@@ -117,7 +138,7 @@ fn electra(config: &Config) -> Result<Architecture> {
     sizes.check(config)?;
     let rows = config.size(&["max_position_embeddings"], 512)?;
     let types = config.size(&["type_vocab_size"], 2)?;
-    let width = config.size(&["embedding_size"], 128)?;
+    let width = config.width(&["embedding_size"], 128)?;
     Ok(Architecture {
         embeddings: learned(width, types, Positions { rows, first: 0, uncounted: None }),
         places: rows,
@@ -226,21 +247,25 @@ fn nomic_bert(config: &Config) -> Result<Architecture> {
     };
     let head = head_of(config, &sizes)?;
     let qkv_bias = config.flag("qkv_proj_bias", false)?;
-    let theta = number(config, &["rope_theta", "rotary_emb_base"], 1000.0)?;
+    let theta = positive(config, &["rope_theta", "rotary_emb_base"], 1000.0)?;
     let fraction = config.number("rotary_emb_fraction")?.unwrap_or(1.0);
     if !(fraction > 0.0 && fraction <= 1.0) {
         return Err(config.unsupported("rotary_emb_fraction", &fraction.to_string(), "more than 0, up to 1"));
     }
     let rotary = match config.value("rope_parameters").or_else(|| config.value("rope_scaling")) {
         Some(_) => RotaryShape::read(config, None, head, theta)?,
-        None => RotaryShape::plain(theta, (head as f64 * fraction) as usize / 2 * 2),
+        None => RotaryShape::of(config, theta, (head as f64 * fraction) as usize / 2 * 2)?,
     };
+    if rotary.frequencies.is_empty() {
+        let known = format!("at least {} for heads of {head}: one pair", 2.0 / head as f64);
+        return Err(config.unsupported("rotary_emb_fraction", &fraction.to_string(), &known));
+    }
     let types = config.count("type_vocab_size", 0)?.unwrap_or(2);
-    let epsilon = number(config, &["layer_norm_eps", "layer_norm_epsilon"], 1e-12)?;
+    let epsilon = config.epsilon(&["layer_norm_eps", "layer_norm_epsilon"], 1e-12)?;
     Ok(Architecture {
         embeddings: Embeddings { types, ..words(sizes.hidden) },
         places: config.size(&["max_position_embeddings", "n_positions"], 2048)?.min(MOST_PLACES),
-        norm: NormShape { epsilon: epsilon as f32, ..LAYER_NORM },
+        norm: NormShape { epsilon, ..LAYER_NORM },
         attention: AttentionShape { bias: qkv_bias, out_bias: qkv_bias, ..heads_of(sizes.heads, head) },
         feed_forward: FeedForward {
             gated: true,
@@ -268,7 +293,7 @@ fn gte(config: &Config) -> Result<Architecture> {
 fn alibaba(config: &Config, theta: f64, vocabulary: usize, places: usize) -> Result<Architecture> {
     let sizes = Sizes::read(config, &SizeKeys::COMMON, 768, 12, 3072)?;
     let head = head_of(config, &sizes)?;
-    let rotary = RotaryShape::read(config, None, head, number(config, &["rope_theta"], theta)?)?;
+    let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], theta)?)?;
     let types = config.count("type_vocab_size", 0)?.unwrap_or(1);
     let gate = activation(config, "hidden_act", "gelu")?;
     Ok(Architecture {
@@ -292,7 +317,7 @@ fn modernbert(config: &Config) -> Result<Architecture> {
     let local = Reach { before: local, after: local };
     let layers = by_kind(config, sizes.layers, local, |layer| layer % every != 0)?;
     let theta =
-        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.number(key)?.unwrap_or(default));
+        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.positive(key)?.unwrap_or(default));
     let rotary = vec![
         theta("full_attention", "global_rope_theta", 160_000.0)?,
         theta("sliding_attention", "local_rope_theta", 10_000.0)?,
@@ -341,7 +366,7 @@ fn qwen3(config: &Config) -> Result<Architecture> {
         _ => LayerShape { rotary: Some(0), ..layer },
     });
     let bias = config.flag("attention_bias", false)?;
-    let rotary = RotaryShape::read(config, None, head, number(config, &["rope_theta"], 10_000.0)?)?;
+    let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], 10_000.0)?)?;
     Ok(Architecture {
         places: config.size(&["max_position_embeddings"], 32_768)?.min(MOST_PLACES),
         norm: root_mean_square(config, 1e-6)?,
@@ -374,17 +399,17 @@ fn gemma3(config: &Config) -> Result<Architecture> {
         _ => layer,
     });
     let theta =
-        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.number(key)?.unwrap_or(default));
+        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.positive(key)?.unwrap_or(default));
     let rotary = vec![
         theta("full_attention", "rope_theta", 1_000_000.0)?,
         // Scaling is for the layers that see the whole text.
         match config.object("rope_parameters")? {
             Some(_) => theta("sliding_attention", "rope_local_base_freq", 10_000.0)?,
-            None => RotaryShape::plain(config.number("rope_local_base_freq")?.unwrap_or(10_000.0), head),
+            None => RotaryShape::of(config, config.positive("rope_local_base_freq")?.unwrap_or(10_000.0), head)?,
         },
     ];
     let bias = config.flag("attention_bias", false)?;
-    let scale = number(config, &["query_pre_attn_scalar"], 256.0)?.powf(-0.5) as f32;
+    let scale = positive(config, &["query_pre_attn_scalar"], 256.0)?.powf(-0.5) as f32;
     Ok(Architecture {
         embeddings: Embeddings { scale: (sizes.hidden as f64).sqrt() as f32, ..words(sizes.hidden) },
         places: config.size(&["max_position_embeddings"], 131_072)?.min(MOST_PLACES),
@@ -406,7 +431,7 @@ fn eurobert(config: &Config) -> Result<Architecture> {
     let key_heads = config.size(&["num_key_value_heads"], sizes.heads)?;
     let head = head_of(config, &sizes)?;
     let bias = config.flag("attention_bias", false)?;
-    let rotary = RotaryShape::read(config, None, head, number(config, &["rope_theta"], 10_000.0)?)?;
+    let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], 10_000.0)?)?;
     let feed_forward_bias = config.flag("mlp_bias", false)?;
     Ok(Architecture {
         places: config.size(&["max_position_embeddings"], 8192)?.min(MOST_PLACES),
@@ -434,8 +459,12 @@ fn t5(config: &Config) -> Result<Architecture> {
         let known = format!("more than a quarter of the {buckets} buckets, up to {MOST_PLACES}");
         return Err(config.unsupported("relative_attention_max_distance", &farthest.to_string(), &known));
     }
+    let head = config.size(&["d_kv"], 64)?;
+    if head > MOST_PARTS {
+        return Err(config.unsupported("d_kv", &head.to_string(), &format!("1 to {MOST_PARTS}")));
+    }
     let attention = AttentionShape {
-        head: config.size(&["d_kv"], 64)?,
+        head,
         scale: 1.0,
         bias: false,
         out_bias: false,
@@ -445,7 +474,7 @@ fn t5(config: &Config) -> Result<Architecture> {
     Ok(Architecture {
         places: MOST_PLACES,
         norm: NormShape {
-            epsilon: number(config, &["layer_norm_epsilon"], 1e-6)? as f32,
+            epsilon: config.epsilon(&["layer_norm_epsilon"], 1e-6)?,
             centred: false,
             bias: false,
             ..LAYER_NORM
@@ -493,7 +522,7 @@ impl Sizes {
     fn read(config: &Config, keys: &SizeKeys, hidden: usize, layers: usize, width: usize) -> Result<Self> {
         let common = SizeKeys::COMMON;
         let sizes = Self {
-            hidden: config.size(&[keys.hidden, common.hidden], hidden)?,
+            hidden: config.width(&[keys.hidden, common.hidden], hidden)?,
             layers: config.size(&[keys.layers, common.layers], layers)?,
             heads: config.size(&[keys.heads, common.heads], layers)?,
             width: config.size(&[keys.width, common.width], width)?,
@@ -630,20 +659,17 @@ fn refuse_decoder(config: &Config) -> Result<()> {
     config.expect("add_cross_attention", &json!(false))
 }
 
-fn number(config: &Config, keys: &[&str], default: f64) -> Result<f64> {
+fn positive(config: &Config, keys: &[&str], default: f64) -> Result<f64> {
     for key in keys {
-        if let Some(number) = config.number(key)? {
-            return match number > 0.0 {
-                true => Ok(number),
-                false => Err(config.unsupported(key, &number.to_string(), "more than 0")),
-            };
+        if let Some(number) = config.positive(key)? {
+            return Ok(number);
         }
     }
     Ok(default)
 }
 
 fn layer_norm(config: &Config, key: &str, epsilon: f64) -> Result<NormShape> {
-    Ok(NormShape { epsilon: number(config, &[key], epsilon)? as f32, ..LAYER_NORM })
+    Ok(NormShape { epsilon: config.epsilon(&[key], epsilon)?, ..LAYER_NORM })
 }
 
 fn root_mean_square(config: &Config, epsilon: f64) -> Result<NormShape> {

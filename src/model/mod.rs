@@ -14,6 +14,7 @@
 //! | `settings.rs` | what stands beside `config.json`: prompts, limits, the tokenizer's settings |
 //! | `tokenizer.rs` | text -> tokens |
 //! | `pieces.rs` | where a long text can be cut before that |
+//! | `tokenizer_file.rs` | what a `tokenizer.json` may not say |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
 //! | `encoder.rs` | tokens -> one row per token, on this crate's kernels |
@@ -43,6 +44,7 @@ mod rope;
 mod settings;
 mod steps;
 mod tokenizer;
+mod tokenizer_file;
 mod weights;
 
 pub use catalog::observe_model_warnings;
@@ -55,6 +57,7 @@ pub use hub::{Download, observe_downloads};
 pub(crate) use pieces::Allowance;
 pub(crate) use tokenizer::Tokens;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -91,6 +94,8 @@ impl Model {
         // Of a hub model it is no small file: it comes now, with the weights.
         files.has(&format!("{}tokenizer.json", description.folder), offline)?;
         let tokenizer = TextTokenizer::load(files, &description)?;
+        files.find_file(&format!("{}tokenizer.json", description.folder), offline)?;
+        let tokenizer = guarded(&description.name, || TextTokenizer::load(files, &description))?;
         let weights = Weights::open(files, &description.folder, offline)?;
         let Place { device, precision } = place;
         if device != Device::Cpu && precision != Precision::F32 {
@@ -118,6 +123,18 @@ impl Model {
         let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
         files.require_current()?;
         Ok(Self { description, tokenizer, encoder, steps })
+    }
+
+    /// Loads a model for its caller alone.
+    pub(crate) fn load_alone(name: &str, offline: bool, place: Place) -> Result<Self> {
+        Self::load(&ModelFiles::find(name, offline)?, describe(name, offline)?, place, offline)
+    }
+
+    /// Loads a directory as it is now, whatever was read of it before.
+    pub(crate) fn load_directory(directory: &str) -> Result<Self> {
+        let files = ModelFiles::find(directory, true)?;
+        let description = Arc::new(Description::read(&files, true)?);
+        Self::load(&files, description, Place { device: Device::Cpu, precision: Precision::F32 }, true)
     }
 
     /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.
@@ -149,6 +166,8 @@ impl Model {
         allowance: &Allowance<'_>,
     ) -> Result<Tokens> {
         self.tokenizer.tokenize(prompt, text, max_tokens, allowance)
+    pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
+        guarded(&self.description.name, || self.tokenizer.tokenize(prompt, text, max_tokens))
     }
 
     /// Tokens that every text has beside its own.
@@ -159,6 +178,9 @@ impl Model {
     /// Number of tokens of `prompt + text` before truncation, special tokens counted.
     pub(crate) fn count_tokens(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
         self.tokenizer.count(prompt, text, allowance)
+    /// Number of tokens of a text before truncation, special tokens counted.
+    pub(crate) fn count_tokens(&self, text: &str) -> Result<usize> {
+        guarded(&self.description.name, || self.tokenizer.count(text))
     }
 
     /// Runs one model batch: `ids` end to end, text `i` being `ids[starts[i]..starts[i + 1]]`, gives
@@ -173,6 +195,7 @@ impl Model {
         room: &mut Room,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<f32>> {
+        self.check_batch(ids, starts)?;
         let states = match &self.encoder {
             Encoder::Cpu(encoder) => encoder.forward(ids, starts, room, go_on)?,
             #[cfg(any(test, feature = "cuda", feature = "metal"))]
@@ -205,6 +228,30 @@ impl Model {
         }
         Ok(vectors)
     }
+
+    /// What the tables have rows for. `tokenizer_file.rs` refuses a file that can give other ids; this is for what nobody
+    /// thought of, once per batch.
+    fn check_batch(&self, ids: &[u32], starts: &[usize]) -> Result<()> {
+        let Description { name, architecture, .. } = &*self.description;
+        let wrong = |reason| Error::Model(format!("model \"{name}\": {reason}; its tokenizer.json is damaged"));
+        let largest = ids.iter().max().map_or(0, |&id| id as usize);
+        if largest >= architecture.vocabulary {
+            return Err(wrong(tokenizer_file::outside(largest, architecture.vocabulary)));
+        }
+        let longest = starts.windows(2).map(|text| text[1] - text[0]).max().unwrap_or(0);
+        if longest > architecture.places {
+            return Err(wrong(format!("a text of {longest} tokens is longer than the {} places", architecture.places)));
+        }
+        Ok(())
+    }
+}
+
+/// A `tokenizer.json` can say what its library stops on, a damaged table of characters for instance: an error of that model.
+fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let reason = "its library stopped in the middle of it, so the file is damaged; fetch it again";
+        Err(Error::Model(format!("model \"{name}\": tokenizer.json: {reason}")))
+    })
 }
 
 /// The best device that is built in and found, looked for once.

@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
         let full = |name: &&str| format!("{}{name}", self.prefix);
         let named = self.names.words.iter().map(full).find(|name| self.weights.has(name));
         let name = named.unwrap_or_else(|| full(&self.names.words[0]));
-        let mut words = self.weights.tensor(&name, &[self.architecture.vocabulary, width])?;
+        let mut words = self.weights.table(&name, &[self.architecture.vocabulary, width])?;
         let scale = self.architecture.embeddings.scale;
         if scale != 1.0 {
             words.iter_mut().for_each(|x| *x *= scale);

@@ -31,8 +31,8 @@ impl RotaryShape {
             (Some(_), None) => scaling.clone(),
             (None, _) => outer.cloned(),
         };
-        let Some(parameters) = parameters else { return Ok(Self::plain(theta, head)) };
-        let theta = parameters.number("rope_theta")?.unwrap_or(theta);
+        let Some(parameters) = parameters else { return Self::of(config, theta, head) };
+        let theta = parameters.positive("rope_theta")?.unwrap_or(theta);
         let plain = Self::plain(theta, head);
         let kind = match parameters.text("rope_type")? {
             Some(kind) => Some(kind),
@@ -47,21 +47,44 @@ impl RotaryShape {
         }
         let truncate = outer.map_or(Ok(true), |outer| outer.flag("truncate", true))?;
         let scaling = Scaling { config, parameters: &parameters, theta, by_layers: layers.is_some(), truncate };
-        match kind {
-            "default" => Ok(plain),
+        let shape = match kind {
+            "default" => plain,
             // Up to the model's own limit a dynamic base is the plain one.
-            "dynamic" => Ok(Self { holds_beyond: false, ..plain }),
-            "linear" => scaling.linear(plain),
-            "ntk" => scaling.ntk(plain),
-            "llama3" => scaling.llama3(plain),
-            "yarn" => scaling.yarn(plain),
-            other => Err(parameters.unsupported("rope_type", other, KINDS)),
+            "dynamic" => Self { holds_beyond: false, ..plain },
+            "linear" => scaling.linear(plain)?,
+            "ntk" => scaling.ntk(plain)?,
+            "llama3" => scaling.llama3(plain)?,
+            "yarn" => scaling.yarn(plain)?,
+            other => return Err(parameters.unsupported("rope_type", other, KINDS)),
+        };
+        shape.check(&parameters, kind)?;
+        Ok(shape)
+    }
+
+    /// Refuses angles that no model turns by: numbers that are each fine may together give what is none.
+    fn check(&self, parameters: &Config, kind: &str) -> Result<()> {
+        let wrong = self.frequencies.iter().find(|frequency| !(**frequency > 0.0 && frequency.is_finite()));
+        if let Some(frequency) = wrong {
+            let known = format!("numbers that give frequencies above 0, these give {frequency}");
+            return Err(parameters.unsupported("rope_type", kind, &known));
         }
+        if self.scale > 0.0 && self.scale.is_finite() {
+            return Ok(());
+        }
+        let known = format!("an attention_factor above 0, this is {}", self.scale);
+        Err(parameters.unsupported("rope_type", kind, &known))
+    }
+
+    /// Positions that nothing stretches, for so many values of a head.
+    pub(super) fn of(config: &Config, theta: f64, turned: usize) -> Result<Self> {
+        let shape = Self::plain(theta, turned);
+        shape.check(config, "default")?;
+        Ok(shape)
     }
 
     /// Frequencies for so many values of a head, which fall from 1 to nearly `1 / theta`, rounded step by step as PyTorch
     /// rounds them.
-    pub(super) fn plain(theta: f64, turned: usize) -> Self {
+    fn plain(theta: f64, turned: usize) -> Self {
         let frequency = |i: usize| {
             let exponent = i as f32 / turned as f32;
             1.0 / (theta as f32 as f64).powf(f64::from(exponent)) as f32
@@ -82,8 +105,7 @@ struct Scaling<'a> {
 
 impl Scaling<'_> {
     fn need(&self, key: &str) -> Result<f64> {
-        let number = self.parameters.number(key)?.filter(|number| *number > 0.0);
-        number.ok_or_else(|| self.parameters.unsupported(key, "missing or not positive", "a positive number"))
+        self.parameters.positive(key)?.ok_or_else(|| self.parameters.unsupported(key, "missing", "a positive number"))
     }
 
     fn factor(&self) -> Result<f32> {

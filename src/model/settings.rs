@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::config::Config;
+use super::families::MOST_PLACES;
 use super::files::ModelFiles;
 use crate::error::Result;
 
@@ -116,6 +117,10 @@ impl TransformerSettings {
                 let known = format!("1 to the model's {places} positions");
                 Err(config.unsupported("max_seq_length", &length.to_string(), &known))
             }
+            (Some(length), Some(config)) if length > places.max(MOST_PLACES) => {
+                let known = format!("1 to {}", places.max(MOST_PLACES));
+                Err(config.unsupported("max_seq_length", &length.to_string(), &known))
+            }
             (Some(length), _) => Ok(length),
             (None, _) => Ok(tokenizer.max_tokens.map_or(places, |limit| limit.min(places))),
         }
@@ -173,7 +178,11 @@ impl TokenizerSettings {
             Some("right") => Some(false),
             Some(other) => return Err(config.unsupported("truncation_side", other, "left, right")),
         };
-        let limit = config.number("model_max_length")?.filter(|limit| (1.0..1e9).contains(limit));
+        let limit = config.number("model_max_length")?;
+        if let Some(limit) = limit.filter(|limit| *limit < 1.0 || *limit < 1e9 && limit.fract() != 0.0) {
+            return Err(config.unsupported("model_max_length", &limit.to_string(), "a whole number, 1 or more"));
+        }
+        let limit = limit.filter(|limit| *limit < 1e9);
         let named = ["cls_token", "sep_token"].into_iter().any(|key| config.value(key).is_some());
         let added = config.flag("add_bos_token", false)? || config.flag("add_eos_token", false)?;
         Ok(Self {

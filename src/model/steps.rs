@@ -244,7 +244,7 @@ impl StepShape {
         Ok(Self::Dense {
             folder: folder.to_owned(),
             inputs,
-            outputs: config.size(&["out_features"], width)?,
+            outputs: config.width(&["out_features"], width)?,
             bias: config.flag("bias", true)?,
             residual: config.flag("use_residual", false)?,
             activation,

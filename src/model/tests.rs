@@ -373,6 +373,94 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A damaged tokenizer is an error or a tokenizer, whatever part of its file was changed or lost.
+    #[test]
+    fn a_damaged_tokenizer_never_panics(
+        name in prop::sample::select(architectures()),
+        path in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
+        value in tokenizer_damage(),
+    ) {
+        let copy = copy_of(&format!("architectures/{name}"));
+        let file = copy.path().join("tokenizer.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("file")).expect("json");
+        damage_at(&mut json, &path, value);
+        fs::write(&file, json.to_string()).expect("write");
+        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
+        if let Ok(model) = load_from(&files, CPU) {
+            for text in ["", "a damaged model", "é東京\u{301}\u{200d} x.y_z  1234567890 </s> [CLS] <mask>"] {
+                let Ok(tokens) = model.tokenize("", text, model.description.max_tokens) else { continue };
+                let starts = [0, tokens.ids.len()];
+                let dim = model.description.dim;
+                let vectors = model.encode(&tokens.ids, &starts, 0, dim, &mut Room::default(), &|| true);
+                prop_assert!(vectors.is_ok() || !tokens.ids.is_empty(), "{vectors:?}");
+            }
+        }
+    }
+}
+
+/// What a damaged file has in the place of a part of a tokenizer.
+fn tokenizer_damage() -> impl Strategy<Value = Option<serde_json::Value>> {
+    let values = [
+        "null",
+        "true",
+        "-1",
+        "0",
+        "1",
+        "449",
+        "100000",
+        "4294967295",
+        "0.5",
+        "1e300",
+        "\"\"",
+        "\"x\"",
+        "\"##\"",
+        "\"é\"",
+        "[]",
+        "{}",
+        "[0]",
+        "[\"a\", 1]",
+        "{\"Regex\": \"\"}",
+        "{\"Regex\": \"(a*)*\"}",
+        "{\"String\": \"\"}",
+        "{\"type\": \"FixedLength\", \"length\": 0}",
+        "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": \"x\"}",
+        "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA/////w==\"}",
+        "{\"type\": \"ByteLevel\"}",
+        "{\"type\": \"Sequence\", \"processors\": []}",
+    ];
+    let values = values.map(|text| Some(serde_json::from_str(text).expect("json")));
+    prop::sample::select([values.as_slice(), &[None]].concat())
+}
+
+/// Puts a value in the place of a part some levels down, or takes the part out.
+fn damage_at(json: &mut serde_json::Value, path: &[prop::sample::Index], value: Option<serde_json::Value>) {
+    let (here, below) = (path[0], &path[1..]);
+    let length = json.as_array().map(Vec::len).or(json.as_object().map(serde_json::Map::len)).unwrap_or(0);
+    if length == 0 {
+        *json = value.unwrap_or_default();
+        return;
+    }
+    let at = here.index(length);
+    match (json, below.is_empty(), value) {
+        (serde_json::Value::Array(parts), true, None) => drop(parts.remove(at)),
+        (serde_json::Value::Object(parts), true, None) => {
+            drop(parts.keys().nth(at).cloned().and_then(|key| parts.remove(&key)))
+        }
+        (serde_json::Value::Array(parts), true, Some(value)) => parts[at] = value,
+        (serde_json::Value::Object(parts), true, Some(value)) => {
+            parts.values_mut().nth(at).into_iter().for_each(|part| *part = value.clone())
+        }
+        (serde_json::Value::Array(parts), false, value) => damage_at(&mut parts[at], below, value),
+        (serde_json::Value::Object(parts), false, value) => {
+            parts.values_mut().nth(at).into_iter().for_each(|part| damage_at(part, below, value.clone()));
+        }
+        _ => {}
+    }
+}
+
 fn files_below(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("folder") {
         let path = entry.expect("entry").path();
@@ -621,6 +709,18 @@ fn weights_that_overflow_are_an_error_and_not_a_vector() {
     let message =
         model.encode(&[2, 7, 3], &[0, 3], 0, 32, &mut Room::default(), &|| true).expect_err("NaN").to_string();
     assert!(message.contains("NaN"), "{message}");
+}
+
+#[test]
+fn ids_and_texts_beyond_the_tables_are_an_error_and_not_a_panic() {
+    let model = fixture_model("tiny-bert");
+    let error = |ids: &[u32]| {
+        let result = model.encode(ids, &[0, ids.len()], 0, 32, &mut Room::default(), &|| true);
+        result.expect_err("no row").to_string()
+    };
+    assert!(error(&[2, 1_000_000, 3]).contains("token id 1000000 is outside the embedding table of"));
+    let long = vec![2; model.description.architecture.places + 1];
+    assert!(error(&long).contains("is longer than the"), "{}", error(&long));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::description::Description;
 use super::files::ModelFiles;
 use super::pieces::{Allowance, Cuts};
 use super::settings::{Letters, TokenizerSettings};
+use super::tokenizer_file;
 use crate::error::{Error, Result};
 
 /// Bytes of a piece of a long text. A text of up to two of them is read as a whole.
@@ -62,6 +63,7 @@ impl TextTokenizer {
         let path = format!("{}tokenizer.json", description.folder);
         let text = files.require_text(&path)?;
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
+        tokenizer_file::check_text(&text).map_err(wrong)?;
         let mut tokenizer: Tokenizer = text.parse().map_err(|error| wrong(format!("{error}")))?;
         tokenizer.with_padding(None);
         let is_static = description.architecture.layers.is_empty();
@@ -70,6 +72,11 @@ impl TextTokenizer {
             // sentence-transformers leaves static models' special tokens out, and their tokenizer's own truncation in.
             tokenizer.with_post_processor(None::<PostProcessorWrapper>);
             if let Some(own) = tokenizer.get_truncation() {
+                if own.max_length == 0 {
+                    return Err(wrong(
+                        "truncation: max_length \"0\" is not supported (supported: 1 or more)".to_owned(),
+                    ));
+                }
                 cut = (own.max_length, own.direction == TruncationDirection::Left);
             }
         } else {
@@ -87,14 +94,13 @@ impl TextTokenizer {
             steps.extend(tokenizer.get_normalizer().cloned());
             tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(|error| wrong(format!("{error}")))?;
         }
-        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         let rows = description.architecture.vocabulary;
-        if largest >= rows {
-            return Err(wrong(format!(
-                "token id {largest} is outside the embedding table of {rows} rows (vocab_size)"
-            )));
-        }
+        tokenizer_file::check(&tokenizer, rows).map_err(wrong)?;
         let probe = tokenizer.encode_fast("", true).map_err(|error| wrong(format!("{error}")))?;
+        // What stands around every text, whatever part of the file puts it there.
+        if let Some(&id) = probe.get_ids().iter().find(|&&id| id as usize >= rows) {
+            return Err(wrong(tokenizer_file::outside(id as usize, rows)));
+        }
         if probe.len() >= description.max_tokens {
             return Err(wrong(format!(
                 "adds {} special tokens, which leaves no room for text in the model's {} tokens (max_seq_length)",

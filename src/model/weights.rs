@@ -9,12 +9,16 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
 use super::files::{ModelFile, ModelFiles};
+use super::config::MAX_WIDTH;
+use super::files::{Bytes, ModelFiles};
 use crate::error::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// A header larger than this is a damaged file, not a model.
 const MAX_HEADER: u64 = 100 << 20;
+/// Most values that a `mapping` may make of a smaller table: a damaged file must not become a huge allocation.
+const MAX_MAPPED: usize = 1 << 29;
 
 /// The weight files of a model, opened and checked, nothing read but their headers.
 #[derive(Debug)]
@@ -77,7 +81,10 @@ impl Weights {
                 )));
             }
             last = last.max(end);
-            self.tensors.insert(name, (self.shards.len(), info.clone()));
+            if let Some((other, _)) = self.tensors.insert(name.clone(), (self.shards.len(), info.clone())) {
+                let other = self.shards.get(other).map_or(path.as_str(), |shard| shard.path.as_str());
+                return Err(damaged(format!("tensor {name} is in {other} too; one of them is from another model")));
+            }
         }
         // The format allows no byte after the last tensor: a download that was joined wrongly shows here.
         if last != length {
@@ -101,12 +108,29 @@ impl Weights {
         whole.min_by_key(|prefix| (prefix.len(), *prefix)).map(str::to_owned)
     }
 
-    /// A tensor of exactly this shape, widened to f32.
+    /// A tensor of exactly this shape, widened to f32. Every value is a number: the kernels could lose one that is not, and a
+    /// damaged model would give vectors.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (values, finite) = self.widened(name, shape)?;
+        if finite {
+            return Ok(values);
+        }
+        let (at, value) = values.iter().enumerate().find(|(_, x)| !x.is_finite()).unwrap_or((0, &f32::NAN));
+        let row = at / shape.last().map_or(1, |&width| width.max(1));
+        Err(self.wrong(name, &format!("has the value {value} in row {row}, no finite f32; the file is damaged")))
+    }
+
+    /// A table of rows that are looked up. Those that no text uses may hold anything, as where a vocabulary was made longer;
+    /// one that is used shows in the vector.
+    pub(crate) fn table(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.widened(name, shape)?.0)
+    }
+
+    /// A tensor of exactly this shape in f32, and whether all of it is finite.
+    fn widened(&self, name: &str, shape: &[usize]) -> Result<(Vec<f32>, bool)> {
         let (info, bytes) = self.read(name, shape)?;
         match info.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(widen(info.dtype, &bytes)),
-            Dtype::F64 => Ok(bytes.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect()),
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => Ok(widen(info.dtype, &bytes)),
             other => Err(self.wrong(name, &format!("has type {other:?}; supported: F32, F16, BF16, F64"))),
         }
     }
@@ -117,8 +141,15 @@ impl Weights {
         let table = self.static_table();
         let shape = |name| self.find(name).map(|(_, info)| info.shape.as_slice());
         match (shape(table), shape("mapping")) {
-            (Some(&[_, 0]), _) => Err(self.wrong(table, "has no columns")),
+            (Some(&[0, _] | &[_, 0]), _) => Err(self.wrong(table, "has no rows or no columns")),
+            (Some(&[_, width]), _) if width > MAX_WIDTH => {
+                Err(self.wrong(table, &format!("has {width} columns; at most {MAX_WIDTH}")))
+            }
             (Some(&[rows, width]), None) => Ok((rows, width)),
+            // Each token gets a row of its own in memory.
+            (Some(&[_, width]), Some(&[tokens])) if tokens > MAX_MAPPED / width => {
+                Err(self.wrong("mapping", &format!("has {tokens} tokens for rows of {width} values; too many")))
+            }
             (Some(&[_, width]), Some(&[tokens])) => Ok((tokens, width)),
             (Some(other), None) => {
                 Err(self.wrong(table, &format!("has shape {other:?}, a table has rows and columns")))
@@ -138,7 +169,7 @@ impl Weights {
         let (tokens, width) = self.static_shape()?;
         let table = self.static_table();
         let rows = self.find(table).map_or(0, |(_, info)| info.shape[0]);
-        let mut words = self.tensor(table, &[rows, width])?;
+        let mut words = self.table(table, &[rows, width])?;
         if self.has("mapping") {
             let row = |index: i64| {
                 let start = usize::try_from(index).ok().filter(|&index| index < rows).map(|index| index * width);
@@ -233,16 +264,70 @@ pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> R
     Err(files.missing(&single))
 }
 
-/// Little-endian bytes of a float type -> f32.
-fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-    if dtype == Dtype::F32 {
-        return bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+/// Little-endian bytes of a float type -> f32, and whether all of it is finite.
+fn widen(dtype: Dtype, bytes: &[u8]) -> (Vec<f32>, bool) {
+    /// Values that are looked at while they are in the first cache still, so that looking costs next to nothing.
+    const BLOCK: usize = 2048;
+    let size = dtype.bitsize() / 8;
+    let mut values = Vec::with_capacity(bytes.len() / size);
+    let mut finite = true;
+    for block in bytes.chunks(BLOCK * size) {
+        let start = values.len();
+        match dtype {
+            Dtype::F32 => values.extend(block.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b))),
+            Dtype::F64 => values.extend(block.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
+            _ => {
+                let mut bits = [0u16; BLOCK];
+                let bits = &mut bits[..block.len() / size];
+                bits.iter_mut().zip(block.as_chunks::<2>().0).for_each(|(bits, &b)| *bits = u16::from_le_bytes(b));
+                values.resize(start + bits.len(), 0.0);
+                match dtype {
+                    Dtype::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut values[start..]),
+                    _ => bits.reinterpret_cast::<bf16>().convert_to_f32_slice(&mut values[start..]),
+                }
+            }
+        }
+        finite &= all_finite(&values[start..]);
     }
-    let bits: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|&b| u16::from_le_bytes(b)).collect();
-    let mut wide = vec![0.0; bits.len()];
-    match dtype {
-        Dtype::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut wide),
-        _ => bits.reinterpret_cast::<bf16>().convert_to_f32_slice(&mut wide),
+    (values, finite)
+}
+
+/// Whether no value is NaN or infinite: without a branch, so that the compiler vectorises it.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.iter().fold(false, |wrong, x| wrong | (x.to_bits() & EXPONENT == EXPONENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_float_type_is_widened_and_what_is_not_finite_is_seen_anywhere() {
+        let numbers: Vec<f32> = (0..5000).map(|i| (i % 301) as f32 / 8.0 - 17.0).collect();
+        let written = |dtype, numbers: &[f32]| -> Vec<u8> {
+            let one = |&x: &f32| match dtype {
+                Dtype::F32 => x.to_le_bytes().to_vec(),
+                Dtype::F64 => f64::from(x).to_le_bytes().to_vec(),
+                Dtype::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+                _ => bf16::from_f32(x).to_le_bytes().to_vec(),
+            };
+            numbers.iter().flat_map(one).collect()
+        };
+        for dtype in [Dtype::F32, Dtype::F64, Dtype::F16, Dtype::BF16] {
+            let (values, finite) = widen(dtype, &written(dtype, &numbers));
+            let twin = |&x: &f32| if dtype == Dtype::BF16 { bf16::from_f32(x).to_f32() } else { x };
+            assert!(finite && values.iter().copied().eq(numbers.iter().map(twin)), "{dtype:?}");
+            for (at, wrong) in [(0, f32::NAN), (2047, f32::INFINITY), (2048, f32::NEG_INFINITY), (4999, -f32::NAN)] {
+                let mut numbers = numbers.clone();
+                numbers[at] = wrong;
+                let (values, finite) = widen(dtype, &written(dtype, &numbers));
+                assert!(!finite && !values[at].is_finite(), "{dtype:?} {at}");
+            }
+            assert_eq!(widen(dtype, &[]), (Vec::new(), true));
+        }
+        // What f32 cannot hold.
+        assert!(!widen(Dtype::F64, &1e300f64.to_le_bytes()).1);
+        assert!(all_finite(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE / 2.0, -0.0]));
     }
-    wide
 }

@@ -289,7 +289,7 @@ async fn damaged_weights() {
         bytes[8 + header as usize..].fill(0xff);
     });
     let directory = nan.0.path().display().to_string();
-    let parts = ["model \"", directory.as_str(), "NaN or infinite", "damaged"];
+    let parts = [weights, directory.as_str(), "has the value NaN in row 0", "damaged"];
     fails(&session(2, 8192), &format!("SELECT embed('x', '{directory}')"), &parts).await;
 }
 
