@@ -1,4 +1,4 @@
-//! Each stage of the pipeline alone, for this repository's benches. Not part of the public interface.
+//! Each stage of the pipeline alone, for this repository's benches, tests and fuzz targets. Not part of the public interface.
 
 use std::sync::Arc;
 
@@ -85,4 +85,17 @@ impl Product {
     pub fn run(&mut self) {
         self.matrix.multiply(&self.inputs, &mut Converted::default(), Epilogue::Bias, &mut self.outputs);
     }
+}
+
+/// A lifting rule that fails is an error of the query from now on, not a query that is only slow.
+pub fn fail_on_broken_rule() {
+    crate::plan::fail_on_broken_rule();
+}
+
+/// Reads the model of a directory as it is now, remembers nothing of it, and gives the vector of a text: what the fuzz
+/// targets do with damaged files.
+pub fn try_directory(directory: &str, text: &str) -> Result<Vec<f32>> {
+    let model = Model::load_directory(directory)?;
+    let ids = model.tokenize("", text, model.description.max_tokens)?.ids;
+    model.encode(&ids, &[0, ids.len()], 0, model.description.dim, &mut Room::default(), &|| true)
 }

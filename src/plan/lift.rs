@@ -23,6 +23,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinType};
@@ -51,15 +52,44 @@ pub(super) fn lift(plan: &LogicalPlan) -> Result<LogicalPlan> {
     if !plan_has_call(plan) {
         return Ok(plan.clone());
     }
+    settle(lifted(plan), plan)
+}
+
+/// The plan with its calls lifted, `None` where there is nothing to lift.
+fn lifted(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     let first_name = names_used(plan);
     let mut lifter = Lifter { scope: Arc::default(), names: first_name, waits: false };
-    let lifted = match lifter.root(plan.clone()) {
-        Ok(lifted) if lifter.names > first_name => lifted,
-        _ => return Ok(plan.clone()),
-    };
+    let lifted = lifter.root(plan.clone())?;
+    if lifter.names == first_name {
+        return Ok(None);
+    }
     // Columns that were carried along and are not needed any more leave where they can.
     let lifted = OptimizeProjections::new().rewrite(lifted, &OptimizerContext::new())?.data;
-    Ok(if same_columns(plan.schema(), lifted.schema()) { lifted } else { plan.clone() })
+    Ok(Some(lifted).filter(|lifted| same_columns(plan.schema(), lifted.schema())))
+}
+
+/// Whether a rule that fails is an error of the query, see [`fail_on_broken_rule`].
+static FAILS: AtomicBool = AtomicBool::new(false);
+
+/// From now on a rule that fails is an error of the query that it failed on, in the whole process: for tests, which would
+/// not see a query that is only slow.
+pub(crate) fn fail_on_broken_rule() {
+    FAILS.store(true, Ordering::Relaxed);
+}
+
+/// What is planned: without a lifted plan the one that is there, which gives the same rows more slowly. A rule that fails is
+/// a bug, and the log says so.
+fn settle(lifted: Result<Option<LogicalPlan>>, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    match lifted {
+        Ok(lifted) => Ok(lifted.unwrap_or_else(|| plan.clone())),
+        Err(error) if FAILS.load(Ordering::Relaxed) => {
+            Err(error.context("embed: calls could not be lifted. This is a bug"))
+        }
+        Err(error) => {
+            log::warn!("embed: calls could not be lifted, so the query may embed more rows than it gives: {error}");
+            Ok(plan.clone())
+        }
+    }
 }
 
 /// Numbers of the columns that the rule has named in a plan, 0 for none.
@@ -658,5 +688,24 @@ impl Template {
             })
         });
         filled.map(|expr| expr.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::error::DataFusionError;
+    use datafusion::logical_expr::{LogicalPlanBuilder, lit};
+
+    use super::*;
+
+    #[test]
+    fn a_rule_that_fails_is_seen_by_tests_and_costs_others_no_query() {
+        let plan = LogicalPlanBuilder::empty(true).project([lit(1)]).and_then(|plan| plan.build()).expect("a plan");
+        let failed = || Err(DataFusionError::Internal("a broken rule".to_owned()));
+        assert_eq!(settle(failed(), &plan).expect("the plan that is there"), plan);
+        fail_on_broken_rule();
+        let error = settle(failed(), &plan).expect_err("seen").to_string();
+        assert!(error.contains("could not be lifted") && error.contains("a broken rule"), "{error}");
+        assert_eq!(settle(Ok(None), &plan).expect("nothing to lift"), plan);
     }
 }

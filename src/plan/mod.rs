@@ -32,5 +32,6 @@ mod planner;
 mod scope;
 mod stream;
 
+pub(crate) use lift::fail_on_broken_rule;
 pub use planner::EmbedPlanner;
 pub(crate) use planner::install;

@@ -86,6 +86,7 @@ fn folder() -> PathBuf {
 }
 
 fn session(with_embed: bool) -> SessionContext {
+    datafusion_embed::stages::fail_on_broken_rule();
     let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(4));
     if with_embed {
         register(&ctx).expect("registered");

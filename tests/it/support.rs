@@ -18,6 +18,8 @@ pub(crate) fn session(target_partitions: usize, batch_size: usize) -> SessionCon
 
 /// A configuration for a layout.
 pub(crate) fn layout(target_partitions: usize, batch_size: usize) -> SessionConfig {
+    // A plan that cannot be lifted would be slow and nothing else.
+    datafusion_embed::stages::fail_on_broken_rule();
     SessionConfig::new().with_target_partitions(target_partitions).with_batch_size(batch_size)
 }
 
