@@ -20,7 +20,7 @@ use crate::files::WholeFiles;
 use crate::output::Output;
 use crate::print::Format;
 use crate::progress::Progress;
-use crate::statements;
+use crate::{split, statements};
 
 /// How long a cancelled job may take to unwind before it is left behind.
 const GRACE: Duration = Duration::from_millis(500);
@@ -122,7 +122,7 @@ impl Text {
 /// Runs all statements of all texts, up to the first failure.
 pub(crate) async fn run_texts(job: Job, texts: Vec<Text>) -> Result<(), Failure> {
     for text in texts {
-        let script = statements::split(&text.sql);
+        let script = split::split(&text.sql);
         let at = |failure: Failure, line: u64| match &text.name {
             Some(name) => failure.at(&format!("{name}:{line}")),
             None => failure,

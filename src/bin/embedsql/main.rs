@@ -39,6 +39,7 @@ mod repl;
 mod session;
 mod sink;
 mod staged;
+mod split;
 mod statements;
 mod table;
 mod writer;

@@ -21,7 +21,7 @@ use crate::error::{self, Failure};
 use crate::job::{Job, Runner, Text, run_texts};
 use crate::models;
 use crate::print::{Format, Printer, Shape};
-use crate::statements;
+use crate::split;
 
 const PROMPT: &str = "embedsql> ";
 const CONTINUATION: &str = "     ...> ";
@@ -317,7 +317,7 @@ fn is_complete(input: &str) -> bool {
     if input.trim_start().starts_with('\\') || is_quit(input.trim()) {
         return true;
     }
-    let script = statements::split(input);
+    let script = split::split(input);
     // A text that more input cannot mend goes on, to be reported.
     script.complete || script.broken.is_some_and(|broken| !broken.unterminated)
 }

@@ -1,8 +1,10 @@
-//! SQL text to statements, and one statement to its result.
+//! One statement to its result.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -13,8 +15,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
 use datafusion_embed::counts;
 use futures::StreamExt;
-use sqlparser::dialect::GenericDialect;
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tokio::sync::oneshot;
 
 use crate::copy;
@@ -24,86 +25,14 @@ use crate::job::Job;
 use crate::print::{Printer, Shape};
 use crate::progress::Progress;
 use crate::staged::{shown, warn_of};
+use crate::error::{Failure, warn};
+use crate::job::Job;
+use crate::print::{Printer, Shape};
+use crate::progress::Progress;
+use crate::split::Statement;
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// One statement, still unparsed: a syntax error in it must not keep the statements before it from running.
-#[derive(Debug)]
-pub(crate) struct Statement {
-    /// Tokens with their place in the whole text, so that errors name lines of the file.
-    tokens: Vec<TokenWithSpan>,
-    /// The whole text.
-    source: Arc<str>,
-    /// Line of the first token, from 1.
-    pub(crate) line: u64,
-}
-
-/// A text cut at its semicolons.
-#[derive(Debug)]
-pub(crate) struct Script {
-    pub(crate) statements: Vec<Statement>,
-    /// Does the text end after a semicolon (or hold nothing but blanks and comments)?
-    pub(crate) complete: bool,
-    /// Text after the last good statement that is no SQL at all, such as a quote that never ends.
-    pub(crate) broken: Option<Broken>,
-}
-
-/// Where and why the text could not be read on.
-#[derive(Debug)]
-pub(crate) struct Broken {
-    pub(crate) line: u64,
-    pub(crate) message: String,
-    /// More text could mend it.
-    pub(crate) unterminated: bool,
-}
-
-impl Broken {
-    fn new(error: &TokenizerError) -> Self {
-        let message = error.message.trim_end_matches([' ', '.']);
-        let place = error.location;
-        Self {
-            line: place.line.max(1),
-            message: tidy(&format!("syntax error: {message} at line {}, column {}", place.line, place.column)),
-            unterminated: message.starts_with("Unterminated") || message.contains("EOF"),
-        }
-    }
-}
-
-/// Cuts a text into statements; semicolons in quotes, comments and dollar quotes do not count.
-pub(crate) fn split(text: &str) -> Script {
-    let mut tokens = Vec::new();
-    let read = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
-    let broken = read.err().map(|error| Broken::new(&error));
-    let source = Arc::from(text);
-    let mut statements = Vec::new();
-    let mut current: Vec<TokenWithSpan> = Vec::new();
-    for token in tokens {
-        match token.token {
-            Token::SemiColon => statements.extend(statement(std::mem::take(&mut current), &source)),
-            _ => current.push(token),
-        }
-    }
-    let rest = statement(current, &source);
-    let complete = rest.is_none() && broken.is_none();
-    match (rest, broken) {
-        // The start of what is broken must not run alone.
-        (Some(rest), Some(mut broken)) => {
-            broken.line = rest.line;
-            Script { statements, complete, broken: Some(broken) }
-        }
-        (rest, broken) => {
-            statements.extend(rest);
-            Script { statements, complete, broken }
-        }
-    }
-}
-
-/// `None` when there is nothing but blanks and comments.
-fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>) -> Option<Statement> {
-    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)))?;
-    Some(Statement { line: first.span.start.line, tokens, source: source.clone() })
-}
 
 /// Plans and runs one statement and writes its result.
 pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
@@ -172,11 +101,7 @@ async fn print_stream(
         let Some(batch) = batch else { break };
         printer.batch(&batch?, &mut |bytes| job.write(bytes))?;
         if let Some(ring) = ring.take_if(|_| printer.is_waiting()) {
-            // A thread, because a worker that embed() holds polls no timers.
-            std::thread::spawn(move || {
-                std::thread::sleep(PATIENCE);
-                ring.send(())
-            });
+            ring_later(ring, |bell| thread::Builder::new().spawn(bell).map(|_| ()));
         }
     }
     printer.finish(&mut |bytes| job.write(bytes))
@@ -188,6 +113,22 @@ fn unfinished(failure: Failure, target: Option<&copy::Target>, files: &WholeFile
         (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
             let why = files.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
             format!("{} could not be written to its end{why}", target.statement())
+/// Rings when the patience is at its end. On a thread, because a worker that embed() holds polls no timers. Where the
+/// process may have no more threads there is no patience: the bell that nobody took is dropped, which rings it.
+fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
+    let bell = Box::new(move || {
+        thread::sleep(PATIENCE);
+        // The printer may be done.
+        let _ = ring.send(());
+    });
+    let _ = spawn(bell);
+}
+
+/// What is to be said when a statement that writes files failed.
+fn unfinished(failure: Failure, staging: &copy::Staging) -> Failure {
+    let message = match failure {
+        Failure::Statement(message) if message.contains("while finalizing writes") => {
+            format!("{} could not be written to its end (is the disk full?)", staging.statement())
         }
         (Failure::Statement(message), _) => message,
         (other, _) => return other,
@@ -248,33 +189,6 @@ fn parse(tokens: Vec<TokenWithSpan>, recursion_limit: usize) -> Result<ParsedSta
     first.ok_or_else(|| Failure::Statement("syntax error: no statement".to_owned()))
 }
 
-impl Statement {
-    /// The statement as it was typed.
-    fn text(&self) -> &str {
-        let (Some(first), Some(last)) = (self.tokens.first(), self.tokens.last()) else {
-            return "";
-        };
-        let start = offset(&self.source, first.span.start);
-        let end = offset(&self.source, last.span.end);
-        self.source.get(start..end).unwrap_or_default()
-    }
-}
-
-/// The byte at a tokenizer's location, which counts lines and characters from 1.
-fn offset(text: &str, location: Location) -> usize {
-    let mut here = Location { line: 1, column: 1 };
-    for (at, c) in text.char_indices() {
-        if here == location {
-            return at;
-        }
-        here = match c {
-            '\n' => Location { line: here.line + 1, column: 1 },
-            _ => Location { line: here.line, column: here.column + 1 },
-        };
-    }
-    text.len()
-}
-
 /// DataFusion plans a few statements that its execution then rejects in a way nobody can read.
 fn check_is_runnable(plan: &LogicalPlan) -> Result<(), Failure> {
     match plan {
@@ -292,41 +206,18 @@ fn check_is_runnable(plan: &LogicalPlan) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn lines(text: &str) -> Vec<u64> {
-        split(text).statements.iter().map(|s| s.line).collect()
-    }
-
     #[test]
-    fn cuts_only_at_real_semicolons() {
-        let text = "SELECT ';' AS a, \";\" /* ; */ -- ;\n, $$;$$, $x$;$x$, 'it''s;';\n\n-- end\nSELECT 2";
-        assert_eq!(lines(text), [1, 5]);
-        assert!(!split(text).complete);
-        assert_eq!(lines(" ;; ; "), [] as [u64; 0]);
-    }
-
-    #[test]
-    fn gives_back_the_text() {
-        let script = split("SELECT 'é''x',\n E'\\n' ; SELECT 2");
-        let texts: Vec<&str> = script.statements.iter().map(|s| s.text().trim()).collect();
-        assert_eq!(texts, ["SELECT 'é''x',\n E'\\n'", "SELECT 2"]);
-    }
-
-    #[test]
-    fn knows_when_a_text_is_complete() {
-        assert!(split("SELECT 1; -- done\n").complete);
-        assert!(split("-- nothing\n").complete);
-        assert!(!split("SELECT 1").complete);
-        assert!(!split("SELECT 'a;").complete);
-    }
-
-    #[test]
-    fn runs_what_stands_before_a_broken_end() {
-        for broken in ["SELECT 'no end;\nSELECT 3;", "SELECT $$ no end", "SELECT /* no end", "SELECT \"no end"] {
-            let script = split(&format!("SELECT 1;\n\n{broken}"));
-            assert_eq!(script.statements.len(), 1, "{broken}");
-            let end = script.broken.expect("broken");
-            assert!(end.unterminated, "{}", end.message);
-            assert_eq!(end.line, 3, "{}", end.message);
-        }
+    fn without_a_thread_the_bell_rings_at_once() {
+        let (ring, mut alarm) = oneshot::channel();
+        ring_later(ring, |_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(alarm.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        let (ring, mut alarm) = oneshot::channel();
+        let mut bell = None;
+        ring_later(ring, |started| {
+            bell = Some(started);
+            Ok(())
+        });
+        assert_eq!(alarm.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(bell);
     }
 }
