@@ -6,6 +6,7 @@ mod copy;
 mod corpus;
 mod dml;
 mod errors;
+mod evil;
 #[cfg(feature = "hub")]
 mod hub;
 mod identity;
