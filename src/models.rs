@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::model::{self, Allowance, Description, Model, Place, Role, Room};
-use crate::model::{self, Description, Found, Model, Place, Role, Room};
+use crate::model::{self, Allowance, Description, Found, Model, Place, Role, Room};
 use crate::options::{Device, Precision};
 
 /// A model that can be used without the network, or whose weights are in memory.

@@ -55,9 +55,8 @@ pub struct EmbedOptions {
     /// `embed.cache`: folder where vectors are kept, so that what was computed once is never computed again, by any query and
     /// any process that uses the folder. Empty is none.
     pub cache: String,
-    /// `embed.cache_size`: bytes that the folder may hold, a size. Beyond it the oldest vectors are removed. 0 is any number.
-    /// `embed.cache_size`: bytes that the folder may hold; `K`, `M` and `G` are understood. Beyond it the oldest vectors are
-    /// removed, a sixteenth of that at once. 0 is any number.
+    /// `embed.cache_size`: bytes that the folder may hold, a size. Beyond it the oldest vectors are removed, a sixteenth of
+    /// that at once. 0 is any number.
     pub cache_size: usize,
     /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
     pub offline: bool,

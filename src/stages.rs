@@ -96,6 +96,6 @@ pub fn fail_on_broken_rule() {
 /// targets do with damaged files.
 pub fn try_directory(directory: &str, text: &str) -> Result<Vec<f32>> {
     let model = Model::load_directory(directory)?;
-    let ids = model.tokenize("", text, model.description.max_tokens)?.ids;
+    let ids = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE)?.ids;
     model.encode(&ids, &[0, ids.len()], 0, model.description.dim, &mut Room::default(), &|| true)
 }

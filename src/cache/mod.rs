@@ -99,13 +99,6 @@ impl SpaceKey {
 
     /// The folder's name.
     fn folder(&self) -> String {
-        let Self {
-            fingerprint, precision, device, kernels, prompt, max_tokens, dimensions, truncate, arithmetic, ..
-        } = self;
-        let parts = format!(
-            "{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}\0{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}"
-        );
-        hex(&Sha256::digest(parts)[..16])
         hex(&self.hash())
     }
 

@@ -63,7 +63,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::model::{self, BUNDLED_NAME, Model, Place, Role, Room, is_bundled};
+    use crate::model::{self, Allowance, BUNDLED_NAME, Model, Place, Role, Room, is_bundled};
     use crate::options::{Device, Precision};
 
     const FIXTURES: &str = "tests/fixtures";
@@ -105,7 +105,8 @@ mod tests {
         let place = Place { device: Device::Cpu, precision };
         let folder = format!("{FIXTURES}/{name}");
         let folder = if name == BUNDLED_NAME { name } else { &folder };
-        model::load(folder, true, place, usize::MAX).unwrap_or_else(|error| panic!("{name}: {error}"))
+        let model = model::find(folder, true).and_then(|found| found.load(true, place, usize::MAX));
+        model.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// Every model of the tests by its folder in `tests/fixtures`, and the bundled one where it is there.
@@ -126,7 +127,7 @@ mod tests {
         for prompt in ["", model.description.prompt(Role::Query)] {
             for text in texts() {
                 let limit = model.description.max_tokens.min(64);
-                match model.tokenize(prompt, &text, limit) {
+                match model.tokenize(prompt, &text, limit, &Allowance::FREE) {
                     Ok(tokens) => {
                         hash.update([u8::from(tokens.full_length > limit)]);
                         hash.update((tokens.ids.len() as u64).to_le_bytes());
@@ -145,7 +146,8 @@ mod tests {
             let model = load(name, precision);
             let (mut ids, mut starts) = (Vec::new(), vec![0]);
             for text in texts() {
-                let tokens = model.tokenize("", &text, model.description.max_tokens.min(64)).expect("tokens");
+                let limit = model.description.max_tokens.min(64);
+                let tokens = model.tokenize("", &text, limit, &Allowance::FREE).expect("tokens");
                 ids.extend(tokens.ids);
                 starts.push(ids.len());
             }

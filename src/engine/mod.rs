@@ -28,10 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey, TOKENISING};
 use crate::error::{Error, Result};
-use crate::model::{self, Allowance, Description, Model, Place, Role};
-use crate::model::{self, Description, Found, Model, Place, Role};
-use crate::options::EmbedOptions;
-use crate::model::{self, Description, Model, Place, Role};
+use crate::model::{self, Allowance, Description, Found, Model, Place, Role};
 use crate::options::{Device, EmbedOptions};
 use counters::Registry;
 use pool::Lane;

@@ -19,8 +19,7 @@ use super::pool::{Lane, Pool};
 use super::{Call, Session};
 use crate::cache::{Kept, Key, Space};
 use crate::error::{Error, Result};
-use crate::model::{Allowance, Model, Room};
-use crate::model::{Found, Model, Room};
+use crate::model::{Allowance, Found, Model, Room};
 
 /// Model batches that a query may have in the pool, per worker: one runs, one waits for its turn.
 pub(crate) const BATCHES_PER_WORKER: usize = 2;
@@ -77,9 +76,8 @@ impl Query {
         }
         let shared = Shared {
             query: Arc::clone(self),
-            seed: self.hashers[0].hash_one((&call.options, call.role, found.number)),
             lane: session.lane(call.place().device, call.concurrency),
-            seed: self.hashers[0].hash_one((&call.options, call.role)),
+            seed: self.hashers[0].hash_one((&call.options, call.role, found.number)),
             limits: Limits { tokens: call.options.batch_tokens, texts: call.options.batch_size },
             most_in_flight: BATCHES_PER_WORKER * call.concurrency.clamp(1, Pool::global().most_workers()),
             truncate: call.options.truncate,

@@ -594,15 +594,18 @@ mod tests {
         assert!(!files.is_current());
     }
 
+    /// What somebody does in a model's folder.
+    type Change = fn(&Path);
+
     #[test]
     fn a_file_that_comes_goes_or_changes_its_length_is_noticed() {
-        let change: [(&str, fn(&Path)); 4] = [
+        let changes: [(&str, Change); 4] = [
             ("file", |folder| fs::write(folder.join("file"), "short").expect("written")),
             ("file", |folder| fs::remove_file(folder.join("file")).expect("removed")),
             ("file", |folder| fs::rename(folder.join("other"), folder.join("file")).expect("renamed")),
             ("more", |folder| fs::write(folder.join("more"), "").expect("written")),
         ];
-        for (path, change) in change {
+        for (path, change) in changes {
             let (folder, bytes) = directory();
             fs::write(folder.path().join("other"), &bytes).expect("written");
             let files = ModelFiles::find(&folder.path().display().to_string(), true).expect("a directory");

@@ -13,8 +13,8 @@
 //! | `rope.rs` | rotary positions as a configuration describes them |
 //! | `settings.rs` | what stands beside `config.json`: prompts, limits, the tokenizer's settings |
 //! | `tokenizer.rs` | text -> tokens |
-//! | `pieces.rs` | where a long text can be cut before that |
 //! | `tokenizer_file.rs` | what a `tokenizer.json` may not say |
+//! | `pieces/` | where a long text can be cut before that |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
 //! | `encoder.rs` | tokens -> one row per token, on this crate's kernels |
@@ -93,8 +93,6 @@ impl Model {
     fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
         // Of a hub model it is no small file: it comes now, with the weights.
         files.has(&format!("{}tokenizer.json", description.folder), offline)?;
-        let tokenizer = TextTokenizer::load(files, &description)?;
-        files.find_file(&format!("{}tokenizer.json", description.folder), offline)?;
         let tokenizer = guarded(&description.name, || TextTokenizer::load(files, &description))?;
         let weights = Weights::open(files, &description.folder, offline)?;
         let Place { device, precision } = place;
@@ -123,11 +121,6 @@ impl Model {
         let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
         files.require_current()?;
         Ok(Self { description, tokenizer, encoder, steps })
-    }
-
-    /// Loads a model for its caller alone.
-    pub(crate) fn load_alone(name: &str, offline: bool, place: Place) -> Result<Self> {
-        Self::load(&ModelFiles::find(name, offline)?, describe(name, offline)?, place, offline)
     }
 
     /// Loads a directory as it is now, whatever was read of it before.
@@ -165,9 +158,7 @@ impl Model {
         max_tokens: usize,
         allowance: &Allowance<'_>,
     ) -> Result<Tokens> {
-        self.tokenizer.tokenize(prompt, text, max_tokens, allowance)
-    pub(crate) fn tokenize(&self, prompt: &str, text: &str, max_tokens: usize) -> Result<Tokens> {
-        guarded(&self.description.name, || self.tokenizer.tokenize(prompt, text, max_tokens))
+        guarded(&self.description.name, || self.tokenizer.tokenize(prompt, text, max_tokens, allowance))
     }
 
     /// Tokens that every text has beside its own.
@@ -177,10 +168,7 @@ impl Model {
 
     /// Number of tokens of `prompt + text` before truncation, special tokens counted.
     pub(crate) fn count_tokens(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
-        self.tokenizer.count(prompt, text, allowance)
-    /// Number of tokens of a text before truncation, special tokens counted.
-    pub(crate) fn count_tokens(&self, text: &str) -> Result<usize> {
-        guarded(&self.description.name, || self.tokenizer.count(text))
+        guarded(&self.description.name, || self.tokenizer.count(prompt, text, allowance))
     }
 
     /// Runs one model batch: `ids` end to end, text `i` being `ids[starts[i]..starts[i + 1]]`, gives

@@ -391,7 +391,7 @@ proptest! {
         let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
         if let Ok(model) = load_from(&files, CPU) {
             for text in ["", "a damaged model", "é東京\u{301}\u{200d} x.y_z  1234567890 </s> [CLS] <mask>"] {
-                let Ok(tokens) = model.tokenize("", text, model.description.max_tokens) else { continue };
+                let Ok(tokens) = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE) else { continue };
                 let starts = [0, tokens.ids.len()];
                 let dim = model.description.dim;
                 let vectors = model.encode(&tokens.ids, &starts, 0, dim, &mut Room::default(), &|| true);

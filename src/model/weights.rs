@@ -8,9 +8,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::files::{ModelFile, ModelFiles};
 use super::config::MAX_WIDTH;
-use super::files::{Bytes, ModelFiles};
+use super::files::{ModelFile, ModelFiles};
 use crate::error::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";

@@ -221,6 +221,10 @@ const FILES: [&str; 9] = [
     "adapter_config.json",
 ];
 
+/// Makes something at a path.
+#[cfg(unix)]
+type Make = fn(&Path);
+
 #[cfg(unix)]
 #[test]
 fn what_is_no_plain_file_is_an_error_at_once() {
@@ -228,7 +232,7 @@ fn what_is_no_plain_file_is_an_error_at_once() {
     use std::os::unix::net::UnixListener;
     use std::process::Command;
 
-    let kinds: [(&str, fn(&Path)); 4] = [
+    let kinds: [(&str, Make); 4] = [
         ("a pipe", |path| {
             assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
         }),

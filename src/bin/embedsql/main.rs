@@ -38,8 +38,8 @@ mod progress;
 mod repl;
 mod session;
 mod sink;
-mod staged;
 mod split;
+mod staged;
 mod statements;
 mod table;
 mod writer;
@@ -88,9 +88,8 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
     datafusion_embed::observe_cache_troubles(Arc::new(error::warn));
-    let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
     datafusion_embed::observe_model_warnings(Arc::new(error::warn));
-    let job = Job::new(ctx, output.clone(), args.format, args.quiet);
+    let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),
         false => runner.run(&job, run_texts(job.clone(), texts)),

@@ -19,17 +19,13 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tokio::sync::oneshot;
 
 use crate::copy;
-use crate::error::{Failure, tidy, warn};
+use crate::error::{Failure, warn};
 use crate::files::WholeFiles;
 use crate::job::Job;
 use crate::print::{Printer, Shape};
 use crate::progress::Progress;
-use crate::staged::{shown, warn_of};
-use crate::error::{Failure, warn};
-use crate::job::Job;
-use crate::print::{Printer, Shape};
-use crate::progress::Progress;
 use crate::split::Statement;
+use crate::staged::{shown, warn_of};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -107,12 +103,6 @@ async fn print_stream(
     printer.finish(&mut |bytes| job.write(bytes))
 }
 
-/// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
-fn unfinished(failure: Failure, target: Option<&copy::Target>, files: &WholeFiles) -> Failure {
-    let message = match (failure, target) {
-        (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
-            let why = files.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
-            format!("{} could not be written to its end{why}", target.statement())
 /// Rings when the patience is at its end. On a thread, because a worker that embed() holds polls no timers. Where the
 /// process may have no more threads there is no patience: the bell that nobody took is dropped, which rings it.
 fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
@@ -124,11 +114,12 @@ fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + S
     let _ = spawn(bell);
 }
 
-/// What is to be said when a statement that writes files failed.
-fn unfinished(failure: Failure, staging: &copy::Staging) -> Failure {
-    let message = match failure {
-        Failure::Statement(message) if message.contains("while finalizing writes") => {
-            format!("{} could not be written to its end (is the disk full?)", staging.statement())
+/// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
+fn unfinished(failure: Failure, target: Option<&copy::Target>, files: &WholeFiles) -> Failure {
+    let message = match (failure, target) {
+        (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
+            let why = files.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
+            format!("{} could not be written to its end{why}", target.statement())
         }
         (Failure::Statement(message), _) => message,
         (other, _) => return other,

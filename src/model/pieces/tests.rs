@@ -58,7 +58,8 @@ fn kinds() -> Vec<(String, TextTokenizer)> {
     };
     for step in pre_tokenizers() {
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-        add(BYTES, &[("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [step, bytes]}))]);
+        let both: Vec<_> = [step.clone(), bytes].into_iter().filter(|step| !step.is_null()).collect();
+        add(BYTES, &[("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": both}))]);
         add(WORDS, &[("/pre_tokenizer", step.clone())]);
         add(UNIGRAM, &[("/pre_tokenizer", step.clone())]);
         add(MERGES, &[("/pre_tokenizer", step)]);
@@ -285,10 +286,15 @@ fn texts_of_words_are_cut_by_every_tokenizer_of_the_fixtures() {
     let russian = "съешь ещё этих мягких французских булок ";
     for (name, tokenizer) in kinds().into_iter().filter(|(name, _)| !name.contains(' ')) {
         for text in ["the quick brown fox jumps over the lazy dog ", russian] {
+            if text == russian && name.starts_with(MERGES) {
+                // The small vocabularies of these lack the letters, and unknown ones are joined.
+                continue;
+            }
             let text = text.repeat(20_000);
+            let before = tokenizer.read.load(Ordering::Relaxed);
             tokenizer.tokenize("", &text, 64, &Allowance::FREE).expect("tokens");
-            let read = tokenizer.read.load(Ordering::Relaxed);
-            assert!(read < 200_000, "{name}: {read} bytes of {}", text.len());
+            let read = tokenizer.read.load(Ordering::Relaxed) - before;
+            assert!(read < 100_000, "{name}: {read} bytes of {}", text.len());
         }
     }
 }
