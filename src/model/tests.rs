@@ -729,3 +729,19 @@ fn a_stopped_batch_is_cancelled() {
     let result = model.encode(&[2, 3], &[0, 2], 0, 32, &mut Room::default(), &|| false);
     assert_eq!(result, Err(Error::Cancelled));
 }
+
+/// I6, as far as a batch goes: the number of allocations does not depend on the number of texts.
+#[test]
+fn a_batch_of_many_texts_takes_no_more_allocations_than_one_of_few() {
+    let files = ModelFiles::find("tests/fixtures/tiny-bert", true).expect("a model");
+    let model = load_from(&files, CPU).expect("it loads");
+    let mut room = Room::default();
+    let mut allocations = |texts: usize| {
+        let (ids, starts) = (vec![5; 4 * texts], (0..=texts).map(|i| 4 * i).collect::<Vec<_>>());
+        let mut encode = || drop(model.encode(&ids, &starts, 0, 32, &mut room, &|| true).expect("vectors"));
+        // The first time the room grows.
+        encode();
+        allocation_counter::measure(encode).count_total
+    };
+    assert_eq!(allocations(8), allocations(128));
+}

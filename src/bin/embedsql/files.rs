@@ -142,36 +142,13 @@ impl Written {
             Err(error) => return Err(failed(path, error)),
         };
         self.sweep(&target);
-        let (staged, file) = self.create(&target).map_err(|error| failed(&target, error))?;
-        self.ledger().staged.insert(staged.path().to_owned());
-        let open = Open { staged, file: Mutex::new(file), epoch, written: self };
-        // Where a stop came in between, nobody else has seen the file.
-        open.written.check(epoch)?;
-        Ok(open)
-    }
-
-    fn create(&self, target: &FilePath) -> io::Result<(Staged, File)> {
-        for _ in 1..MOST_TRIES {
-            match Staged::create(target) {
-                Err(error) if error.kind() == ErrorKind::NotFound => self.make_folders(target)?,
-                result => return result,
-            }
-        }
-        Staged::create(target)
-    }
-
-    /// Makes the folders above a file that are not there, and remembers which.
-    fn make_folders(&self, file: &FilePath) -> io::Result<()> {
-        let missing: Vec<_> = file.ancestors().skip(1).take_while(|folder| !folder.is_dir()).collect();
-        for folder in missing.into_iter().rev() {
-            match fs::create_dir(folder) {
-                Ok(()) => self.ledger().folders.push(folder.to_owned()),
-                // Another process was faster.
-                Err(_) if folder.is_dir() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        let (staged, file) = {
+            let mut ledger = self.ledger();
+            // Under the lock: whoever stops the statement afterwards finds the file in the ledger.
+            self.check(epoch)?;
+            ledger.create(&target).map_err(|error| failed(&target, error))?
+        };
+        Ok(Open { staged, file: Mutex::new(file), epoch, written: self })
     }
 
     /// Removes what killed runs have left, once per statement and folder.
@@ -180,6 +157,36 @@ impl Written {
             let doubtful = left_over(target);
             self.ledger().doubtful.extend(doubtful);
         }
+    }
+}
+
+impl Ledger {
+    /// Begins a file, and remembers it.
+    fn create(&mut self, target: &FilePath) -> io::Result<(Staged, File)> {
+        let mut tries = 1;
+        let (staged, file) = loop {
+            match Staged::create(target) {
+                Err(error) if error.kind() == ErrorKind::NotFound && tries < MOST_TRIES => self.make_folders(target)?,
+                result => break result?,
+            }
+            tries += 1;
+        };
+        self.staged.insert(staged.path().to_owned());
+        Ok((staged, file))
+    }
+
+    /// Makes the folders above a file that are not there, and remembers which.
+    fn make_folders(&mut self, file: &FilePath) -> io::Result<()> {
+        let missing: Vec<_> = file.ancestors().skip(1).take_while(|folder| !folder.is_dir()).collect();
+        for folder in missing.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Ok(()) => self.folders.push(folder.to_owned()),
+                // Another process was faster.
+                Err(_) if folder.is_dir() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
