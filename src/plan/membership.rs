@@ -4,6 +4,7 @@
 //! * `x IN (subquery)` below OR, NOT or CASE becomes a join whose mark is false where SQL says NULL, and NOT makes it true.
 //!   Where the difference shows, the NULL is written out.
 //! * A correlated condition moves out of its subquery, through operators that it changes the answer of.
+//! * A correlated subquery on the left side of IN is looked for inside the subquery on the right.
 
 use std::sync::Arc;
 
@@ -33,13 +34,16 @@ pub(super) fn exact(plan: LogicalPlan) -> Result<(LogicalPlan, Option<&'static s
 
 /// Why DataFusion answers a subquery wrongly, if it does.
 fn refused(expr: &Expr) -> Result<Option<&'static str>> {
-    let (subquery, is_scalar) = match expr {
-        Expr::Exists(exists) => (&exists.subquery, false),
-        Expr::InSubquery(membership) => (&membership.subquery, false),
-        Expr::SetComparison(comparison) => (&comparison.subquery, false),
-        Expr::ScalarSubquery(subquery) => (subquery, true),
+    let (subquery, left, is_scalar) = match expr {
+        Expr::Exists(exists) => (&exists.subquery, None, false),
+        Expr::InSubquery(membership) => (&membership.subquery, Some(&membership.expr), false),
+        Expr::SetComparison(comparison) => (&comparison.subquery, Some(&comparison.expr), false),
+        Expr::ScalarSubquery(subquery) => (subquery, None, true),
         _ => return Ok(None),
     };
+    if left.map_or(Ok(false), |left| left.exists(|part| Ok(is_correlated(part))))? {
+        return Ok(Some("the left side of an IN has a correlated subquery"));
+    }
     let mut refusal = None;
     subquery.subquery.apply(|node| {
         if node.all_out_ref_exprs().is_empty() {
@@ -49,6 +53,16 @@ fn refused(expr: &Expr) -> Result<Option<&'static str>> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(refusal)
+}
+
+fn is_correlated(expr: &Expr) -> bool {
+    match expr {
+        Expr::Exists(Exists { subquery, .. })
+        | Expr::InSubquery(InSubquery { subquery, .. })
+        | Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
+        Expr::SetComparison(comparison) => !comparison.subquery.outer_ref_columns.is_empty(),
+        _ => false,
+    }
 }
 
 /// Why a correlated condition cannot move out through this operator, if it cannot.

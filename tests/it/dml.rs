@@ -162,6 +162,14 @@ const REFUSED: &[(&str, &str)] = &[
          (SELECT 1 FROM (SELECT row_number() OVER (ORDER BY w) AS r FROM u WHERE u.k <> t.id) WHERE r = 3)",
         "joins, conditions and GROUP BY",
     ),
+    (
+        "DELETE FROM t WHERE (SELECT max(a.w) FROM u a WHERE a.k = t.id) IN (SELECT b.v FROM t b)",
+        "the left side of an IN has a correlated subquery",
+    ),
+    (
+        "UPDATE t SET v = 0 WHERE NOT coalesce((SELECT max(a.w) FROM u a WHERE a.k = t.id), 0) IN (SELECT b.v FROM t b)",
+        "the left side of an IN has a correlated subquery",
+    ),
     ("DELETE FROM t WHERE id = (SELECT w FROM u)", "more than one row"),
     ("DELETE FROM t WHERE 1 / (id - 2) = 1", "ivide by zero"),
     ("DELETE FROM t WHERE embed(s, 'no such model') IS NULL", "no such model"),

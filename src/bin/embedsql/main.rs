@@ -9,9 +9,12 @@
 //! | `job.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
 //! | `repl.rs` | the prompt |
 //! | `complete.rs` | what TAB completes there |
-//! | `statements.rs` | SQL text to statements, and one statement to its result |
+//! | `split.rs` | SQL text to statements |
+//! | `statements.rs` | one statement to its result |
 //! | `copy.rs` | what this program adds to COPY |
-//! | `files.rs` | local files that get their name only as long as their statement runs |
+//! | `files.rs` | local files that get their name when they are whole, and only as long as their statement runs |
+//! | `staged.rs` | a file before it has its name, and what killed runs have left of that |
+//! | `writer.rs` | who writes a staged file, and whether that process has ended |
 //! | `sink.rs` | sinks that finish a file only when all rows reached it |
 //! | `print.rs` | rows to text, format by format |
 //! | `table.rs` | the table for people |
