@@ -1,13 +1,37 @@
-//! Who may read what is made here: the user alone, because a vector gives much of its text away.
+//! How files of a cache are opened and made, and for whom: the user alone, because a vector gives much of its text away.
 //!
 //! A folder that was there before keeps the mode that somebody gave it. Where the group may write to it, it is shared on
 //! purpose, and what is made inside is the group's too.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Most bytes of a small file: what is longer is none of ours.
+const SMALL: u64 = 1 << 20;
+
+/// An error where something else than a file has the place of a file: a pipe keeps whoever opens it waiting.
+pub(super) fn check_is_file(path: &Path) -> io::Result<()> {
+    match fs::metadata(path)?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{path:?} is no file"))),
+    }
+}
+
+/// Opens a file to read.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    check_is_file(path)?;
+    File::open(path)
+}
+
+/// The text of a small file.
+pub(super) fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open(path)?.take(SMALL).read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// Makes the folder of a cache, if it is not there; those above it as the system makes any folder.
 pub(super) fn create_cache(folder: &Path) -> io::Result<()> {

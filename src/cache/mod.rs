@@ -184,7 +184,7 @@ pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<Pruned> {
 /// [`Error::Setting`] where it is no such folder, or nothing can be removed from it.
 pub fn clear_cache(directory: &str) -> Result<Pruned> {
     let path = Path::new(directory);
-    let format = fs::read_to_string(path.join(FORMAT_FILE)).unwrap_or_default();
+    let format = access::text(&path.join(FORMAT_FILE)).unwrap_or_default();
     if format == FORMAT || !format.starts_with(ANY_FORMAT) {
         return prune_cache(directory, 0);
     }
@@ -297,9 +297,18 @@ impl Cache {
         if let Some(space) = lock(&self.spaces).get(name) {
             return Some(Arc::clone(space));
         }
-        let key: SpaceKey = serde_json::from_slice(&fs::read(folder.join(space::DESCRIPTION)).ok()?).ok()?;
+        let key: SpaceKey = serde_json::from_str(&access::text(&folder.join(space::DESCRIPTION)).ok()?).ok()?;
         Some(Arc::new(Space::new(folder.to_owned(), key)))
     }
+}
+
+/// Makes a folder again that was removed while it was in use, and says what it is.
+fn mark_again(directory: &Path) -> io::Result<()> {
+    if directory.join(FORMAT_FILE).exists() {
+        return Ok(());
+    }
+    access::create_cache(directory)?;
+    check_format(directory, &directory.display().to_string()).map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Looks what the folder is, and writes it where it is new.
@@ -310,7 +319,7 @@ fn check_format(path: &Path, shown: &str) -> Result<()> {
             "embed.cache: \"{shown}\" {what}; give another folder, or remove this one (embedsql cache clear)"
         ))
     };
-    match fs::read_to_string(&file) {
+    match access::text(&file) {
         Ok(format) if format == FORMAT => Ok(()),
         Ok(format) => {
             let first: String = format.lines().next().unwrap_or_default().chars().take(60).collect();
@@ -321,7 +330,7 @@ fn check_format(path: &Path, shown: &str) -> Result<()> {
             let is_foreign = |name: &OsStr| !name.to_string_lossy().starts_with(FORMAT_FILE) && name != LOCK_FILE;
             if fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_foreign(&entry.file_name()))) {
                 // It may have begun a space since the file was looked for.
-                return match fs::read_to_string(&file) {
+                return match access::text(&file) {
                     Ok(format) if format == FORMAT => Ok(()),
                     _ => Err(refuse("has files of something else in it")),
                 };

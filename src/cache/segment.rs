@@ -185,7 +185,7 @@ impl Segment {
             return Ok(Arc::clone(file));
         }
         close_some(&mut open);
-        let file = Arc::new(File::open(&self.path)?);
+        let file = Arc::new(access::open(&self.path)?);
         *own = Some(Arc::clone(&file));
         open.push_back(Arc::downgrade(self));
         Ok(file)
@@ -289,7 +289,7 @@ impl Writer {
     /// Adds the entries of a segment from number `first` on: those that are right and that `newest` has for it.
     pub(super) fn copy(&mut self, from: &OnDisk, keys: &[Key], first: usize, newest: &Newest<'_>) -> io::Result<()> {
         let size = self.shape.entry();
-        let mut file = BufReader::with_capacity(COPIED_AT_ONCE, File::open(from.path("vectors"))?);
+        let mut file = BufReader::with_capacity(COPIED_AT_ONCE, access::open(&from.path("vectors"))?);
         file.seek(SeekFrom::Start(first as u64 * size as u64))?;
         let (mut entry, mut copied, mut bytes) = (vec![0; size], Vec::new(), Vec::new());
         for key in &keys[first..] {

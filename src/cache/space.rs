@@ -1,7 +1,6 @@
 //! The segments of one space, and where a key is.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,6 +185,7 @@ impl Space {
             writing.end()?;
         }
         if writing.writer.is_none() {
+            super::mark_again(self.directory())?;
             self.make_room(writing.most_bytes)?;
             close_a_writer(&self.writing);
             let writer = Writer::create(&self.folder, self.shape, None)?;
@@ -321,7 +321,7 @@ impl Space {
         if read >= on_disk.entries {
             return true;
         }
-        let keys = File::open(on_disk.path("keys")).and_then(|mut file| segment::read_keys(&mut file, read));
+        let keys = access::open(&on_disk.path("keys")).and_then(|mut file| segment::read_keys(&mut file, read));
         let (shape, keys) = match keys {
             Ok(found) => found,
             // What cannot be read now is not there now.

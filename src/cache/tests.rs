@@ -27,6 +27,9 @@ fn space_key() -> SpaceKey {
 
 /// The cache of a folder as another process would see it: opened anew.
 fn other_process(directory: &Path) -> Cache {
+    if !directory.join(FORMAT_FILE).exists() && fs::create_dir_all(directory).is_ok() {
+        access::write(directory, FORMAT_FILE, FORMAT.as_bytes()).expect("written");
+    }
     Cache { directory: directory.to_owned(), spaces: Mutex::default() }
 }
 
@@ -175,14 +178,56 @@ fn a_folder_that_goes_away_in_the_middle_is_made_again() {
     let cache = other_process(folder.path());
     let space = cache.space(space_key(), 0);
     put(&space, 0..10);
-    for entry in fs::read_dir(folder.path()).expect("folder") {
-        fs::remove_dir_all(entry.expect("entry").path()).expect("remove");
-    }
+    fs::remove_dir_all(folder.path()).expect("remove");
     put(&space, 10..20);
     let space = cache.space(space_key(), 0);
     assert_eq!(found(&space, 0..10), 0);
     assert_eq!(found(&space, 10..20), 10);
     assert_eq!(found(&other_process(folder.path()).space(space_key(), 0), 0..20), 10);
+}
+
+#[test]
+fn a_folder_that_is_removed_in_the_middle_is_a_cache_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cache").display().to_string();
+    let space = Cache::open(&path).expect("a new folder").space(space_key(), 0);
+    put(&space, 0..10);
+    fs::remove_dir_all(&path).expect("remove");
+    put(&space, 10..20);
+    check_format(Path::new(&path), &path).expect("a cache");
+    assert_eq!(found(&other_process(Path::new(&path)).space(space_key(), 0), 0..20), 10);
+    // What somebody else has put in its place stays as it is.
+    fs::remove_dir_all(&path).expect("remove");
+    fs::create_dir(&path).expect("a folder");
+    fs::write(Path::new(&path).join("holiday.jpg"), "x").expect("write");
+    put(&space, 20..30);
+    assert_eq!(fs::read_dir(&path).expect("folder").count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    Cache::open(&path).expect("a new folder");
+    put(&other_process(folder.path()).space(space_key(), 0), 0..10);
+    let space = folder.path().join(space_key().folder());
+    let of_space = ["vectors", "keys"].map(|extension| files(folder.path(), extension).remove(0));
+    let others = [FORMAT_FILE, LOCK_FILE].map(|name| folder.path().join(name));
+    for file in of_space.iter().chain(&others).chain([&space.join(space::DESCRIPTION)]) {
+        let saved = fs::read(file).ok();
+        let _ = fs::remove_file(file);
+        assert!(std::process::Command::new("mkfifo").arg(file).status().expect("mkfifo").success());
+        let kept = found(&other_process(folder.path()).space(space_key(), 0), 0..10);
+        assert!(kept == 0 || !of_space.contains(file), "{file:?}");
+        let _ = (cache_usage(&path), verify_cache(&path), check_format(folder.path(), &path));
+        assert!(prune_cache(&path, u64::MAX).is_ok() || others.contains(file), "{file:?}");
+        fs::remove_file(file).expect("the pipe stays");
+        if let Some(saved) = saved {
+            fs::write(file, saved).expect("write");
+        }
+    }
+    assert_eq!(found(&other_process(folder.path()).space(space_key(), 0), 0..10), 10);
 }
 
 #[cfg(target_os = "linux")]

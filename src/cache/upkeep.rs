@@ -48,6 +48,9 @@ impl Upkeep {
     /// `None` where another thread or process is at it.
     pub(super) fn try_begin(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK_FILE);
+        if path.exists() {
+            access::check_is_file(&path)?;
+        }
         let lock = access::options(directory).write(true).create(true).truncate(false).open(path)?;
         match lock.try_lock() {
             Ok(()) => Ok(Some(Self { directory: directory.to_owned(), _lock: Some(lock) })),
@@ -263,7 +266,7 @@ fn sweep(folder: &Path) {
     for path in files {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         if name == DESCRIPTION {
-            described = fs::read(&path).ok();
+            described = access::text(&path).ok();
         } else if !(is_left_behind(&path, name) && fs::remove_file(&path).is_ok()) {
             is_empty = false;
         }
@@ -276,7 +279,7 @@ fn sweep(folder: &Path) {
         && let Some(description) = described
     {
         // Somebody began a segment in this moment.
-        let _ = access::write(folder, DESCRIPTION, &description);
+        let _ = access::write(folder, DESCRIPTION, description.as_bytes());
     }
 }
 

@@ -381,13 +381,21 @@ fn listing_file(id: &str, commit: &str) -> PathBuf {
 /// The commit that the cache folder has for a revision: a branch or tag it noted, or the commit itself.
 fn cached_commit(id: &str, revision: &str) -> Option<String> {
     let directory = repo_directory(id);
-    // Another tool may be about to write it, and it is empty for a moment.
-    if let Ok(commit) = fs::read_to_string(directory.join("refs").join(revision))
-        && !commit.trim().is_empty()
+    let noted = directory.join("refs").join(revision);
+    // A pipe there would keep us waiting. Another tool may be about to write it, and it is empty for a moment.
+    if noted.is_file()
+        && let Ok(commit) = fs::read_to_string(noted)
+        && is_commit(commit.trim())
     {
         return Some(commit.trim().to_owned());
     }
     directory.join("snapshots").join(revision).is_dir().then(|| revision.to_owned())
+}
+
+/// Whether this can be the name of a commit, and so of a folder.
+fn is_commit(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_plain)
 }
 
 #[cfg(test)]
@@ -395,6 +403,16 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn a_commit_is_a_plain_name() {
+        for name in ["0123456789abcdef0123456789abcdef01234567", "v1.0_a-b"] {
+            assert!(is_commit(name), "{name}");
+        }
+        for name in ["", "..", ".hidden", "../../etc", "a/b", "a\\b", "a b"] {
+            assert!(!is_commit(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn threads_that_write_the_same_file_do_not_meet() {
