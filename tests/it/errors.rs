@@ -11,7 +11,7 @@ use datafusion_embed::{EmbedOptions, Error, cancel, register_with};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{count, run, session};
+use crate::support::{copy_folder, count, run, session};
 
 const TINY: &str = "tests/fixtures/tiny-bert";
 
@@ -182,7 +182,7 @@ struct Copy(TempDir);
 impl Copy {
     fn new() -> Self {
         let copy = Self(tempfile::tempdir().expect("temporary directory"));
-        copy_files(Path::new(TINY), copy.0.path());
+        copy_folder(Path::new(TINY), copy.0.path());
         copy
     }
 
@@ -229,19 +229,6 @@ impl Copy {
     async fn works(self) {
         let query = format!("SELECT embed('x', '{}') IS NOT NULL", self.0.path().display());
         assert!(run(&session(2, 8192), &query).await[0].column(0).as_boolean().value(0));
-    }
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("fixture") {
-        let entry = entry.expect("fixture");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            fs::create_dir(&target).expect("a new directory");
-            copy_files(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).expect("a new file");
-        }
     }
 }
 

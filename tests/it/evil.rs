@@ -12,7 +12,7 @@ use datafusion_embed::Error;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::support::tiny_session;
+use crate::support::{copy_folder, tiny_session};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -425,22 +425,9 @@ fn edit(model: &Path, change: impl FnOnce(&mut Map<String, Value>, &mut Vec<u8>)
 /// A fixture with one change, in a folder of its own: a model is read once per process.
 fn hostile((fixture, change, _): &Attack) -> TempDir {
     let copy = tempfile::tempdir().expect("a folder");
-    copy_files(&PathBuf::from("tests/fixtures/architectures").join(fixture), copy.path());
+    copy_folder(&PathBuf::from("tests/fixtures/architectures").join(fixture), copy.path());
     change.apply(copy.path());
     copy
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("a fixture") {
-        let entry = entry.expect("a fixture");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            fs::create_dir(&target).expect("a new folder");
-            copy_files(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).expect("a new file");
-        }
-    }
 }
 
 /// Panics of this crate and its dependencies since the first call; those of tests are failures that show anyway.

@@ -13,7 +13,7 @@ use datafusion::prelude::SessionContext;
 use datafusion_embed::check_model;
 use tempfile::TempDir;
 
-use crate::support::{count, run, session, vectors_by_id};
+use crate::support::{copy_folder, count, run, session, vectors_by_id};
 
 const WEIGHTS: &str = "model.safetensors";
 const OTHER: &str = "tests/fixtures/architectures/electra";
@@ -24,14 +24,14 @@ struct Model(TempDir);
 impl Model {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        copy(Path::new("tests/fixtures/tiny-bert"), folder.path());
+        copy_folder(Path::new("tests/fixtures/tiny-bert"), folder.path());
         Self(folder)
     }
 
     /// The same files in a place where nobody looked before, as a new process would see them.
     fn again(&self) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        copy(self.0.path(), folder.path());
+        copy_folder(self.0.path(), folder.path());
         Self(folder)
     }
 
@@ -50,18 +50,6 @@ impl Model {
     /// The vector without any cache, by somebody who never saw the model.
     async fn truth(&self, text: &str) -> Vec<u32> {
         self.again().vector(&session(1, 100), text).await
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("folder");
-    for entry in fs::read_dir(from).expect("folder") {
-        let entry = entry.expect("entry");
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("file")),
-        }
     }
 }
 

@@ -5,27 +5,15 @@ use std::path::Path;
 
 use datafusion_embed::{Precision, check_model, known_models, pull_model};
 
-use crate::support::{count, run, session, vectors_by_id};
+use crate::support::{copy_folder, count, run, session, vectors_by_id};
 
 /// A copy of a fixture, which no other test has loaded.
 fn own_copy(name: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("temporary directory");
     let path = folder.path().join(name);
-    copy(&Path::new("tests/fixtures/architectures").join(name), &path);
+    copy_folder(&Path::new("tests/fixtures/architectures").join(name), &path);
     let path = path.display().to_string();
     (folder, path)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("folder");
-    for entry in fs::read_dir(from).expect("folder") {
-        let entry = entry.expect("entry");
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("file")),
-        }
-    }
 }
 
 fn is_loaded(name: &str) -> bool {

@@ -1,6 +1,8 @@
 //! What the integration tests share: sessions, runs, and how a vector column is read.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
@@ -33,6 +35,19 @@ pub(crate) fn tiny_session(target_partitions: usize, batch_size: usize) -> Sessi
 /// The settings of [`tiny_session`].
 pub(crate) fn tiny_options() -> EmbedOptions {
     EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() }
+}
+
+/// Copies a folder with all that is below it, into one that may be there.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("a new file")),
+        }
+    }
 }
 
 /// Texts that went through a model of this session.
