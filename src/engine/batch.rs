@@ -12,12 +12,10 @@ pub(super) struct Batch {
     pub(super) ids: Vec<u32>,
     /// Text `i` is `ids[starts[i]..starts[i + 1]]`.
     pub(super) starts: Vec<usize>,
-    /// Texts that were cut.
-    pub(super) truncated: usize,
-    /// Under what the vectors are kept, where they are.
-    pub(super) keys: Vec<Key>,
-    /// Which of these texts were cut.
+    /// Which texts were cut.
     pub(super) cut: Vec<bool>,
+    /// Under what the vectors are kept, where they are: of every text or of none.
+    pub(super) keys: Vec<Key>,
 }
 
 /// How large a model batch may be.
@@ -32,12 +30,17 @@ pub(super) struct Limits {
 impl Batch {
     /// A batch without texts.
     pub(super) fn new() -> Self {
-        Self { ids: Vec::new(), starts: vec![0], truncated: 0, keys: Vec::new(), cut: Vec::new() }
+        Self { ids: Vec::new(), starts: vec![0], cut: Vec::new(), keys: Vec::new() }
     }
 
     /// Number of texts.
     pub(super) fn texts(&self) -> usize {
         self.starts.len() - 1
+    }
+
+    /// Number of texts that were cut.
+    pub(super) fn truncated(&self) -> usize {
+        self.cut.iter().filter(|cut| **cut).count()
     }
 
     /// Whether a text of so many tokens may join.
@@ -50,11 +53,8 @@ impl Batch {
     pub(super) fn push(&mut self, ids: &[u32], truncated: bool, key: Option<Key>) {
         self.ids.extend_from_slice(ids);
         self.starts.push(self.ids.len());
-        self.truncated += usize::from(truncated);
-        if let Some(key) = key {
-            self.keys.push(key);
-            self.cut.push(truncated);
-        }
+        self.cut.push(truncated);
+        self.keys.extend(key);
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
                     prop_assert_eq!(&batch.ids[bounds[0]..bounds[1]], &texts[next].0[..]);
                     next += 1;
                 }
-                prop_assert_eq!(batch.truncated, texts[first..next].iter().filter(|(_, cut)| *cut).count());
+                prop_assert_eq!(batch.truncated(), texts[first..next].iter().filter(|(_, cut)| *cut).count());
                 prop_assert!(batch.ids.len() <= tokens || batch.texts() == 1);
                 prop_assert!(most_texts == 0 || batch.texts() <= most_texts);
             }
