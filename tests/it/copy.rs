@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::program::{embedsql, files, files_below, interrupt, one_error, signal, wait_for_staged, write};
+use crate::program::{
+    COUNT_WITHOUT_END, embedsql, files, files_below, interrupt, one_error, signal, wait_for_staged, write,
+};
 
 /// Rows of a COPY that somebody will stop.
 const ENDLESS: &str = "SELECT value, md5(value::text) AS t FROM generate_series(1, 1000000000)";
@@ -495,10 +497,8 @@ fn an_output_file_is_staged_like_that_of_a_copy() {
     let folder = TempDir::new().expect("a folder");
     write(&folder, "o.csv", "old");
     write(&folder, "o.csv#1", "mine");
-    let endless =
-        "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x % 7 = y";
     let begin = || {
-        let mut run = embedsql(["--output", "o.csv", "-c", endless]).folder(&folder);
+        let mut run = embedsql(["--output", "o.csv", "-c", COUNT_WITHOUT_END]).folder(&folder);
         let child = run.start();
         let staged = wait_for_staged(folder.path(), "o.csv");
         (child, staged)

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A query that takes minutes, in several partitions or in one.
-const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) \
-    WHERE x % 7 = y % 11";
+/// A query that takes minutes before its only row, in several partitions or in one.
+pub(crate) const COUNT_WITHOUT_END: &str = "SELECT count(*) \
+    FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x % 7 = y % 11";
 
 /// One run of the program, set up step by step.
 pub(crate) struct Run {
@@ -125,7 +125,7 @@ fn a_long_cell_does_not_widen_its_column() {
 #[test]
 fn rows_are_shown_before_the_last_one_is_there() {
     // Some rows at once, then a wait without end: only the first UNION branch ends.
-    let sql = format!("SELECT 1 AS n UNION ALL SELECT * FROM ({ENDLESS})");
+    let sql = format!("SELECT 1 AS n UNION ALL SELECT * FROM ({COUNT_WITHOUT_END})");
     let mut child = embedsql(["-c", &sql]).start();
     let (sender, lines) = std::sync::mpsc::channel();
     let stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -584,7 +584,7 @@ pub(crate) fn signal(mut child: Child, name: &str) -> Ended {
 fn ctrl_c_is_exit_code_130() {
     let folder = TempDir::new().expect("a folder");
     for threads in ["1", "4"] {
-        let mut run = embedsql(["--threads", threads, "--output", "o.csv", "-c", ENDLESS]).folder(&folder);
+        let mut run = embedsql(["--threads", threads, "--output", "o.csv", "-c", COUNT_WITHOUT_END]).folder(&folder);
         let child = run.start();
         std::thread::sleep(Duration::from_millis(700));
         let ended = interrupt(child);

@@ -10,6 +10,8 @@ use rexpect::reader::Options;
 use rexpect::session::{PtySession, spawn_with_options};
 use tempfile::TempDir;
 
+use crate::program::COUNT_WITHOUT_END;
+
 /// A prompt with its state in a folder of its own.
 struct Terminal {
     session: PtySession,
@@ -150,9 +152,7 @@ fn cancel(statement: &str) {
 
 #[test]
 fn ctrl_c_stops_a_query_and_stays() {
-    cancel(
-        "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE x % 7 = y % 11;",
-    );
+    cancel(&format!("{COUNT_WITHOUT_END};"));
 }
 
 #[test]
