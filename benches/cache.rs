@@ -36,10 +36,9 @@ async fn main() -> Result<()> {
 /// A session with a folder, `None` for none, and a model, empty for the bundled one.
 fn session(cache: Option<&Path>, model: &str) -> Result<SessionContext> {
     let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2)).enable_url_table();
-    let mut options =
-        EmbedOptions { cache: cache.map(|path| path.display().to_string()).unwrap_or_default(), ..Default::default() };
+    let mut options = EmbedOptions::default().cache(cache.map(|path| path.display().to_string()).unwrap_or_default());
     if !model.is_empty() {
-        options.model = model.to_owned();
+        options = options.model(model);
     }
     register_with(&ctx, options)?;
     Ok(ctx)

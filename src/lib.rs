@@ -112,7 +112,7 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 /// use datafusion_embed::{EmbedOptions, register_with};
 ///
 /// let ctx = SessionContext::new();
-/// register_with(&ctx, EmbedOptions { model: "BAAI/bge-small-en-v1.5".into(), ..Default::default() })?;
+/// register_with(&ctx, EmbedOptions::default().model("BAAI/bge-small-en-v1.5"))?;
 /// # datafusion::error::Result::<()>::Ok(())
 /// ```
 pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> {

@@ -14,165 +14,171 @@ use datafusion::error::Result as DataFusionResult;
 use crate::error::{Error, Result};
 use crate::model::BUNDLED_NAME;
 
-/// Settings of `embed` and its sisters, one set per session.
-///
-/// ```
-/// use datafusion_embed::EmbedOptions;
-///
-/// let options = EmbedOptions { max_tokens: 128, ..EmbedOptions::default() };
-/// assert_eq!(options.model, "sentence-transformers/all-MiniLM-L6-v2");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EmbedOptions {
+/// Makes [`EmbedOptions`] of one row per setting: what it is, its field and default, how its text is read, its line in `SHOW`.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $key:ident: $type:ident = $default:expr, $read:expr, $help:literal;)+) => {
+        /// Settings of `embed` and its sisters, one set per session.
+        ///
+        /// ```
+        /// use datafusion_embed::EmbedOptions;
+        ///
+        /// let options = EmbedOptions::default().max_tokens(128);
+        /// assert_eq!(options.model, "sentence-transformers/all-MiniLM-L6-v2");
+        /// ```
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub struct EmbedOptions {
+            $($(#[doc = $doc])+ pub $key: $type,)+
+        }
+
+        impl Default for EmbedOptions {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl EmbedOptions {
+            $(setter!($key: $type);)+
+        }
+
+        /// Every setting, in the order of the fields.
+        const SETTINGS: &[Setting] = &[$(Setting {
+            key: stringify!($key),
+            help: $help,
+            set: |options, text| {
+                options.$key = $read(concat!("embed.", stringify!($key)), text)?;
+                Ok(())
+            },
+            show: |options| options.$key.to_string(),
+        },)+];
+    };
+}
+
+/// The setting of one field in a chain; text of any type is taken.
+macro_rules! setter {
+    ($key:ident: String) => {
+        setter!($key: String, impl Into<String>);
+    };
+    ($key:ident: $type:ident) => {
+        setter!($key: $type, $type);
+    };
+    ($key:ident: $type:ident, $argument:ty) => {
+        #[doc = concat!("The options with this `embed.", stringify!($key), "`.")]
+        #[must_use]
+        pub fn $key(mut self, value: $argument) -> Self {
+            self.$key = value.into();
+            self
+        }
+    };
+}
+
+/// How one setting is set and shown as text.
+struct Setting {
+    /// Without the `embed.` prefix.
+    key: &'static str,
+    help: &'static str,
+    set: fn(&mut EmbedOptions, &str) -> Result<()>,
+    /// What `set` reads back to the same value.
+    show: fn(&EmbedOptions) -> String,
+}
+
+settings! {
     /// `embed.model`: bundled name, local directory, or hub id `owner/name[@revision]`, looked for in this order.
-    pub model: String,
+    model: String = BUNDLED_NAME.to_owned(), read_name,
+        "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]";
     /// `embed.device`: where the model runs. `auto` is the best device that is built in and found.
-    pub device: Device,
+    device: Device = Device::Auto, read_as,
+        "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)";
     /// `embed.precision`: arithmetic of the encoder. `f32` gives the vectors of sentence-transformers.
-    pub precision: Precision,
+    precision: Precision = Precision::F32, read_as,
+        "Arithmetic of the encoder: f32, bf16 or int8";
     /// `embed.concurrency`: model batches in flight. 0 is `datafusion.execution.target_partitions`. On the CPU never more
     /// than there are cores, because each batch already keeps one core busy.
-    pub concurrency: usize,
+    concurrency: usize = 0, read_count,
+        "Model batches in flight; 0 is target_partitions, at most the cores on the CPU";
     /// `embed.batch_tokens`: token budget of one model batch, at least 1; a longer text is a batch of its own. The
     /// default keeps the activations of a small model inside a core's second-level cache; speed is flat from 256 to 2048.
-    pub batch_tokens: usize,
+    batch_tokens: usize = 512, read_positive,
+        "Token budget of one model batch";
     /// `embed.batch_size`: most texts in one model batch. 0 is by tokens alone.
-    pub batch_size: usize,
+    batch_size: usize = 0, read_count,
+        "Most texts in one model batch; 0 is by tokens alone";
     /// `embed.memory`: most bytes of vectors that one query remembers, so that equal texts go through the model once;
     /// a size as [`parse_size`] reads it. Beyond it the oldest is forgotten. The default holds 80 000 vectors of 384 numbers.
-    pub memory: usize,
-    /// `embed.model_memory`: bytes of weights that the process keeps, a size. Models that no query uses are freed, those first that
-    /// were not asked for the longest, until the rest fits; what is in use stays. The default holds a model of a billion
+    memory: usize = 128 << 20, read_size,
+        "Most bytes of vectors that one query remembers for equal texts; sizes like 512M, 2GB";
+    /// `embed.model_memory`: bytes of weights that the process keeps, a size. Models that no query uses are freed, those first
+    /// that were not asked for the longest, until the rest fits; what is in use stays. The default holds a model of a billion
     /// weights in f32, or dozens of small ones.
-    pub model_memory: usize,
+    model_memory: usize = 4 << 30, read_size,
+        "Bytes of weights that the process keeps; models that no query uses are freed first; sizes like 512M, 2GB";
     /// `embed.max_tokens`: truncation length in tokens, special tokens counted. 0 is the model's own.
-    pub max_tokens: usize,
+    max_tokens: usize = 0, read_count,
+        "Truncation length in tokens; 0 is the model's own";
     /// `embed.truncate`: `false` makes a longer text an error that names its length and the limit.
-    pub truncate: bool,
+    truncate: bool = true, read_bool,
+        "Whether a longer text is truncated (true) or an error (false)";
     /// `embed.dimensions`: keep the first so many values of a vector (Matryoshka), re-normalised where the model
     /// normalises. 0 is all.
-    pub dimensions: usize,
+    dimensions: usize = 0, read_count,
+        "Keep the first so many values of a vector (Matryoshka); 0 is all";
     /// `embed.cache`: folder where vectors are kept, so that what was computed once is never computed again, by any query and
     /// any process that uses the folder. Empty is none.
-    pub cache: String,
+    cache: String = String::new(), read_text,
+        "Folder where vectors are kept for later queries; empty is none";
     /// `embed.cache_size`: bytes that the folder may hold, a size. Beyond it the oldest vectors are removed, a sixteenth of
     /// that at once. 0 is any number.
-    pub cache_size: usize,
+    cache_size: usize = 0, read_size,
+        "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; sizes like 512M, 2GB";
     /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
-    pub offline: bool,
-}
-
-impl Default for EmbedOptions {
-    fn default() -> Self {
-        Self {
-            model: BUNDLED_NAME.to_owned(),
-            device: Device::Auto,
-            precision: Precision::F32,
-            concurrency: 0,
-            batch_tokens: 512,
-            batch_size: 0,
-            memory: 128 << 20,
-            model_memory: 4 << 30,
-            max_tokens: 0,
-            truncate: true,
-            dimensions: 0,
-            cache: String::new(),
-            cache_size: 0,
-            offline: false,
-        }
-    }
-}
-
-/// Key and one-line description of each setting, in the order of [`EmbedOptions`]' fields.
-const SETTINGS: [(&str, &str); 14] = [
-    ("model", "Model of embed(): bundled name, local directory, or hub id owner/name[@revision]"),
-    ("device", "Where the model runs: auto, cpu, cuda, cuda:N or metal (mps)"),
-    ("precision", "Arithmetic of the encoder: f32, bf16 or int8"),
-    ("concurrency", "Model batches in flight; 0 is target_partitions, at most the cores on the CPU"),
-    ("batch_tokens", "Token budget of one model batch"),
-    ("batch_size", "Most texts in one model batch; 0 is by tokens alone"),
-    ("memory", "Most bytes of vectors that one query remembers for equal texts; sizes like 512M, 2GB"),
-    (
-        "model_memory",
-        "Bytes of weights that the process keeps; models that no query uses are freed first; sizes like 512M, 2GB",
-    ),
-    ("max_tokens", "Truncation length in tokens; 0 is the model's own"),
-    ("truncate", "Whether a longer text is truncated (true) or an error (false)"),
-    ("dimensions", "Keep the first so many values of a vector (Matryoshka); 0 is all"),
-    ("cache", "Folder where vectors are kept for later queries; empty is none"),
-    (
-        "cache_size",
-        "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; sizes like 512M, 2GB",
-    ),
-    ("offline", "Never touch the network (also HF_HUB_OFFLINE=1)"),
-];
-
-impl EmbedOptions {
-    /// Sets one setting from its text, `key` without the `embed.` prefix.
-    fn set_text(&mut self, key: &str, value: &str) -> Result<()> {
-        let value = value.trim();
-        match key {
-            "model" if value.is_empty() => {
-                return Err(Error::Setting("embed.model: empty; give a name, a directory or a hub id".into()));
-            }
-            "model" => self.model = value.to_owned(),
-            "device" => self.device = value.parse()?,
-            "precision" => self.precision = value.parse()?,
-            "concurrency" => self.concurrency = parse_count(key, value, 0)?,
-            "batch_tokens" => self.batch_tokens = parse_count(key, value, 1)?,
-            "batch_size" => self.batch_size = parse_count(key, value, 0)?,
-            "memory" => self.memory = parse_bytes(key, value)?,
-            "model_memory" => self.model_memory = parse_bytes(key, value)?,
-            "max_tokens" => self.max_tokens = parse_count(key, value, 0)?,
-            "truncate" => self.truncate = parse_bool(key, value)?,
-            "dimensions" => self.dimensions = parse_count(key, value, 0)?,
-            "cache" => self.cache = value.to_owned(),
-            "cache_size" => self.cache_size = parse_bytes(key, value)?,
-            "offline" => self.offline = parse_bool(key, value)?,
-            _ => {
-                let known: Vec<_> = SETTINGS.iter().map(|(key, _)| *key).collect();
-                return Err(Error::Setting(format!("setting \"embed.{key}\" not found (known: {})", known.join(", "))));
-            }
-        }
-        Ok(())
-    }
-
-    /// The text of one setting; what [`Self::set_text`] reads back to the same value.
-    fn text(&self, key: &str) -> String {
-        match key {
-            "model" => self.model.clone(),
-            "device" => self.device.to_string(),
-            "precision" => self.precision.to_string(),
-            "concurrency" => self.concurrency.to_string(),
-            "batch_tokens" => self.batch_tokens.to_string(),
-            "batch_size" => self.batch_size.to_string(),
-            "memory" => self.memory.to_string(),
-            "model_memory" => self.model_memory.to_string(),
-            "max_tokens" => self.max_tokens.to_string(),
-            "truncate" => self.truncate.to_string(),
-            "dimensions" => self.dimensions.to_string(),
-            "cache" => self.cache.clone(),
-            "cache_size" => self.cache_size.to_string(),
-            "offline" => self.offline.to_string(),
-            _ => unreachable!("a key of SETTINGS"),
-        }
-    }
+    offline: bool = false, read_bool,
+        "Never touch the network (also HF_HUB_OFFLINE=1)";
 }
 
 /// Most that a counting setting takes: far beyond any use, and small enough that no product of two overflows.
 const MAX_COUNT: usize = 1 << 31;
 
-fn parse_count(key: &str, value: &str, least: usize) -> Result<usize> {
-    match value.parse::<usize>() {
+fn read_count(key: &str, text: &str) -> Result<usize> {
+    whole_number(key, text, 0)
+}
+
+fn read_positive(key: &str, text: &str) -> Result<usize> {
+    whole_number(key, text, 1)
+}
+
+fn whole_number(key: &str, text: &str, least: usize) -> Result<usize> {
+    match text.parse::<usize>() {
         Ok(count) if (least..=MAX_COUNT).contains(&count) => Ok(count),
-        _ => {
-            Err(Error::Setting(format!("embed.{key}: '{value}' is not a whole number between {least} and {MAX_COUNT}")))
-        }
+        _ => Err(Error::Setting(format!("{key}: '{text}' is not a whole number between {least} and {MAX_COUNT}"))),
     }
 }
 
-fn parse_bytes(key: &str, value: &str) -> Result<usize> {
-    parse_size(value).map_err(|error| Error::Setting(format!("embed.{key}: {error}")))
+fn read_size(key: &str, text: &str) -> Result<usize> {
+    parse_size(text).map_err(|error| Error::Setting(format!("{key}: {error}")))
+}
+
+fn read_bool(key: &str, text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "on" | "1" => Ok(true),
+        "false" | "off" | "0" => Ok(false),
+        _ => Err(Error::Setting(format!("{key}: '{text}' is not true or false"))),
+    }
+}
+
+fn read_text(_key: &str, text: &str) -> Result<String> {
+    Ok(text.to_owned())
+}
+
+fn read_name(key: &str, text: &str) -> Result<String> {
+    match text {
+        "" => Err(Error::Setting(format!("{key}: empty; give a name, a directory or a hub id"))),
+        name => Ok(name.to_owned()),
+    }
+}
+
+/// A value whose own error names the key.
+fn read_as<T: FromStr<Err = Error>>(_key: &str, text: &str) -> Result<T> {
+    text.parse()
 }
 
 /// Bytes of a size as people write it, `1048576`, `512K`, `1.5G`, `2GB` or `64 MiB`: the one reader of every size, of settings
@@ -218,14 +224,6 @@ fn scaled(digits: &str, shift: u32) -> Option<usize> {
     bytes.checked_add(part as usize)
 }
 
-fn parse_bool(key: &str, value: &str) -> Result<bool> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "on" | "1" => Ok(true),
-        "false" | "off" | "0" => Ok(false),
-        _ => Err(Error::Setting(format!("embed.{key}: '{value}' is not true or false"))),
-    }
-}
-
 impl ConfigExtension for EmbedOptions {
     const PREFIX: &'static str = "embed";
 }
@@ -244,16 +242,26 @@ impl ExtensionOptions for EmbedOptions {
     }
 
     fn set(&mut self, key: &str, value: &str) -> DataFusionResult<()> {
-        Ok(self.set_text(key, value)?)
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            let known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+            let known = known.join(", ");
+            return Err(Error::Setting(format!("setting \"embed.{key}\" not found (known: {known})")).into());
+        };
+        Ok((setting.set)(self, value.trim())?)
     }
 
     fn entries(&self) -> Vec<ConfigEntry> {
-        let entry = |&(key, description): &(&str, &'static str)| ConfigEntry {
-            key: format!("{}.{key}", Self::PREFIX),
-            value: Some(self.text(key)),
-            description,
-        };
-        SETTINGS.iter().map(entry).collect()
+        SETTINGS.iter().map(|setting| setting.entry(self)).collect()
+    }
+}
+
+impl Setting {
+    fn entry(&self, options: &EmbedOptions) -> ConfigEntry {
+        ConfigEntry {
+            key: format!("{}.{}", EmbedOptions::PREFIX, self.key),
+            value: Some((self.show)(options)),
+            description: self.help,
+        }
     }
 }
 
@@ -372,22 +380,25 @@ mod tests {
 
     #[test]
     fn every_setting_survives_a_round_trip() {
-        let changed = EmbedOptions {
-            model: "models/x".into(),
-            device: Device::Cpu,
-            precision: Precision::F32,
-            concurrency: 3,
-            batch_tokens: 7,
-            batch_size: 9,
-            model_memory: 3 << 20,
-            memory: 10,
-            max_tokens: 11,
-            truncate: false,
-            dimensions: 13,
-            cache: "vectors".into(),
-            cache_size: 14,
-            offline: true,
-        };
+        let changed = EmbedOptions::default()
+            .model("models/x")
+            .device(Device::Cpu)
+            .precision(Precision::Int8)
+            .concurrency(3)
+            .batch_tokens(7)
+            .batch_size(9)
+            .memory(10)
+            .model_memory(3 << 20)
+            .max_tokens(11)
+            .truncate(false)
+            .dimensions(13)
+            .cache("vectors")
+            .cache_size(14)
+            .offline(true);
+        let default = EmbedOptions::default().entries().into_iter();
+        for (entry, default) in changed.entries().into_iter().zip(default) {
+            assert_ne!(entry.value, default.value, "{} is not tried here", entry.key);
+        }
         let mut read = EmbedOptions::default();
         for entry in changed.entries() {
             let key = entry.key.strip_prefix("embed.").expect("prefix");
@@ -416,7 +427,7 @@ mod tests {
             ("colour", "red"),
         ];
         for (key, value) in wrong {
-            let message = EmbedOptions::default().set_text(key, value).expect_err(value).to_string();
+            let message = EmbedOptions::default().set(key, value).expect_err(value).to_string();
             assert!(message.contains(&format!("embed.{key}")), "{message}");
             assert!(message.contains(value.trim()) || key == "colour", "{message}");
         }

@@ -45,11 +45,8 @@ fn embed(cache: &Path) -> Vec<f32> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let ctx = SessionContext::new();
-        let options = EmbedOptions {
-            model: concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tiny-bert").to_owned(),
-            cache: cache.display().to_string(),
-            ..EmbedOptions::default()
-        };
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tiny-bert");
+        let options = EmbedOptions::default().model(model).cache(cache.display().to_string());
         register_with(&ctx, options).expect("registered");
         let query = "SELECT embed(column1) FROM (VALUES ('a few plain words'))";
         let batches = ctx.sql(query).await.expect("a plan").collect().await.expect("a vector");

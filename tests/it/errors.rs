@@ -123,7 +123,7 @@ async fn a_device_that_is_not_built_in() {
         fails(&ctx, &format!("SET embed.device = '{device}'"), &parts).await;
     }
     // A program can write into the options what SET would refuse.
-    let options = EmbedOptions { device: datafusion_embed::Device::Cuda(0), ..EmbedOptions::default() };
+    let options = EmbedOptions::default().device(datafusion_embed::Device::Cuda(0));
     register_with(&ctx, options).expect("registered");
     fails(&ctx, "SELECT embed(title) FROM 'sql/docs.parquet' LIMIT 1", &["cuda", "not built in"]).await;
 }

@@ -34,7 +34,7 @@ pub(crate) fn tiny_session(target_partitions: usize, batch_size: usize) -> Sessi
 
 /// The settings of [`tiny_session`].
 pub(crate) fn tiny_options() -> EmbedOptions {
-    EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() }
+    EmbedOptions::default().model("tests/fixtures/tiny-bert")
 }
 
 /// Copies a folder with all that is below it, into one that may be there.
