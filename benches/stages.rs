@@ -8,7 +8,7 @@
 use datafusion::arrow::array::AsArray;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use datafusion_embed::Precision;
-use datafusion_embed::stages::{FlatBatch, Stages};
+use datafusion_embed::stages::{ModelBatch, Stages};
 use divan::counter::ItemsCount;
 
 fn main() {
@@ -84,6 +84,6 @@ fn lengths_in_int8(bencher: divan::Bencher<'_, '_>, tokens: usize) {
 
 fn encode_texts_of(bencher: divan::Bencher<'_, '_>, precision: Precision, tokens: usize) {
     let mut stages = Stages::load(precision).expect("the bundled model");
-    let batch = FlatBatch::made_up(512 / tokens, tokens);
+    let batch = ModelBatch::made_up(512 / tokens, tokens);
     bencher.counter(ItemsCount::new(batch.tokens())).bench_local(|| stages.encode(&batch));
 }

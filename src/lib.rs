@@ -90,17 +90,18 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 
-use engine::Session;
+use engine::{Session, SessionEntry};
 use functions::{Embed, Settings};
 
 /// Puts `embed` and its sisters into a session, with the settings that it has already or their defaults.
 ///
-/// Changes no `datafusion.*` setting. Calling it again keeps the counters of `embed_models()`.
+/// Changes no `datafusion.*` setting. Calling it again keeps the counters of `embed_models()`. Gives the names of functions of
+/// the session that these took the place of, and logs them.
 ///
 /// A session that has DataFusion's own planner gets one that runs `embed` where the fewest rows pass, and that makes DELETE
 /// and UPDATE exact, where DataFusion 55.2 changes every row of a table in memory for a condition like `WHERE false`; see
 /// [`EmbedPlanner`].
-pub fn register(ctx: &SessionContext) -> Result<()> {
+pub fn register(ctx: &SessionContext) -> Result<Vec<String>> {
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())
 }
@@ -115,15 +116,19 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 /// register_with(&ctx, EmbedOptions::default().model("BAAI/bge-small-en-v1.5"))?;
 /// # datafusion::error::Result::<()>::Ok(())
 /// ```
-pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> {
+pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<Vec<String>> {
     let session = session_of(ctx).unwrap_or_default();
     let state = ctx.state_ref();
     let mut state = state.write();
-    state.config_mut().options_mut().extensions.insert(options);
-    let settings = Settings::new(state.config().options(), session);
-    functions::register(&mut state, &settings)?;
+    let extensions = &mut state.config_mut().options_mut().extensions;
+    extensions.insert(options.clone());
+    extensions.insert(SessionEntry(Arc::clone(&session)));
+    let replaced = functions::register(&mut state, &Settings::new(options, session))?;
+    for name in &replaced {
+        log::warn!("datafusion-embed: the function {name} of this session is replaced by that of datafusion-embed");
+    }
     plan::install(&mut state);
-    Ok(())
+    Ok(replaced)
 }
 
 /// Makes every embed call that runs in this session stop soon: workers look between the layers of a model. The calls
@@ -166,7 +171,8 @@ pub fn kernel_path() -> std::result::Result<String, Error> {
 /// The features that this build has; `bundled-model` only where the model's files were there to be compiled in.
 pub fn features() -> Vec<&'static str> {
     let features = [
-        ("bundled-model", model::is_bundled(model::BUNDLED_NAME)),
+        ("bundled-model", model::is_bundled(options::BUNDLED_NAME)),
+        ("candle", cfg!(feature = "candle")),
         ("cli", cfg!(feature = "cli")),
         ("cuda", cfg!(feature = "cuda")),
         ("hub", cfg!(feature = "hub")),
@@ -181,5 +187,5 @@ fn session_of(ctx: &SessionContext) -> Option<Arc<Session>> {
     let state = state.read();
     let function = state.scalar_functions().get("embed")?;
     let embed = function.inner().downcast_ref::<Embed>()?;
-    Some(Arc::clone(&embed.settings.session))
+    Some(Arc::clone(embed.session()))
 }

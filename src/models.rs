@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::model::{self, Allowance, Description, Found, Model, Place, Role, Room};
+use crate::model::{self, Description, Found, Model, Pass, Place, Role, Scratch};
 use crate::options::{Device, Precision};
 
 /// A model that can be used without the network, or whose weights are in memory.
@@ -170,23 +170,17 @@ fn vectors(model: &Model) -> Result<(Vec<Vec<f32>>, f64)> {
     let description = &model.description;
     let joined = (0..SENTENCES.len()).map(|i| [SENTENCES[i], SENTENCES[(i + 3) % 8], SENTENCES[(i + 5) % 8]].join(" "));
     let texts: Vec<String> = SENTENCES.iter().map(|&text| text.to_owned()).chain(joined).collect();
-    let (mut ids, mut starts) = (Vec::new(), vec![0]);
-    for text in &texts {
-        ids.extend(
-            model.tokenize(description.prompt(Role::Plain), text, description.max_tokens, &Allowance::FREE)?.ids,
-        );
-        starts.push(ids.len());
-    }
+    let batch = model.batch_of(Role::Plain, &texts)?;
     let unpooled = model.unpooled(Role::Plain, description.max_tokens)?;
-    let mut room = Room::default();
-    let mut run = || model.encode(&ids, &starts, unpooled, description.dim, &mut room, &|| true);
-    let vectors = run()?;
+    let pass = Pass { unpooled, dimensions: description.dim, go_on: &|| true };
+    let mut scratch = Scratch::default();
+    let vectors = model.encode(&batch, &pass, &mut scratch)?;
     let (start, mut runs) = (Instant::now(), 0);
     while start.elapsed() < MEASURED {
-        run()?;
+        model.encode(&batch, &pass, &mut scratch)?;
         runs += 1;
     }
-    let speed = (runs * ids.len()) as f64 / start.elapsed().as_secs_f64();
+    let speed = (runs * batch.tokens()) as f64 / start.elapsed().as_secs_f64();
     Ok((vectors.chunks(description.dim).map(<[f32]>::to_vec).collect(), speed))
 }
 

@@ -12,7 +12,9 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
 
 use crate::error::{Error, Result};
-use crate::model::BUNDLED_NAME;
+
+/// The model that `embed` uses when nothing else is said. Compiled in by the feature `bundled-model`.
+pub(crate) const BUNDLED_NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// Makes [`EmbedOptions`] of one row per setting: what it is, its field and default, how its text is read, its line in `SHOW`.
 macro_rules! settings {
@@ -277,6 +279,9 @@ pub enum Device {
     Cuda(usize),
     /// The Apple GPU (feature `metal`).
     Metal,
+    /// The path of the GPUs on candle's CPU device (feature `candle`): it tests that path, and is of no other use.
+    #[doc(hidden)]
+    Candle,
 }
 
 impl fmt::Display for Device {
@@ -286,6 +291,7 @@ impl fmt::Display for Device {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Metal => f.write_str("metal"),
+            Self::Candle => f.write_str("candle"),
         }
     }
 }
@@ -300,6 +306,7 @@ impl FromStr for Device {
             "cpu" => Self::Cpu,
             "cuda" => Self::Cuda(0),
             "metal" | "mps" => Self::Metal,
+            "candle" => Self::Candle,
             _ => match lower.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(ordinal)) => Self::Cuda(ordinal),
                 _ => {
@@ -315,19 +322,12 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// The device itself, `auto` replaced by the best one that is built in and found.
-    pub(crate) fn resolve(self) -> Self {
-        match self {
-            Self::Auto => crate::model::best_device(),
-            device => device,
-        }
-    }
-
     /// An error that says how to get the device, when this build does not have it.
     pub(crate) fn require_built_in(self) -> Result<()> {
         let feature = match self {
             Self::Cuda(_) if !cfg!(feature = "cuda") => "cuda",
             Self::Metal if !cfg!(feature = "metal") => "metal",
+            Self::Candle if !cfg!(feature = "candle") => "candle",
             _ => return Ok(()),
         };
         Err(Error::Device(format!(

@@ -4,33 +4,30 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Arithmetic, Converted, Epilogue, PackedMatrix, Path};
-use crate::model::{self, Allowance, Model, Place, Role, Room};
+use crate::model::{self, FlatBatch, Model, Pass, Place, Role, Scratch};
 use crate::options::{Device, EmbedOptions, Precision};
 
-/// A loaded model and one worker's room.
+/// A loaded model and one worker's scratch.
 #[derive(Debug)]
 pub struct Stages {
     model: Arc<Model>,
-    room: Room,
+    scratch: Scratch,
 }
 
-/// A flat model batch.
+/// A model batch.
 #[derive(Debug, Clone)]
-pub struct FlatBatch {
-    ids: Vec<u32>,
-    starts: Vec<usize>,
-}
+pub struct ModelBatch(FlatBatch);
 
-impl FlatBatch {
+impl ModelBatch {
     /// Made-up texts of so many tokens each.
     pub fn made_up(texts: usize, tokens: usize) -> Self {
-        let ids = (0..texts * tokens).map(|i| (1000 + i * 7919 % 20_000) as u32).collect();
-        Self { ids, starts: (0..=texts).map(|text| text * tokens).collect() }
+        let ids: Vec<u32> = (0..texts * tokens).map(|i| (1000 + i * 7919 % 20_000) as u32).collect();
+        Self(ids.chunks(tokens).collect())
     }
 
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
-        self.ids.len()
+        self.0.tokens()
     }
 }
 
@@ -39,25 +36,18 @@ impl Stages {
     pub fn load(precision: Precision) -> std::result::Result<Self, Error> {
         let place = Place { device: Device::Cpu, precision };
         let model = model::find(&EmbedOptions::default().model, true)?.load(true, place, usize::MAX)?;
-        Ok(Self { model, room: Room::default() })
+        Ok(Self { model, scratch: Scratch::default() })
     }
 
     /// texts -> tokens, joined to one model batch.
-    pub fn tokenize(&self, texts: &[&str]) -> Result<FlatBatch> {
-        let mut batch = FlatBatch { ids: Vec::new(), starts: vec![0] };
-        for text in texts {
-            let prompt = self.model.description.prompt(Role::Plain);
-            batch
-                .ids
-                .extend(self.model.tokenize(prompt, text, self.model.description.max_tokens, &Allowance::FREE)?.ids);
-            batch.starts.push(batch.ids.len());
-        }
-        Ok(batch)
+    pub fn tokenize(&self, texts: &[&str]) -> Result<ModelBatch> {
+        Ok(ModelBatch(self.model.batch_of(Role::Plain, texts)?))
     }
 
     /// model batch -> vectors, `[texts, dim]`.
-    pub fn encode(&mut self, batch: &FlatBatch) -> Result<Vec<f32>> {
-        self.model.encode(&batch.ids, &batch.starts, 0, self.model.description.dim, &mut self.room, &|| true)
+    pub fn encode(&mut self, batch: &ModelBatch) -> Result<Vec<f32>> {
+        let pass = Pass { unpooled: 0, dimensions: self.model.description.dim, go_on: &|| true };
+        self.model.encode(&batch.0, &pass, &mut self.scratch)
     }
 }
 
@@ -96,6 +86,6 @@ pub fn fail_on_broken_rule() {
 /// targets do with damaged files.
 pub fn try_directory(directory: &str, text: &str) -> Result<Vec<f32>> {
     let model = Model::load_directory(directory)?;
-    let ids = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE)?.ids;
-    model.encode(&ids, &[0, ids.len()], 0, model.description.dim, &mut Room::default(), &|| true)
+    let pass = Pass { unpooled: 0, dimensions: model.description.dim, go_on: &|| true };
+    model.encode(&model.batch_of(Role::Plain, &[text])?, &pass, &mut Scratch::default())
 }

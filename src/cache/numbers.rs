@@ -63,8 +63,8 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::model::{self, Allowance, BUNDLED_NAME, Model, Place, Role, Room, is_bundled};
-    use crate::options::{Device, Precision};
+    use crate::model::{self, Allowance, FlatBatch, Model, Pass, Place, Role, Scratch, is_bundled};
+    use crate::options::{BUNDLED_NAME, Device, Precision};
 
     const FIXTURES: &str = "tests/fixtures";
 
@@ -144,14 +144,13 @@ mod tests {
         let mut hash = Sha256::new().chain_update(ARITHMETIC.to_le_bytes());
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let model = load(name, precision);
-            let (mut ids, mut starts) = (Vec::new(), vec![0]);
+            let mut batch = FlatBatch::new();
             for text in texts() {
                 let limit = model.description.max_tokens.min(64);
-                let tokens = model.tokenize("", &text, limit, &Allowance::FREE).expect("tokens");
-                ids.extend(tokens.ids);
-                starts.push(ids.len());
+                batch.push(&model.tokenize("", &text, limit, &Allowance::FREE).expect("tokens").ids);
             }
-            let vectors = model.encode(&ids, &starts, 0, model.description.dim, &mut Room::default(), &|| true);
+            let pass = Pass { unpooled: 0, dimensions: model.description.dim, go_on: &|| true };
+            let vectors = model.encode(&batch, &pass, &mut Scratch::default());
             vectors.expect("vectors").iter().for_each(|x| hash.update(x.to_bits().to_le_bytes()));
         }
         super::super::hex(&hash.finalize()[..8])

@@ -1,17 +1,15 @@
 //! Tokens -> model batches under a token budget.
 //!
-//! A model batch is flat: the tokens of its texts end to end, and where each text starts. Texts stay in order; nothing
-//! is sorted, because nothing is padded.
+//! Texts stay in the order in which they came.
 
 use crate::cache::Key;
+use crate::model::{BatchShape, FlatBatch};
 
-/// What one forward pass takes.
+/// The texts of one forward pass, and what becomes of their vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Batch {
-    /// Tokens of every text, end to end.
-    pub(super) ids: Vec<u32>,
-    /// Text `i` is `ids[starts[i]..starts[i + 1]]`.
-    pub(super) starts: Vec<usize>,
+    /// What the model takes.
+    pub(super) flat: FlatBatch,
     /// Which texts were cut.
     pub(super) cut: Vec<bool>,
     /// Under what the vectors are kept, where they are: of every text or of none.
@@ -25,17 +23,19 @@ pub(super) struct Limits {
     pub(super) tokens: usize,
     /// Most texts, 0 for any number.
     pub(super) texts: usize,
+    /// What of a batch the device computes.
+    pub(super) shape: BatchShape,
 }
 
 impl Batch {
     /// A batch without texts.
     pub(super) fn new() -> Self {
-        Self { ids: Vec::new(), starts: vec![0], cut: Vec::new(), keys: Vec::new() }
+        Self { flat: FlatBatch::new(), cut: Vec::new(), keys: Vec::new() }
     }
 
     /// Number of texts.
     pub(super) fn texts(&self) -> usize {
-        self.starts.len() - 1
+        self.flat.texts()
     }
 
     /// Number of texts that were cut.
@@ -45,14 +45,14 @@ impl Batch {
 
     /// Whether a text of so many tokens may join.
     pub(super) fn has_room(&self, limits: Limits, tokens: usize) -> bool {
-        let fits = self.ids.len() + tokens <= limits.tokens && (limits.texts == 0 || self.texts() < limits.texts);
+        let fits = limits.shape.tokens_with(&self.flat, tokens) <= limits.tokens
+            && (limits.texts == 0 || self.texts() < limits.texts);
         self.texts() == 0 || fits
     }
 
     /// Adds a text.
     pub(super) fn push(&mut self, ids: &[u32], truncated: bool, key: Option<Key>) {
-        self.ids.extend_from_slice(ids);
-        self.starts.push(self.ids.len());
+        self.flat.push(ids);
         self.cut.push(truncated);
         self.keys.extend(key);
     }
@@ -71,7 +71,7 @@ mod tests {
             tokens in 1usize..60,
             most_texts in 0usize..5,
         ) {
-            let limits = Limits { tokens, texts: most_texts };
+            let limits = Limits { tokens, texts: most_texts, shape: BatchShape::Flat };
             let mut batches = vec![Batch::new()];
             for (ids, cut) in &texts {
                 if !batches.last().expect("one").has_room(limits, ids.len()) {
@@ -82,18 +82,18 @@ mod tests {
             let mut next = 0;
             for batch in &batches {
                 let first = next;
-                for bounds in batch.starts.windows(2) {
-                    prop_assert_eq!(&batch.ids[bounds[0]..bounds[1]], &texts[next].0[..]);
+                for ids in batch.flat.each() {
+                    prop_assert_eq!(ids, &texts[next].0[..]);
                     next += 1;
                 }
                 prop_assert_eq!(batch.truncated(), texts[first..next].iter().filter(|(_, cut)| *cut).count());
-                prop_assert!(batch.ids.len() <= tokens || batch.texts() == 1);
+                prop_assert!(batch.flat.tokens() <= tokens || batch.texts() == 1);
                 prop_assert!(most_texts == 0 || batch.texts() <= most_texts);
             }
             prop_assert_eq!(next, texts.len());
             // No batch could have taken the first text of the next one.
             for pair in batches.windows(2) {
-                let fits = pair[0].ids.len() + pair[1].starts[1] <= tokens;
+                let fits = pair[0].flat.tokens() + pair[1].flat.starts()[1] <= tokens;
                 prop_assert!(!fits || pair[0].texts() == most_texts);
             }
         }

@@ -131,7 +131,7 @@ impl Counters {
     pub(super) fn batch(&self, batch: &Batch, time: Duration) {
         add(&self.embedded, batch.texts() as u64);
         add(&self.truncated, batch.truncated() as u64);
-        add(&self.tokens, batch.ids.len() as u64);
+        add(&self.tokens, batch.flat.tokens() as u64);
         add(&self.batches, 1);
         add(&self.encode_ns, time.as_nanos() as u64);
     }

@@ -14,14 +14,14 @@ use datafusion::logical_expr::{
 use datafusion_macros::user_doc;
 
 use super::{Settings, TextColumn, literal_text, rebuilt, text};
-use crate::engine::Call;
+use crate::engine::{Call, Session};
 use crate::model::Role;
 
 /// The embedding function in one of its roles.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Embed {
     role: Role,
-    pub(crate) settings: Settings,
+    settings: Settings,
     signature: Signature,
 }
 
@@ -30,9 +30,18 @@ impl Embed {
         Self { role, settings, signature: text::signature() }
     }
 
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        self.settings.session()
+    }
+
     /// The call with the model that its second argument names.
     pub(crate) fn call(&self, model: Option<&str>) -> Call {
         self.settings.call(self.role, model)
+    }
+
+    /// The fingerprint of a call's model, where it is known without reading the weights.
+    pub(crate) fn known_fingerprint(&self, call: &Call) -> Result<Option<String>> {
+        Ok(self.settings.find(call)?.known_fingerprint().map(str::to_owned))
     }
 }
 
@@ -60,12 +69,12 @@ impl ScalarUDFImpl for Embed {
     /// The dimension comes from the model's small files; the weights are not read (I5).
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         let call = self.call(text::model_of(self.name(), &args)?);
-        let description = call.describe()?;
-        let dimensions = call.dimensions(&description)?;
+        let description = &self.settings.find(&call)?.description;
+        let dimensions = call.dimensions(description)?;
         let provenance = [
             ("embed.model", description.name.clone()),
             ("embed.revision", description.revision.clone().unwrap_or_default()),
-            ("embed.precision", call.options.precision.to_string()),
+            ("embed.precision", call.precision.to_string()),
             ("embed.role", call.role.to_string()),
         ];
         let nullable = args.arg_fields[0].is_nullable();
@@ -84,11 +93,12 @@ impl ScalarUDFImpl for Embed {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let call = self.call(text::model_argument(self.name(), &args.args)?);
+        let (session, machine) = self.settings.running(&args.config_options);
         match &args.args[0] {
             ColumnarValue::Array(array) => {
                 let texts = TextColumn::new(array)?;
                 let rows = texts.rows();
-                let values = self.settings.session.embed(&call, &rows)?;
+                let values = session.embed(&call, &machine, &rows)?;
                 let nulls = rows.iter().map(Option::is_some).collect::<Vec<_>>().into();
                 Ok(ColumnarValue::Array(Arc::new(vectors(values, nulls, args.return_field.data_type())?)))
             }
@@ -96,7 +106,7 @@ impl ScalarUDFImpl for Embed {
                 let Some(text) = literal_text(value) else {
                     return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(args.return_field.data_type())?));
                 };
-                let values = self.settings.session.embed_literal(&call, text)?;
+                let values = session.embed_literal(&call, &machine, text)?;
                 let array = vectors(values, NullBuffer::new_valid(1), args.return_field.data_type())?;
                 Ok(ColumnarValue::Scalar(ScalarValue::FixedSizeList(Arc::new(array))))
             }
@@ -113,7 +123,7 @@ impl ScalarUDFImpl for Embed {
 }
 
 /// The type of a vector column.
-fn vector_type(dimensions: usize) -> DataType {
+pub(crate) fn vector_type(dimensions: usize) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), dimensions as i32)
 }
 

@@ -16,11 +16,9 @@ use crate::engine::{ModelUse, Session};
 use crate::kernel_path;
 use crate::options::Device;
 
-/// The table function, and the table that it gives.
+/// The table function, and the table that it gives: of the session that asks.
 #[derive(Debug, Clone)]
-pub(super) struct EmbedModels {
-    session: Arc<Session>,
-}
+pub(super) struct EmbedModels;
 
 /// Column names and types; those before `rows_embedded` say what runs, the rest are counters.
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -45,12 +43,6 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         count("encode_ms"),
     ]))
 });
-
-impl EmbedModels {
-    pub(super) fn new(session: Arc<Session>) -> Self {
-        Self { session }
-    }
-}
 
 impl TableFunctionImpl for EmbedModels {
     fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
@@ -80,7 +72,8 @@ impl TableProvider for EmbedModels {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = rows(&self.session.usage())?;
+        let usage = Session::of(state.config_options()).map(|session| session.usage()).unwrap_or_default();
+        let rows = rows(&usage)?;
         MemTable::try_new(self.schema(), vec![vec![rows]])?.scan(state, projection, filters, limit).await
     }
 }

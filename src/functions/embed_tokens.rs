@@ -57,7 +57,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        self.settings.call(Role::Plain, text::model_of(self.name(), &args)?).describe()?;
+        self.settings.find(&self.settings.call(Role::Plain, text::model_of(self.name(), &args)?))?;
         Ok(Arc::new(Field::new(self.name(), DataType::Int64, args.arg_fields[0].is_nullable())))
     }
 
@@ -71,13 +71,14 @@ impl ScalarUDFImpl for EmbedTokens {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let call = self.settings.call(Role::Plain, text::model_argument(self.name(), &args.args)?);
+        let (session, machine) = self.settings.running(&args.config_options);
         Ok(match &args.args[0] {
             ColumnarValue::Array(array) => {
-                let counts = self.settings.session.count_tokens(&call, &text::TextColumn::new(array)?.rows())?;
+                let counts = session.count_tokens(&call, &machine, &text::TextColumn::new(array)?.rows())?;
                 ColumnarValue::Array(Arc::new(Int64Array::from(counts)))
             }
             ColumnarValue::Scalar(value) => {
-                let counts = self.settings.session.count_tokens(&call, &[literal_text(value)])?;
+                let counts = session.count_tokens(&call, &machine, &[literal_text(value)])?;
                 ColumnarValue::Scalar(ScalarValue::Int64(counts[0]))
             }
         })

@@ -16,9 +16,11 @@ mod embed_models;
 mod embed_tokens;
 mod text;
 
+use std::any::Any;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use datafusion::catalog::TableFunctionImpl;
 use datafusion::common::ScalarValue;
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
@@ -26,9 +28,9 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 
-use crate::engine::{Call, Session};
-use crate::model::Role;
-use crate::options::{Device, EmbedOptions};
+use crate::engine::{Call, Machine, Session};
+use crate::model::{Found, Role};
+use crate::options::EmbedOptions;
 use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vectors};
 use embed_cache::EmbedCache;
@@ -36,67 +38,85 @@ use embed_models::EmbedModels;
 use embed_tokens::EmbedTokens;
 pub(crate) use text::TextColumn;
 
-/// Puts every function into a session's state, in the place of functions with the same names.
-pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<()> {
-    let mut functions: Vec<ScalarUDF> =
-        [Role::Plain, Role::Query, Role::Document].map(|role| Embed::new(role, settings.clone()).into()).into();
+/// Puts every function into a session's state, and gives the names of the host's own functions that were in their place.
+pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<Vec<String>> {
+    let roles = [Role::Plain, Role::Query, Role::Document];
+    let mut functions: Vec<ScalarUDF> = roles.map(|role| Embed::new(role, settings.clone()).into()).into();
     functions.push(EmbedTokens::new(settings.clone()).into());
     functions.push(CosineSimilarity::new().into());
+    let mut replaced = Vec::new();
     for function in functions {
-        state.register_udf(Arc::new(function))?;
+        let former = state.register_udf(Arc::new(function))?;
+        replaced.extend(former.filter(|former| !is_ours(former)).map(|former| former.name().to_owned()));
     }
-    state.register_udtf("embed_cache", Arc::new(EmbedCache));
-    state.register_udtf("embed_models", Arc::new(EmbedModels::new(Arc::clone(&settings.session))));
-    Ok(())
+    let tables: [(&str, Arc<dyn TableFunctionImpl>); 2] =
+        [("embed_cache", Arc::new(EmbedCache)), ("embed_models", Arc::new(EmbedModels))];
+    for (name, table) in tables {
+        let former = state.table_functions().get(name).map(|former| Arc::clone(former.function()));
+        if former.is_some_and(|former| !is_our_table(&former)) {
+            replaced.push(name.to_owned());
+        }
+        state.register_udtf(name, table);
+    }
+    Ok(replaced)
 }
 
-/// The settings that a function runs under.
-///
-/// A function of a plan keeps those of the moment when it was planned, because its type depends on them; `SET` puts
-/// functions with the new settings into the session.
+fn is_ours(function: &ScalarUDF) -> bool {
+    let inner = function.inner();
+    inner.is::<Embed>() || inner.is::<EmbedTokens>() || inner.is::<CosineSimilarity>()
+}
+
+fn is_our_table(function: &Arc<dyn TableFunctionImpl>) -> bool {
+    let function: &dyn Any = function.as_ref();
+    function.is::<EmbedCache>() || function.is::<EmbedModels>()
+}
+
+/// The settings that a function was planned under, because its type depends on them; `SET` puts functions with the new settings
+/// into the session. What does not decide a vector is asked again when the function runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     options: EmbedOptions,
-    target_partitions: usize,
-    pub(crate) session: Arc<Session>,
+    /// For a configuration that has no session of its own: made anew where a function is registered or comes out of a plan that
+    /// was written down.
+    session: Arc<Session>,
 }
 
 impl Settings {
-    /// The settings of a session's configuration.
-    pub(crate) fn new(config: &ConfigOptions, session: Arc<Session>) -> Self {
-        Self {
-            options: config.extensions.get::<EmbedOptions>().cloned().unwrap_or_default(),
-            target_partitions: config.execution.target_partitions,
-            session,
-        }
+    pub(crate) fn new(options: EmbedOptions, session: Arc<Session>) -> Self {
+        Self { options, session }
     }
 
-    /// The same session under a changed configuration.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The same under a changed configuration.
     fn updated(&self, config: &ConfigOptions) -> Self {
-        Self::new(config, Arc::clone(&self.session))
+        let options = config.extensions.get::<EmbedOptions>().unwrap_or(&self.options).clone();
+        Self { options, session: Session::of(config).unwrap_or_else(|| Arc::clone(&self.session)) }
     }
 
     /// A call in a role, with the model that its second argument names.
-    fn call(&self, role: Role, model: Option<&str>) -> Call {
-        let mut options = self.options.clone();
-        if let Some(model) = model {
-            options.model = model.to_owned();
-        }
-        let concurrency = match (options.concurrency, options.device.resolve()) {
-            (0, Device::Cpu) => self.target_partitions,
-            // Two batches per device: one is prepared while the other runs.
-            (0, _) => 2,
-            (wanted, _) => wanted,
-        };
-        Call { options, role, concurrency, planned: None }
+    pub(crate) fn call(&self, role: Role, model: Option<&str>) -> Call {
+        Call::new(&self.options, role, model)
+    }
+
+    /// The model of a call as its small files say now.
+    fn find(&self, call: &Call) -> Result<Arc<Found>> {
+        Ok(Machine::new(&ConfigOptions::default(), &self.options).find(&call.model)?)
+    }
+
+    /// The session and the machine that a call runs in.
+    fn running(&self, config: &ConfigOptions) -> (Arc<Session>, Machine) {
+        let session = Session::of(config).unwrap_or_else(|| Arc::clone(&self.session));
+        (session, Machine::new(config, &self.options))
     }
 }
 
+/// Two functions are the same where they give the same vectors.
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.options == other.options
-            && self.target_partitions == other.target_partitions
-            && Arc::ptr_eq(&self.session, &other.session)
+        self.call(Role::Plain, None) == other.call(Role::Plain, None)
     }
 }
 
@@ -104,9 +124,7 @@ impl Eq for Settings {}
 
 impl Hash for Settings {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.options.hash(state);
-        self.target_partitions.hash(state);
-        Arc::as_ptr(&self.session).hash(state);
+        self.call(Role::Plain, None).hash(state);
     }
 }
 

@@ -83,16 +83,16 @@ impl Bias {
     }
 }
 
-/// Room for one head of one text, kept between texts.
+/// Buffers for one head of one text, kept between texts.
 #[derive(Debug, Default)]
-pub(crate) struct AttentionRoom {
-    f32: HeadRoom<f32>,
-    bf16: HeadRoom<Bf16Pair>,
+pub(crate) struct AttentionScratch {
+    f32: HeadScratch<f32>,
+    bf16: HeadScratch<Bf16Pair>,
 }
 
 /// `depth` counts operands, `stride` is the number of tokens in whole registers, `wide` a head's width in whole registers.
 #[derive(Debug, Default)]
-struct HeadRoom<T> {
+struct HeadScratch<T> {
     /// `[tokens, (heads + key_heads) * head / T::VALUES]`: queries and keys of all heads, if they are rounded.
     rows: Vec<T>,
     /// `[depth, stride]`: keys turned, so that the scores of many tokens are added up at once.
@@ -113,19 +113,20 @@ struct HeadRoom<T> {
 
 /// What attention needs of an operand beside its product.
 trait AttentionOperand: Operand {
-    /// The first `width` columns of rows of `stride` values, queries and keys, in `room` if they have to be rounded.
-    fn queries_and_keys<'a>(path: Path, qkv: View<'a, f32>, width: usize, room: &'a mut Vec<Self>) -> View<'a, Self>;
+    /// The first `width` columns of rows of `stride` values, queries and keys, in `scratch` if they have to be rounded.
+    fn queries_and_keys<'a>(path: Path, qkv: View<'a, f32>, width: usize, scratch: &'a mut Vec<Self>)
+    -> View<'a, Self>;
 
     /// Joins a token's values with the next token's if an operand holds two; past the last token they are zero.
     fn join(token: &[f32], next: Option<&[f32]>, joined: &mut [Self]);
 
-    /// Softmax of scores, but for the division by the totals. The weights are in `room` if they are rounded.
+    /// Softmax of scores, but for the division by the totals. The weights are in `scratch` if they are rounded.
     fn soften<'a>(
         softmax: Softmax,
         path: Path,
         scores: &'a mut [f32],
         totals: &mut [f32],
-        room: &'a mut Vec<Self>,
+        scratch: &'a mut Vec<Self>,
     ) -> View<'a, Self>;
 }
 
@@ -152,13 +153,18 @@ impl AttentionOperand for f32 {
 }
 
 impl AttentionOperand for Bf16Pair {
-    fn queries_and_keys<'a>(path: Path, qkv: View<'a, f32>, width: usize, room: &'a mut Vec<Self>) -> View<'a, Self> {
+    fn queries_and_keys<'a>(
+        path: Path,
+        qkv: View<'a, f32>,
+        width: usize,
+        scratch: &'a mut Vec<Self>,
+    ) -> View<'a, Self> {
         let (tokens, stride) = (qkv.values.len() / qkv.stride, width / Self::VALUES);
-        grow(room, tokens * stride);
-        for (row, rounded) in qkv.values.chunks_exact(qkv.stride).zip(room.chunks_exact_mut(stride)) {
+        grow(scratch, tokens * stride);
+        for (row, rounded) in qkv.values.chunks_exact(qkv.stride).zip(scratch.chunks_exact_mut(stride)) {
             rows_to_bf16(path, &row[..width], width, rounded);
         }
-        View { values: &room[..tokens * stride], stride }
+        View { values: &scratch[..tokens * stride], stride }
     }
 
     #[inline(always)]
@@ -177,11 +183,11 @@ impl AttentionOperand for Bf16Pair {
         path: Path,
         scores: &'a mut [f32],
         totals: &mut [f32],
-        room: &'a mut Vec<Self>,
+        scratch: &'a mut Vec<Self>,
     ) -> View<'a, Self> {
-        grow(room, scores.len() / Self::VALUES);
-        softmax.apply_bf16(path, scores, totals, room);
-        View { values: room, stride: softmax.stride / Self::VALUES }
+        grow(scratch, scores.len() / Self::VALUES);
+        softmax.apply_bf16(path, scores, totals, scratch);
+        View { values: scratch, stride: softmax.stride / Self::VALUES }
     }
 }
 
@@ -197,7 +203,7 @@ impl Attention {
         &self,
         path: Path,
         qkv: &[f32],
-        room: &mut AttentionRoom,
+        scratch: &mut AttentionScratch,
         out: &mut [f32],
         go_on: &dyn Fn() -> bool,
     ) {
@@ -211,9 +217,9 @@ impl Attention {
         }
         // A pair must not belong to two heads.
         if self.bf16 && path.has_bf16() && self.head.is_multiple_of(Bf16Pair::VALUES) {
-            self.attend(path, qkv, &mut room.bf16, out, go_on);
+            self.attend(path, qkv, &mut scratch.bf16, out, go_on);
         } else {
-            self.attend(path, qkv, &mut room.f32, out, go_on);
+            self.attend(path, qkv, &mut scratch.f32, out, go_on);
         }
     }
 
@@ -221,13 +227,13 @@ impl Attention {
         &self,
         path: Path,
         qkv: &[f32],
-        room: &mut HeadRoom<T>,
+        scratch: &mut HeadScratch<T>,
         out: &mut [f32],
         go_on: &dyn Fn() -> bool,
     ) {
         let shape = HeadShape::new(self, out.len() / (self.heads * self.head));
         let HeadShape { width, wide, tokens, stride, .. } = shape;
-        let HeadRoom { rows, keys, values, scores, weights, totals, weighed, line } = room;
+        let HeadScratch { rows, keys, values, scores, weights, totals, weighed, line } = scratch;
         grow(keys, width / T::VALUES * stride);
         grow(values, stride / T::VALUES * wide);
         grow(scores, shape.block * stride);
@@ -561,7 +567,7 @@ mod tests {
                 // The value of token 3, first head.
                 qkv[3 * 3 * heads * head + 2 * heads * head] = bad;
                 let mut out = vec![0.0; tokens * heads * head];
-                plain(heads, head, bf16).apply(path, &qkv, &mut AttentionRoom::default(), &mut out, &|| true);
+                plain(heads, head, bf16).apply(path, &qkv, &mut AttentionScratch::default(), &mut out, &|| true);
                 for row in out.chunks(heads * head) {
                     assert!(!row[0].is_finite(), "{path} bf16 {bf16} {bad}");
                     assert!(row[head..].iter().all(|y| y.is_finite()), "{path} bf16 {bf16} {bad}");
@@ -572,7 +578,7 @@ mod tests {
 
     #[test]
     fn a_text_without_tokens_is_no_text() {
-        plain(2, 16, false).apply(Path::Portable, &[], &mut AttentionRoom::default(), &mut [], &|| true);
+        plain(2, 16, false).apply(Path::Portable, &[], &mut AttentionScratch::default(), &mut [], &|| true);
     }
 
     #[test]
@@ -611,16 +617,16 @@ mod tests {
         for (path, bf16) in Path::available().into_iter().flat_map(|path| [(path, false), (path, true)]) {
             let attention = Attention { bf16, ..attention.clone() };
             let mut out = vec![f32::NAN; expected.len()];
-            // Old contents of the room must not leak into the result.
-            let mut room = AttentionRoom::default();
-            room.f32.keys.resize(9999, f32::NAN);
-            room.f32.values.resize(9999, f32::NAN);
-            room.f32.scores.resize(7, f32::NAN);
+            // Old contents of the scratch must not leak into the result.
+            let mut scratch = AttentionScratch::default();
+            scratch.f32.keys.resize(9999, f32::NAN);
+            scratch.f32.values.resize(9999, f32::NAN);
+            scratch.f32.scores.resize(7, f32::NAN);
             let poison = Bf16Pair(0x7fc0_7fc0);
-            for buffer in [&mut room.bf16.keys, &mut room.bf16.values, &mut room.bf16.weights] {
+            for buffer in [&mut scratch.bf16.keys, &mut scratch.bf16.values, &mut scratch.bf16.weights] {
                 buffer.resize(9999, poison);
             }
-            attention.apply(path, &qkv, &mut room, &mut out, &|| true);
+            attention.apply(path, &qkv, &mut scratch, &mut out, &|| true);
             let error = if bf16 && path.has_bf16() { 3e-2 } else { 2e-5 };
             for (y, twin) in out.iter().zip(&expected) {
                 assert!(

@@ -25,7 +25,7 @@ mod rows;
 mod softmax;
 mod tile;
 
-pub(crate) use attention::{Attention, AttentionRoom, Bias, Reach};
+pub(crate) use attention::{Attention, AttentionScratch, Bias, Reach};
 pub(crate) use convert::Converted;
 pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix, column_ranges};
 pub(crate) use path::Path;

@@ -2,13 +2,17 @@
 //!
 //! Devices want rectangles: a model batch is padded to its longest text and masked. The vectors agree with the CPU path
 //! within the precision, not to the bit. Here every part is written as its formula says, which makes this the naive twin
-//! of `encoder.rs` on candle's CPU device.
+//! of `encoder.rs` on candle's CPU device. What crosses the bus is the tokens, one row per text, and nothing per token.
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::Room;
 use super::architecture::{Architecture, Embeddings, LayerShape, Positions};
+use super::backend::{Backend, BatchShape, Pass};
+use super::batch::FlatBatch;
+use super::head::Head;
 use super::parts::{HalfNorms, LayerParts, Linear, Reader};
+use super::pooling::PoolingMode;
+use super::scratch::Scratch;
 use super::weights::Weights;
 use crate::error::Error;
 use crate::kernels::{self, Activation, Bias, Reach};
@@ -18,7 +22,8 @@ use crate::kernels::{self, Activation, Bias, Reach};
 pub(crate) struct CandleEncoder {
     device: Device,
     hidden: usize,
-    head: usize,
+    /// Width of an attention head.
+    head_width: usize,
     /// `[vocabulary, width]`
     words: Tensor,
     width: usize,
@@ -34,6 +39,7 @@ pub(crate) struct CandleEncoder {
     gated: bool,
     layers: Vec<Layer>,
     last_norm: Option<Norm>,
+    head: Head,
 }
 
 #[derive(Debug)]
@@ -137,7 +143,12 @@ impl Placing<'_> {
 
 impl CandleEncoder {
     /// Puts the weights on the device.
-    pub(crate) fn load(architecture: &Architecture, weights: &Weights, device: &Device) -> crate::error::Result<Self> {
+    pub(crate) fn load(
+        architecture: &Architecture,
+        weights: &Weights,
+        device: &Device,
+        head: Head,
+    ) -> crate::error::Result<Self> {
         let reader = Reader::new(architecture, weights);
         let placing = Placing { device };
         let parts = reader.embeddings()?;
@@ -146,18 +157,18 @@ impl CandleEncoder {
         for (number, &shape) in architecture.layers.iter().enumerate() {
             layers.push(placing.layer(&reader.layer(number)?, architecture, shape).map_err(failed)?);
         }
-        let turned = |shape: &super::rope::RotaryShape| {
+        let rotated = |shape: &super::rope::RotaryShape| {
             let rotary = kernels::Rotary::new(&shape.frequencies, shape.scale, architecture.places);
             let (cos, sin, pairs) = rotary.table();
             let shape = [rotary.places(), pairs];
             Ok((placing.tensor(cos, &shape)?, placing.tensor(sin, &shape)?))
         };
-        let rotary = architecture.rotary.iter().map(turned).collect::<Result<_>>().map_err(failed)?;
+        let rotary = architecture.rotary.iter().map(rotated).collect::<Result<_>>().map_err(failed)?;
         let rows = |values: &[f32]| placing.tensor(values, &[values.len() / width, width]).map_err(failed);
         Ok(Self {
             device: device.clone(),
             hidden: architecture.hidden,
-            head: architecture.attention.head,
+            head_width: architecture.attention.head,
             words: rows(&parts.words)?,
             width,
             positions: parts.positions.as_deref().map(rows).transpose()?.zip(positions),
@@ -170,34 +181,18 @@ impl CandleEncoder {
             gated: architecture.feed_forward.gated,
             layers,
             last_norm: reader.last_norm()?.map(|norm| placing.norm(&norm)).transpose().map_err(failed)?,
+            head,
         })
     }
 
-    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, without the padding.
-    pub(crate) fn forward<'r>(
-        &self,
-        ids: &[u32],
-        starts: &[usize],
-        room: &'r mut Room,
-    ) -> crate::error::Result<&'r [f32]> {
-        let longest = starts.windows(2).map(|text| text[1] - text[0]).max().unwrap_or(0);
-        room.states.clear();
-        if longest > 0 {
-            let rows = self.run(ids, starts, longest).map_err(failed)?;
-            for (i, text) in starts.windows(2).enumerate() {
-                let length = text[1] - text[0];
-                room.states.extend_from_slice(&rows[i * longest * self.hidden..][..length * self.hidden]);
-            }
-        }
-        Ok(&room.states)
-    }
-
-    fn run(&self, ids: &[u32], starts: &[usize], longest: usize) -> Result<Vec<f32>> {
-        let mut states = self.look_up(ids, starts, longest)?;
+    /// The pooled rows, `[texts, modes * hidden]`.
+    fn run(&self, batch: &FlatBatch, unpooled: usize) -> Result<Vec<f32>> {
+        let mut states = self.look_up(batch)?;
+        let mut masks = Masks { batch, device: &self.device, made: Vec::new() };
+        let bias = self.bias.as_ref().map(|bias| self.distances(bias, batch.longest())).transpose()?;
         for layer in &self.layers {
-            let mask = self.mask(layer, starts, longest)?;
             let x = layer.attention_norms.before(&states)?;
-            let x = self.attend(layer, &x, &mask)?;
+            let x = self.attend(layer, &x, masks.of(layer.shape.reach)?, bias.as_ref())?;
             states = layer.attention_norms.add(&layer.out.apply(&x)?, &states)?;
             let x = layer.wide.apply(&layer.feed_forward_norms.before(&states)?)?;
             let x = if self.gated {
@@ -211,28 +206,25 @@ impl CandleEncoder {
         if let Some(norm) = &self.last_norm {
             states = norm.apply(&states)?;
         }
-        states.flatten_all()?.to_vec1()
+        let pooled: Vec<_> =
+            self.head.pooling.0.iter().map(|mode| self.pool(*mode, &states, batch, unpooled)).collect::<Result<_>>()?;
+        Tensor::cat(&pooled, 1)?.flatten_all()?.to_vec1()
     }
 
     /// The first rows, `[texts, longest, hidden]`; what is padding has the row of token 0.
-    fn look_up(&self, ids: &[u32], starts: &[usize], longest: usize) -> Result<Tensor> {
-        let texts = starts.len() - 1;
-        let (mut padded, mut places) = (vec![0u32; texts * longest], vec![0u32; texts * longest]);
-        for (i, text) in starts.windows(2).enumerate() {
-            let ids = &ids[text[0]..text[1]];
+    fn look_up(&self, batch: &FlatBatch) -> Result<Tensor> {
+        let (texts, longest) = (batch.texts(), batch.longest());
+        let (mut padded, mut rows) = (vec![0u32; texts * longest], vec![0u32; texts * longest]);
+        for (i, ids) in batch.each().enumerate() {
             padded[i * longest..][..ids.len()].copy_from_slice(ids);
             if let Some((_, positions)) = &self.positions {
-                let places = places[i * longest..].iter_mut();
-                places.zip(positions.of(ids)).for_each(|(place, row)| *place = row as u32);
+                let rows = rows[i * longest..].iter_mut();
+                rows.zip(positions.of(ids)).for_each(|(row, position)| *row = position as u32);
             }
         }
-        let rows = |table: &Tensor, ids: Vec<u32>| {
-            let ids = Tensor::from_vec(ids, texts * longest, &self.device)?;
-            table.index_select(&ids, 0)?.reshape((texts, longest, self.width))
-        };
-        let mut x = rows(&self.words, padded)?;
+        let mut x = self.rows(&self.words, padded, longest)?;
         if let Some((table, _)) = &self.positions {
-            x = (x + rows(table, places)?)?;
+            x = (x + self.rows(table, rows, longest)?)?;
         }
         if let Some(norm) = &self.embeddings_norm {
             x = norm.apply(&x)?;
@@ -243,70 +235,162 @@ impl CandleEncoder {
         }
     }
 
-    /// What is added to the scores, `[texts, heads, longest, longest]`: the bias of the distance, and minus infinity where a
-    /// token does not see another.
-    fn mask(&self, layer: &Layer, starts: &[usize], longest: usize) -> Result<Tensor> {
-        let Reach { before, after } = layer.shape.reach;
-        let texts = starts.len() - 1;
-        let mut mask = Vec::with_capacity(texts * layer.heads * longest * longest);
-        let mut lines = vec![vec![0.0; 2 * longest - 1]; layer.heads];
-        if let Some(bias) = &self.bias {
-            lines.iter_mut().enumerate().for_each(|(head, line)| bias.write(head, longest - 1, line));
+    /// Rows of a table, `[texts, longest, width]`.
+    fn rows(&self, table: &Tensor, ids: Vec<u32>, longest: usize) -> Result<Tensor> {
+        let texts = ids.len() / longest;
+        let ids = Tensor::from_vec(ids, texts * longest, &self.device)?;
+        table.index_select(&ids, 0)?.reshape((texts, longest, self.width))
+    }
+
+    /// What is added to the scores for the distance of two tokens, `[1, heads, longest, longest]`.
+    fn distances(&self, bias: &Bias, longest: usize) -> Result<Tensor> {
+        let heads = self.layers.first().map_or(0, |layer| layer.heads);
+        let mut scores = Vec::with_capacity(heads * longest * longest);
+        let mut line = vec![0.0; 2 * longest - 1];
+        for head in 0..heads {
+            bias.write(head, longest - 1, &mut line);
+            (0..longest).for_each(|query| scores.extend_from_slice(&line[longest - 1 - query..][..longest]));
         }
-        for text in starts.windows(2) {
-            let length = text[1] - text[0];
-            for (line, query) in lines.iter().flat_map(|line| (0..longest).map(move |query| (line, query))) {
-                mask.extend((0..longest).map(|key| {
-                    // Padding sees the first token, so that its row is a number.
-                    let seen = key < length && key + before.min(longest) >= query && key <= query.saturating_add(after);
-                    let seen = if query < length { seen } else { key == 0 };
-                    if seen { line[longest - 1 + key - query] } else { f32::NEG_INFINITY }
-                }));
-            }
+        Tensor::from_vec(scores, (1, heads, longest, longest), &self.device)
+    }
+
+    /// One row per text, `[texts, hidden]`. Where nothing is left to pool, as `pooling.rs` has it.
+    fn pool(&self, mode: PoolingMode, states: &Tensor, batch: &FlatBatch, unpooled: usize) -> Result<Tensor> {
+        let (texts, longest) = (batch.texts(), batch.longest());
+        let mut weights = vec![0.0f32; texts * longest];
+        for (text, weights) in batch.each().zip(weights.chunks_exact_mut(longest)) {
+            mode.weigh(text.len(), unpooled, weights);
         }
-        Tensor::from_vec(mask, (texts, layer.heads, longest, longest), &self.device)
+        if mode != PoolingMode::Max {
+            let weights = Tensor::from_vec(weights, (texts, 1, longest), &self.device)?;
+            return weights.matmul(states)?.squeeze(1);
+        }
+        // What is not pooled is lower than everything.
+        weights.iter_mut().for_each(|weight| *weight = if *weight > 0.0 { 0.0 } else { f32::NEG_INFINITY });
+        states.broadcast_add(&Tensor::from_vec(weights, (texts, longest, 1), &self.device)?)?.max(1)
     }
 
     /// `[texts, longest, heads * head]`
-    fn attend(&self, layer: &Layer, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    fn attend(&self, layer: &Layer, x: &Tensor, mask: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (texts, longest, _) = x.dims3()?;
-        let (asking, asked) = (layer.heads * self.head, layer.key_heads * self.head);
+        let (q_width, kv_width) = (layer.heads * self.head_width, layer.key_heads * self.head_width);
         let qkv = layer.qkv.apply(x)?;
-        let mut query = qkv.narrow(2, 0, asking)?.contiguous()?;
-        let mut key = qkv.narrow(2, asking, asked)?.contiguous()?;
-        let value = qkv.narrow(2, asking + asked, asked)?.contiguous()?;
+        let mut query = qkv.narrow(2, 0, q_width)?.contiguous()?;
+        let mut key = qkv.narrow(2, q_width, kv_width)?.contiguous()?;
+        let value = qkv.narrow(2, q_width + kv_width, kv_width)?.contiguous()?;
         if let Some((query_norm, key_norm)) = &layer.query_key_norms {
             (query, key) = (query_norm.apply_within(&query)?, key_norm.apply_within(&key)?);
         }
-        let split =
-            |x: Tensor, heads: usize| x.reshape((texts, longest, heads, self.head))?.transpose(1, 2)?.contiguous();
-        let repeat = |x: Tensor| {
-            let group = layer.heads / layer.key_heads;
-            let x = x.unsqueeze(2)?.broadcast_as((texts, layer.key_heads, group, longest, self.head))?;
-            x.contiguous()?.reshape((texts, layer.heads, longest, self.head))
-        };
-        let (mut query, mut key) = (split(query, layer.heads)?, split(key, layer.key_heads)?);
+        let (mut query, mut key) = (self.split(&query, layer.heads)?, self.split(&key, layer.key_heads)?);
         if let Some(kind) = layer.shape.rotary {
-            (query, key) = (self.turn(kind, &query)?, self.turn(kind, &key)?);
+            (query, key) = (self.rotate(kind, &query)?, self.rotate(kind, &key)?);
         }
-        let (key, value) = (repeat(key)?, repeat(split(value, layer.key_heads)?)?);
-        let scores = ((query.matmul(&key.t()?.contiguous()?)? * self.scale)? + mask)?;
+        let value = self.split(&value, layer.key_heads)?;
+        let (key, value) = (repeated(&key, layer.heads)?, repeated(&value, layer.heads)?);
+        let mut scores = (query.matmul(&key.t()?.contiguous()?)? * self.scale)?;
+        if let Some(bias) = bias {
+            scores = scores.broadcast_add(bias)?;
+        }
+        let scores = scores.broadcast_add(mask)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
         let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        weights.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((texts, longest, asking))
+        weights.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((texts, longest, q_width))
     }
 
-    /// Turns pairs of a head's values by the token's place.
-    fn turn(&self, kind: usize, x: &Tensor) -> Result<Tensor> {
+    /// `[texts, longest, heads * head]` -> `[texts, heads, longest, head]`
+    fn split(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
+        let (texts, longest, _) = x.dims3()?;
+        x.reshape((texts, longest, heads, self.head_width))?.transpose(1, 2)?.contiguous()
+    }
+
+    /// Rotates pairs of a head's values by the token's position.
+    fn rotate(&self, kind: usize, x: &Tensor) -> Result<Tensor> {
         let (cos, sin) = &self.rotary[kind];
         let (longest, pairs) = (x.dim(2)?, cos.dim(1)?);
         let (cos, sin) = (cos.narrow(0, 0, longest)?, sin.narrow(0, 0, longest)?);
         let (low, high) = (x.narrow(3, 0, pairs)?, x.narrow(3, pairs, pairs)?);
-        let turned_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
-        let turned_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;
-        let rest = x.narrow(3, 2 * pairs, self.head - 2 * pairs)?;
-        Tensor::cat(&[turned_low, turned_high, rest], 3)?.contiguous()
+        let rotated_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
+        let rotated_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;
+        let rest = x.narrow(3, 2 * pairs, self.head_width - 2 * pairs)?;
+        Tensor::cat(&[rotated_low, rotated_high, rest], 3)?.contiguous()
     }
+}
+
+impl Backend for CandleEncoder {
+    fn vectors(&self, batch: &FlatBatch, pass: &Pass<'_>, _scratch: &mut Scratch) -> crate::error::Result<Vec<f32>> {
+        if !(pass.go_on)() {
+            return Err(Error::Cancelled);
+        }
+        let width = self.head.pooling.0.len() * self.hidden;
+        // A text without tokens has no row to be padded.
+        let pooled = match batch.longest() {
+            0 => vec![0.0; batch.texts() * width],
+            _ => self.run(batch, pass.unpooled).map_err(failed)?,
+        };
+        let pool = |text: usize, row: &mut [f32]| row.copy_from_slice(&pooled[text * width..][..width]);
+        Ok(self.head.finish(batch.texts(), pass.dimensions, pool))
+    }
+
+    /// A device's memory is not this machine's.
+    fn size(&self) -> usize {
+        0
+    }
+
+    fn shape(&self) -> BatchShape {
+        BatchShape::Rectangle
+    }
+}
+
+/// What is added to the scores, so that a token sees only those within a layer's reach and no padding: made once per batch
+/// for each reach that the layers have, `[texts, 1, 1 or longest, longest]`.
+struct Masks<'a> {
+    batch: &'a FlatBatch,
+    device: &'a Device,
+    made: Vec<(Reach, Tensor)>,
+}
+
+impl Masks<'_> {
+    fn of(&mut self, reach: Reach) -> Result<&Tensor> {
+        let known = self.made.iter().position(|(known, _)| *known == reach);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.made.push((reach, self.make(reach)?));
+                self.made.len() - 1
+            }
+        };
+        Ok(&self.made[at].1)
+    }
+
+    fn make(&self, reach: Reach) -> Result<Tensor> {
+        let (texts, longest) = (self.batch.texts(), self.batch.longest());
+        // Where a token sees the whole text, all of them see the same.
+        let queries = if reach == Reach::WHOLE { 1 } else { longest };
+        let mut mask = Vec::with_capacity(texts * queries * longest);
+        for text in self.batch.each() {
+            for query in 0..queries {
+                mask.extend(
+                    (0..longest).map(|key| if sees(reach, text.len(), query, key) { 0.0 } else { f32::NEG_INFINITY }),
+                );
+            }
+        }
+        Tensor::from_vec(mask, (texts, 1, queries, longest), self.device)
+    }
+}
+
+/// Whether a token of a text sees another. Padding sees the first token, so that its row is a number.
+fn sees(Reach { before, after }: Reach, length: usize, query: usize, key: usize) -> bool {
+    match query < length || length == 0 {
+        true => key < length.max(1) && key.saturating_add(before) >= query && key <= query.saturating_add(after),
+        false => key == 0,
+    }
+}
+
+/// `[texts, key heads, longest, head]` -> `[texts, heads, longest, head]`: each group of heads has the same keys.
+fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (texts, key_heads, longest, head) = x.dims4()?;
+    let x = x.unsqueeze(2)?.broadcast_as((texts, key_heads, heads / key_heads, longest, head))?;
+    x.contiguous()?.reshape((texts, heads, longest, head))
 }
 
 impl Product {

@@ -145,6 +145,11 @@ impl Found {
         Ok(self.fingerprint.get().map_or("", String::as_str))
     }
 
+    /// The fingerprint, where it was asked for before, or nothing has to be read for it.
+    pub(crate) fn known_fingerprint(&self) -> Option<&str> {
+        if self.files.is_fixed() { self.fingerprint(true).ok() } else { self.fingerprint.get().map(String::as_str) }
+    }
+
     /// The model, loaded now if nobody did before. Where the fingerprint is known, the model is the one of its bytes. Models
     /// that no query uses are freed, those first that were not asked for the longest, as long as all together take more than
     /// `most_bytes`.

@@ -6,12 +6,15 @@
 use std::ops::Range;
 
 use super::architecture::{Architecture, LayerShape, Positions};
+use super::backend::{Backend, BatchShape, Pass};
+use super::batch::FlatBatch;
+use super::head::Head;
 use super::parts::{EmbeddingParts, HalfNorms, LayerParts, Linear, Reader};
+use super::scratch::Scratch;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Arithmetic, Attention, AttentionRoom, Converted, Epilogue, Norm, PackedMatrix, Path, Rotary,
-    column_ranges,
+    Activation, Arithmetic, Attention, Converted, Epilogue, Norm, PackedMatrix, Path, Rotary, column_ranges,
 };
 use crate::options::Precision;
 
@@ -19,49 +22,45 @@ use crate::options::Precision;
 /// tokens would need hundreds of megabytes for them.
 const FEED_FORWARD_ROWS: usize = 1024;
 
-/// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing but the vectors it gives.
-#[derive(Debug, Default)]
-pub(crate) struct Room {
-    /// `[tokens, hidden]`: the rows that go from layer to layer.
-    pub(super) states: Vec<f32>,
-    /// `[tokens, hidden]`: the same rows after a norm that comes before a half of a layer.
-    normed: Vec<f32>,
-    /// `[tokens, (heads + 2 * key heads) * head]`: queries, keys and values side by side.
-    qkv: Vec<f32>,
-    /// `[tokens, heads * head]`
-    context: Vec<f32>,
-    /// `[tokens, hidden]`: the rows between the halves of a layer.
-    summed: Vec<f32>,
-    /// `[FEED_FORWARD_ROWS, width of the feed-forward part]`
-    wide: Vec<f32>,
-    attention: AttentionRoom,
-    converted: Converted,
+/// The CPU, on this crate's kernels.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    encoder: CpuEncoder,
+    head: Head,
 }
 
-impl Room {
-    /// Tokens beyond which a batch was one long text: what it needed is given back.
-    const MOST_KEPT: usize = 4096;
-
-    /// Frees what only the last batch needed.
-    pub(super) fn shrink(&mut self, tokens: usize) {
-        if tokens > Self::MOST_KEPT {
-            *self = Self::default();
-        }
+impl Cpu {
+    /// Reads and packs the weights. An error if a lower precision moves this model's rows too far.
+    pub(crate) fn load(
+        architecture: &Architecture,
+        weights: &Weights,
+        precision: Precision,
+        head: Head,
+    ) -> Result<Self> {
+        Ok(Self { encoder: CpuEncoder::load(architecture, weights, precision)?, head })
     }
 }
 
-#[cfg(test)]
-impl Room {
-    /// Where the largest buffers lie and how long they may grow: the same as long as nothing is allocated again.
-    pub(super) fn allocated(&self) -> Vec<(*const f32, usize)> {
-        let buffers = [&self.states, &self.qkv, &self.context, &self.summed, &self.wide];
-        buffers.into_iter().map(|buffer| (buffer.as_ptr(), buffer.capacity())).collect()
+impl Backend for Cpu {
+    fn vectors(&self, batch: &FlatBatch, pass: &Pass<'_>, scratch: &mut Scratch) -> Result<Vec<f32>> {
+        let states = self.encoder.forward(batch, scratch, pass.go_on)?;
+        let vectors = self.head.vectors(states, batch.starts(), pass);
+        scratch.shrink(batch.tokens());
+        Ok(vectors)
+    }
+
+    fn size(&self) -> usize {
+        self.encoder.size() + self.head.size()
+    }
+
+    fn shape(&self) -> BatchShape {
+        BatchShape::Flat
     }
 }
 
 /// An encoder of any architecture.
 #[derive(Debug)]
-pub(crate) struct CpuEncoder {
+struct CpuEncoder {
     path: Path,
     hidden: usize,
     /// Width of the rows between the two products of the feed-forward part.
@@ -100,12 +99,11 @@ struct Layer {
 }
 
 impl CpuEncoder {
-    /// Reads and packs the weights. An error if a lower precision moves this model's rows too far.
-    pub(crate) fn load(architecture: &Architecture, weights: &Weights, precision: Precision) -> Result<Self> {
+    fn load(architecture: &Architecture, weights: &Weights, precision: Precision) -> Result<Self> {
         let reader = Reader::new(architecture, weights);
         let path = Path::chosen()?;
         let pack = Packing::new(architecture, path, precision, &reader)?;
-        let turned =
+        let rotated =
             |shape: &super::rope::RotaryShape| Rotary::new(&shape.frequencies, shape.scale, architecture.places);
         let mut encoder = Self {
             path,
@@ -123,7 +121,7 @@ impl CpuEncoder {
             let parts = reader.layer(number)?;
             if number == 0 {
                 // The file has the heads that config.json says: now the tables may be made.
-                encoder.rotary = architecture.rotary.iter().map(turned).collect();
+                encoder.rotary = architecture.rotary.iter().map(rotated).collect();
                 trial = (precision != Precision::F32).then(|| Trial::start(&encoder, architecture));
             }
             let layer = match &mut trial {
@@ -146,7 +144,7 @@ impl CpuEncoder {
     }
 
     /// Bytes of the weights in memory.
-    pub(crate) fn size(&self) -> usize {
+    fn size(&self) -> usize {
         let floats = |values: &[f32]| size_of_val(values);
         let positions = self.embeddings.positions.as_ref().map_or(0, |(rows, _)| floats(rows));
         let projection = self.embeddings.projection.as_ref().map_or(0, PackedMatrix::size);
@@ -156,31 +154,25 @@ impl CpuEncoder {
         floats(&self.embeddings.words) + positions + projection + tables + layers
     }
 
-    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the room. `go_on` is asked between
+    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the scratch. `go_on` is kv_width between
     /// layers and blocks of attention.
-    pub(crate) fn forward<'r>(
-        &self,
-        ids: &[u32],
-        starts: &[usize],
-        room: &'r mut Room,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<&'r [f32]> {
-        self.begin(ids, starts, room);
+    fn forward<'r>(&self, batch: &FlatBatch, scratch: &'r mut Scratch, go_on: &dyn Fn() -> bool) -> Result<&'r [f32]> {
+        self.begin(batch.ids(), batch.starts(), scratch);
         for layer in &self.layers {
-            self.run(layer, starts, room, go_on);
+            self.run(layer, batch.starts(), scratch, go_on);
             if !go_on() {
                 return Err(Error::Cancelled);
             }
         }
         if let Some(norm) = &self.last_norm {
-            norm.apply(self.path, &mut room.states);
+            norm.apply(self.path, &mut scratch.states);
         }
-        Ok(&room.states)
+        Ok(&scratch.states)
     }
 
     /// Looks the tokens up.
-    fn begin(&self, ids: &[u32], starts: &[usize], room: &mut Room) {
-        let Room { states, normed, converted, .. } = room;
+    fn begin(&self, ids: &[u32], starts: &[usize], scratch: &mut Scratch) {
+        let Scratch { states, normed, converted, .. } = scratch;
         states.resize(ids.len() * self.hidden, 0.0);
         let Some(projection) = &self.embeddings.projection else {
             return self.embeddings.look_up(self.path, ids, starts, states);
@@ -191,12 +183,12 @@ impl CpuEncoder {
     }
 
     /// One layer; when `go_on` says no, its rows are left unfinished.
-    fn run(&self, layer: &Layer, starts: &[usize], room: &mut Room, go_on: &dyn Fn() -> bool) {
-        self.attend(layer, starts, room, go_on);
+    fn run(&self, layer: &Layer, starts: &[usize], scratch: &mut Scratch, go_on: &dyn Fn() -> bool) {
+        self.attend(layer, starts, scratch, go_on);
         if !go_on() {
             return;
         }
-        let Room { states, normed, context, summed, wide, converted, .. } = room;
+        let Scratch { states, normed, context, summed, wide, converted, .. } = scratch;
         summed.resize(states.len(), 0.0);
         self.add(&layer.out, &layer.attention_norms, context, converted, states, summed);
         let rows = self.before(&layer.feed_forward_norms, summed, normed);
@@ -209,25 +201,25 @@ impl CpuEncoder {
     }
 
     /// Queries, keys and values of all rows, then attention text by text.
-    fn attend(&self, layer: &Layer, starts: &[usize], room: &mut Room, go_on: &dyn Fn() -> bool) {
-        let Room { states, normed, qkv, context, attention, converted, .. } = room;
+    fn attend(&self, layer: &Layer, starts: &[usize], scratch: &mut Scratch, go_on: &dyn Fn() -> bool) {
+        let Scratch { states, normed, qkv, context, attention, converted, .. } = scratch;
         let (path, stride) = (self.path, layer.attention.row());
         let (heads, head) = (layer.attention.heads, layer.attention.head);
-        let (asking, asked) = (heads * head, layer.attention.key_heads * head);
+        let (q_width, kv_width) = (heads * head, layer.attention.key_heads * head);
         let tokens = states.len() / self.hidden;
         qkv.resize(tokens * stride, 0.0);
-        context.resize(tokens * asking, 0.0);
+        context.resize(tokens * q_width, 0.0);
         layer.qkv.multiply(self.before(&layer.attention_norms, states, normed), converted, Epilogue::Bias, qkv);
         if let Some((query, key)) = &layer.query_key_norms {
-            query.apply_within(path, qkv, stride, 0..asking);
-            key.apply_within(path, qkv, stride, asking..asking + asked);
+            query.apply_within(path, qkv, stride, 0..q_width);
+            key.apply_within(path, qkv, stride, q_width..q_width + kv_width);
         }
         for text in starts.windows(2) {
             let qkv = &mut qkv[text[0] * stride..text[1] * stride];
             if let Some(kind) = layer.rotary {
                 self.rotary[kind].apply(path, qkv, stride, heads + layer.attention.key_heads, head);
             }
-            layer.attention.apply(path, qkv, attention, &mut context[text[0] * asking..text[1] * asking], go_on);
+            layer.attention.apply(path, qkv, attention, &mut context[text[0] * q_width..text[1] * q_width], go_on);
         }
     }
 
@@ -400,8 +392,8 @@ struct Ranges {
 /// Large columns lie in the weights and show with any input: made-up texts find the same as real ones.
 struct Trial {
     starts: Vec<usize>,
-    exact: Room,
-    rounded: Room,
+    exact: Scratch,
+    rounded: Scratch,
 }
 
 impl Trial {
@@ -419,7 +411,7 @@ impl Trial {
         let vocabulary = architecture.vocabulary as u64;
         let ids: Vec<u32> = (0..texts * length).map(|i| ((spread(i) * vocabulary) >> 32) as u32).collect();
         let starts: Vec<usize> = (0..=texts).map(|i| i * length).collect();
-        let (mut exact, mut rounded) = (Room::default(), Room::default());
+        let (mut exact, mut rounded) = (Scratch::default(), Scratch::default());
         encoder.begin(&ids, &starts, &mut exact);
         encoder.begin(&ids, &starts, &mut rounded);
         Self { starts, exact, rounded }
@@ -427,13 +419,13 @@ impl Trial {
 
     /// Runs the next layer exactly.
     fn run_exact(&mut self, encoder: &CpuEncoder, layer: &Layer) -> Ranges {
-        let room = &mut self.exact;
+        let scratch = &mut self.exact;
         let read = |norms: &HalfNorms, rows: &[f32], normed: &mut Vec<f32>| {
             Some(column_ranges(encoder.before(norms, rows, normed), encoder.hidden))
         };
-        let qkv = read(&layer.attention_norms, &room.states, &mut room.normed);
-        encoder.run(layer, &self.starts, room, &|| true);
-        Ranges { qkv, wide: read(&layer.feed_forward_norms, &room.summed, &mut room.normed) }
+        let qkv = read(&layer.attention_norms, &scratch.states, &mut scratch.normed);
+        encoder.run(layer, &self.starts, scratch, &|| true);
+        Ranges { qkv, wide: read(&layer.feed_forward_norms, &scratch.summed, &mut scratch.normed) }
     }
 
     /// Runs the next layer as it will be run.
@@ -443,9 +435,9 @@ impl Trial {
 
     /// Compares the average rows of the texts.
     fn judge(mut self, encoder: &CpuEncoder, precision: Precision) -> Result<()> {
-        for room in [&mut self.exact, &mut self.rounded] {
+        for scratch in [&mut self.exact, &mut self.rounded] {
             if let Some(norm) = &encoder.last_norm {
-                norm.apply(encoder.path, &mut room.states);
+                norm.apply(encoder.path, &mut scratch.states);
             }
         }
         let texts: Vec<Range<usize>> =
@@ -468,7 +460,7 @@ impl Trial {
         }
         Err(Error::Setting(format!(
             "embed.precision: {precision} moves the vectors of this model too far (mean cosine {mean:.4} to f32 on made-up \
-             texts, at least {} is asked for); use f32{}",
+             texts, at least {} is kv_width for); use f32{}",
             Self::LEAST_COSINE,
             if precision == Precision::Int8 { ", or try bf16" } else { "" }
         )))

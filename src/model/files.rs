@@ -17,9 +17,8 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::options::BUNDLED_NAME;
 
-/// The model that `embed` uses when nothing else is said. Compiled in by the feature `bundled-model`.
-pub(crate) const BUNDLED_NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
 /// What people call it.
 const SHORT_NAME: &str = "all-MiniLM-L6-v2";
 

@@ -17,23 +17,32 @@
 //! | `pieces/` | where a long text can be cut before that |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
+//! | `batch.rs` | the tokens of some texts: what one forward pass takes |
+//! | `backend.rs` | what a device has to do: a model batch in, finished vectors out |
 //! | `encoder.rs` | tokens -> one row per token, on this crate's kernels |
 //! | `candle.rs` | the same on other devices, by candle |
+//! | `scratch.rs` | what a worker keeps between model batches |
+//! | `head.rs` | one row per token -> the vectors: `pooling.rs`, then `steps.rs` |
 //! | `pooling.rs` | one row per token -> one row per text |
 //! | `steps.rs` | one row per text -> the vector: Dense, LayerNorm, Normalize |
+//! | `device.rs` | which device a setting means |
 //! | `catalog.rs` | each model loaded once per process |
 
 mod architecture;
-#[cfg(any(test, feature = "cuda", feature = "metal"))]
+mod backend;
+mod batch;
+#[cfg(feature = "candle")]
 mod candle;
 mod catalog;
 mod config;
 mod description;
+mod device;
 #[cfg(feature = "hub")]
 mod download;
 mod encoder;
 mod families;
 mod files;
+mod head;
 #[cfg(feature = "hub")]
 mod hub;
 mod names;
@@ -41,20 +50,24 @@ mod parts;
 mod pieces;
 mod pooling;
 mod rope;
+mod scratch;
 mod settings;
 mod steps;
 mod tokenizer;
 mod tokenizer_file;
 mod weights;
 
+pub(crate) use backend::{BatchShape, Pass};
+pub(crate) use batch::FlatBatch;
 pub use catalog::observe_model_warnings;
 pub(crate) use catalog::{Found, Place, find, loaded};
 pub(crate) use description::{Description, Role};
-pub(crate) use encoder::Room;
-pub(crate) use files::{BUNDLED_NAME, is_bundled, stored};
+pub(crate) use device::resolved;
+pub(crate) use files::{is_bundled, stored};
 #[cfg(feature = "hub")]
 pub use hub::{Download, observe_downloads};
 pub(crate) use pieces::Allowance;
+pub(crate) use scratch::Scratch;
 pub(crate) use tokenizer::Tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,9 +75,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::options::{Device, Precision};
-use encoder::CpuEncoder;
+use backend::Backend;
+use encoder::Cpu;
 use files::ModelFiles;
-use steps::Step;
+use head::Head;
 use tokenizer::TextTokenizer;
 use weights::Weights;
 
@@ -74,18 +88,7 @@ pub(crate) struct Model {
     /// What its files say.
     pub(crate) description: Arc<Description>,
     tokenizer: TextTokenizer,
-    encoder: Encoder,
-    steps: Vec<Step>,
-}
-
-/// The part of a model that does the arithmetic.
-#[derive(Debug)]
-enum Encoder {
-    /// This crate's kernels.
-    Cpu(CpuEncoder),
-    /// Another device, through candle.
-    #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    Candle(candle::CandleEncoder),
+    backend: Box<dyn Backend>,
 }
 
 impl Model {
@@ -95,32 +98,10 @@ impl Model {
         files.has(&format!("{}tokenizer.json", description.folder), offline)?;
         let tokenizer = guarded(&description.name, || TextTokenizer::load(files, &description))?;
         let weights = Weights::open(files, &description.folder, offline)?;
-        let Place { device, precision } = place;
-        if device != Device::Cpu && precision != Precision::F32 {
-            return Err(Error::Setting(format!(
-                "embed.precision: {precision} runs on the cpu only, device is {device}"
-            )));
-        }
-        let encoder = match device {
-            Device::Cpu | Device::Auto => {
-                Encoder::Cpu(CpuEncoder::load(&description.architecture, &weights, precision)?)
-            }
-            // In tests too, so that it is compiled where no such device is.
-            #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            Device::Cuda(_) | Device::Metal => {
-                device.require_built_in()?;
-                let device = candle::open_device(device)?;
-                Encoder::Candle(candle::CandleEncoder::load(&description.architecture, &weights, &device)?)
-            }
-            #[cfg(not(any(test, feature = "cuda", feature = "metal")))]
-            Device::Cuda(_) | Device::Metal => {
-                device.require_built_in()?;
-                return Err(Error::Device(format!("device {device} is not built in")));
-            }
-        };
         let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
+        let backend = load_backend(&description, &weights, place, Head::new(&description, steps))?;
         files.require_current()?;
-        Ok(Self { description, tokenizer, encoder, steps })
+        Ok(Self { description, tokenizer, backend })
     }
 
     /// Loads a directory as it is now, whatever was read of it before.
@@ -141,13 +122,12 @@ impl Model {
 
     /// Bytes of its weights in memory.
     pub(crate) fn size(&self) -> usize {
-        let encoder = match &self.encoder {
-            Encoder::Cpu(encoder) => encoder.size(),
-            // A device's memory is not this machine's.
-            #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            Encoder::Candle(_) => 0,
-        };
-        encoder + self.steps.iter().map(Step::size).sum::<usize>()
+        self.backend.size()
+    }
+
+    /// The batches that it runs best.
+    pub(crate) fn shape(&self) -> BatchShape {
+        self.backend.shape()
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`.
@@ -161,6 +141,16 @@ impl Model {
         guarded(&self.description.name, || self.tokenizer.tokenize(prompt, text, max_tokens, allowance))
     }
 
+    /// Some texts in one model batch, each cut to the model's limit.
+    pub(crate) fn batch_of(&self, role: Role, texts: &[impl AsRef<str>]) -> Result<FlatBatch> {
+        let (prompt, limit) = (self.description.prompt(role), self.description.max_tokens);
+        let mut batch = FlatBatch::new();
+        for text in texts {
+            batch.push(&self.tokenize(prompt, text.as_ref(), limit, &Allowance::FREE)?.ids);
+        }
+        Ok(batch)
+    }
+
     /// Tokens that every text has beside its own.
     pub(crate) fn special_tokens(&self) -> usize {
         self.tokenizer.special
@@ -171,43 +161,14 @@ impl Model {
         guarded(&self.description.name, || self.tokenizer.count(prompt, text, allowance))
     }
 
-    /// Runs one model batch: `ids` end to end, text `i` being `ids[starts[i]..starts[i + 1]]`, gives
-    /// `[texts, dimensions]`. The first `unpooled` tokens of each text are read and not pooled. `go_on` is asked between
-    /// layers; when it says no the result is [`Error::Cancelled`].
-    pub(crate) fn encode(
-        &self,
-        ids: &[u32],
-        starts: &[usize],
-        unpooled: usize,
-        dimensions: usize,
-        room: &mut Room,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Vec<f32>> {
-        self.check_batch(ids, starts)?;
-        let states = match &self.encoder {
-            Encoder::Cpu(encoder) => encoder.forward(ids, starts, room, go_on)?,
-            #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            Encoder::Candle(encoder) => {
-                if !go_on() {
-                    return Err(Error::Cancelled);
-                }
-                encoder.forward(ids, starts, room)?
-            }
-        };
-        let (hidden, pooling) = (self.description.architecture.hidden, &self.description.pooling);
-        let mut vectors = vec![0.0; (starts.len() - 1) * dimensions];
-        let (mut row, mut scratch) = (Vec::new(), Vec::new());
-        for (text, vector) in starts.windows(2).zip(vectors.chunks_exact_mut(dimensions)) {
-            row.resize(pooling.0.len() * hidden, 0.0);
-            pooling.apply(&states[text[0] * hidden..text[1] * hidden], unpooled, hidden, &mut row);
-            self.steps.iter().for_each(|step| step.apply(&mut row, &mut scratch));
-            vector.copy_from_slice(&row[..dimensions]);
-            // A cut vector has length 1 again where the model's vectors have.
-            if dimensions < self.description.dim && self.description.normalizes() {
-                steps::normalize(vector);
-            }
-        }
-        room.shrink(ids.len());
+    /// Runs one model batch and gives `[texts, dimensions]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] where `pass.go_on` says no, what the device says, and vectors that are no numbers.
+    pub(crate) fn encode(&self, batch: &FlatBatch, pass: &Pass<'_>, scratch: &mut Scratch) -> Result<Vec<f32>> {
+        self.check_batch(batch)?;
+        let vectors = self.backend.vectors(batch, pass, scratch)?;
         if vectors.iter().any(|x| !x.is_finite()) {
             return Err(Error::Model(format!(
                 "model \"{}\": a vector came out as NaN or infinite; its weights are damaged or too large for f32",
@@ -219,18 +180,41 @@ impl Model {
 
     /// What the tables have rows for. `tokenizer_file.rs` refuses a file that can give other ids; this is for what nobody
     /// thought of, once per batch.
-    fn check_batch(&self, ids: &[u32], starts: &[usize]) -> Result<()> {
+    fn check_batch(&self, batch: &FlatBatch) -> Result<()> {
         let Description { name, architecture, .. } = &*self.description;
         let wrong = |reason| Error::Model(format!("model \"{name}\": {reason}; its tokenizer.json is damaged"));
-        let largest = ids.iter().max().map_or(0, |&id| id as usize);
+        let largest = batch.ids().iter().max().map_or(0, |&id| id as usize);
         if largest >= architecture.vocabulary {
             return Err(wrong(tokenizer_file::outside(largest, architecture.vocabulary)));
         }
-        let longest = starts.windows(2).map(|text| text[1] - text[0]).max().unwrap_or(0);
+        let longest = batch.longest();
         if longest > architecture.places {
             return Err(wrong(format!("a text of {longest} tokens is longer than the {} places", architecture.places)));
         }
         Ok(())
+    }
+}
+
+/// Puts a model's weights where it shall run.
+fn load_backend(
+    Description { architecture, .. }: &Description,
+    weights: &Weights,
+    Place { device, precision }: Place,
+    head: Head,
+) -> Result<Box<dyn Backend>> {
+    device.require_built_in()?;
+    match device {
+        Device::Cpu | Device::Auto => Ok(Box::new(Cpu::load(architecture, weights, precision, head)?)),
+        _ if precision != Precision::F32 => {
+            Err(Error::Setting(format!("embed.precision: {precision} runs on the cpu only, device is {device}")))
+        }
+        #[cfg(feature = "candle")]
+        _ => {
+            let device = candle::open_device(device)?;
+            Ok(Box::new(candle::CandleEncoder::load(architecture, weights, &device, head)?))
+        }
+        #[cfg(not(feature = "candle"))]
+        _ => Err(Error::Device(format!("device {device} is not built in"))),
     }
 }
 
@@ -240,20 +224,6 @@ fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let reason = "its library stopped in the middle of it, so the file is damaged; fetch it again";
         Err(Error::Model(format!("model \"{name}\": tokenizer.json: {reason}")))
     })
-}
-
-/// The best device that is built in and found, looked for once.
-pub(crate) fn best_device() -> Device {
-    #[cfg(any(feature = "cuda", feature = "metal"))]
-    {
-        static BEST: std::sync::LazyLock<Device> = std::sync::LazyLock::new(|| {
-            let found = |device: &Device| candle::open_device(*device).is_ok();
-            [Device::Cuda(0), Device::Metal].into_iter().find(found).unwrap_or(Device::Cpu)
-        });
-        *BEST
-    }
-    #[cfg(not(any(feature = "cuda", feature = "metal")))]
-    Device::Cpu
 }
 
 #[cfg(test)]

@@ -31,6 +31,29 @@ impl PoolingMode {
         (Self::LastToken, "lasttoken", "pooling_mode_lasttoken"),
     ];
 
+    /// What each of `tokens` rows counts in the sum that this mode is, for devices that multiply: [`PoolingMode::apply`] says it
+    /// in another way. Of [`PoolingMode::Max`] those that count have a weight at all.
+    #[cfg(feature = "candle")]
+    pub(super) fn weigh(self, tokens: usize, skipped: usize, weights: &mut [f32]) {
+        let left = tokens.saturating_sub(skipped);
+        let pooled = &mut weights[tokens - left..tokens];
+        match self {
+            _ if tokens == 0 => {}
+            // The first row of all, where the others were skipped.
+            Self::Cls => weights[if left > 0 { skipped } else { 0 }] = 1.0,
+            _ if left == 0 => {}
+            Self::LastToken => pooled[left - 1] = 1.0,
+            Self::Max => pooled.fill(1.0),
+            Self::Mean => pooled.fill(1.0 / left as f32),
+            Self::MeanSqrtLen => pooled.fill(1.0 / (left as f32).sqrt()),
+            Self::WeightedMean => {
+                let total = (skipped + 1 + tokens) as f64 * left as f64 / 2.0;
+                let position = (skipped + 1..).map(|position| (position as f64 / total) as f32);
+                pooled.iter_mut().zip(position).for_each(|(weight, position)| *weight = position);
+            }
+        }
+    }
+
     /// Pools `rows`, `[tokens, hidden]` without the first `skipped`, into `out`, `[hidden]`. Where nothing is left, the
     /// result is what sentence-transformers makes of it: zeros, or the first row of all.
     fn apply(self, rows: &[f32], skipped: usize, out: &mut [f32]) {

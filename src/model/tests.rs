@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
-use super::candle::CandleEncoder;
 use super::pooling::PoolingMode;
 use super::*;
+use crate::options::BUNDLED_NAME;
 
 const CPU: Place = Place { device: Device::Cpu, precision: Precision::F32 };
 
@@ -60,29 +60,31 @@ fn bundled_model_in(precision: Precision) -> Model {
 /// The same model with its encoder replaced by candle's, on candle's CPU device.
 fn on_candle(mut model: Model, files: &ModelFiles) -> Model {
     let weights = Weights::open(files, &model.description.folder, true).expect("weights");
-    let device = candle::open_device(Device::Cpu).expect("candle's CPU device");
-    let encoder = CandleEncoder::load(&model.description.architecture, &weights, &device).expect("candle");
-    model.encoder = Encoder::Candle(encoder);
+    let steps =
+        model.description.steps.iter().map(|step| step.load(files, true)).collect::<Result<_>>().expect("steps");
+    let head = Head::new(&model.description, steps);
+    let place = Place { device: Device::Candle, ..CPU };
+    model.backend = load_backend(&model.description, &weights, place, head).expect("candle's CPU device");
     model
+}
+
+/// The first values of the vectors of texts that are tokens already.
+fn run(model: &Model, texts: &[&[u32]], dimensions: usize) -> Result<Vec<f32>> {
+    let pass = Pass { unpooled: 0, dimensions, go_on: &|| true };
+    model.encode(&texts.iter().copied().collect(), &pass, &mut Scratch::default())
 }
 
 /// Vectors of texts in model batches of `size` texts.
 fn encode(model: &Model, texts: &[String], role: Role, size: usize) -> Vec<Vec<f32>> {
-    let mut room = Room::default();
+    let mut scratch = Scratch::default();
     let mut vectors = Vec::new();
-    for batch in texts.chunks(size) {
-        let (mut ids, mut starts) = (Vec::new(), vec![0]);
-        for text in batch {
-            let prompt = model.description.prompt(role);
-            ids.extend(
-                model.tokenize(prompt, text, model.description.max_tokens, &Allowance::FREE).expect("tokens").ids,
-            );
-            starts.push(ids.len());
-        }
-        let dim = model.description.dim;
-        let unpooled = model.unpooled(role, model.description.max_tokens).expect("prompt");
-        let encoded = model.encode(&ids, &starts, unpooled, dim, &mut room, &|| true).expect("vectors");
-        vectors.extend(encoded.chunks(dim).map(<[f32]>::to_vec));
+    let dimensions = model.description.dim;
+    let unpooled = model.unpooled(role, model.description.max_tokens).expect("prompt");
+    let pass = Pass { unpooled, dimensions, go_on: &|| true };
+    for texts in texts.chunks(size) {
+        let batch = model.batch_of(role, texts).expect("tokens");
+        let encoded = model.encode(&batch, &pass, &mut scratch).expect("vectors");
+        vectors.extend(encoded.chunks(dimensions).map(<[f32]>::to_vec));
     }
     vectors
 }
@@ -187,7 +189,7 @@ fn vectors_are_cut_as_sentence_transformers_cuts_them() {
     let model = fixture_model("architectures/nomic-bert");
     for (text, mut expected) in texts.iter().zip(cut) {
         let ids = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE).expect("tokens").ids;
-        let vector = model.encode(&ids, &[0, ids.len()], 0, 16, &mut Room::default(), &|| true).expect("vector");
+        let vector = run(&model, &[&ids], 16).expect("vector");
         steps::normalize(&mut expected);
         assert!(difference(&[vector], &[expected]) <= 2e-5, "{text}");
     }
@@ -366,9 +368,8 @@ proptest! {
         let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
         if let Ok(model) = load_from(&files, CPU) {
             let tokens = model.tokenize("", "a damaged model", model.description.max_tokens, &Allowance::FREE).expect("tokens").ids;
-            let (dim, starts) = (model.description.dim, [0, tokens.len()]);
             // NaN is an error here too.
-            let _ = model.encode(&tokens, &starts, 0, dim, &mut Room::default(), &|| true);
+            let _ = run(&model, &[&tokens], model.description.dim);
         }
     }
 }
@@ -392,9 +393,7 @@ proptest! {
         if let Ok(model) = load_from(&files, CPU) {
             for text in ["", "a damaged model", "é東京\u{301}\u{200d} x.y_z  1234567890 </s> [CLS] <mask>"] {
                 let Ok(tokens) = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE) else { continue };
-                let starts = [0, tokens.ids.len()];
-                let dim = model.description.dim;
-                let vectors = model.encode(&tokens.ids, &starts, 0, dim, &mut Room::default(), &|| true);
+                let vectors = run(&model, &[&tokens.ids], model.description.dim);
                 prop_assert!(vectors.is_ok() || !tokens.ids.is_empty(), "{vectors:?}");
             }
         }
@@ -476,14 +475,21 @@ fn files_below(directory: &Path, found: &mut Vec<PathBuf>) {
 fn every_pooling_mode_matches_sentence_transformers() {
     let texts = texts();
     let mut tiny = fixture_model("tiny-bert");
+    let files = ModelFiles::find(&fixtures().join("tiny-bert").display().to_string(), true).expect("fixture");
+    let weights = Weights::open(&files, &tiny.description.folder, true).expect("weights");
     for (mode, name, _) in PoolingMode::ALL {
         let description = Arc::get_mut(&mut tiny.description).expect("only owner");
         description.pooling = pooling::Pooling(vec![mode]);
         description.steps.clear();
-        tiny.steps.clear();
         let expected = expected(&format!("tiny-bert.pool.{}", name.replace("_tokens", "")));
         let largest = expected.iter().flatten().fold(1.0f32, |max, x| max.max(x.abs()));
-        assert_close(name, &encode(&tiny, &texts, Role::Plain, 32), &expected, 1e-5 * largest);
+        for device in [Device::Cpu, Device::Candle] {
+            let head = Head::new(&tiny.description, Vec::new());
+            let place = Place { device, precision: Precision::F32 };
+            tiny.backend = load_backend(&tiny.description, &weights, place, head).expect("a backend");
+            let what = format!("{name} on {device}");
+            assert_close(&what, &encode(&tiny, &texts, Role::Plain, 32), &expected, 1e-5 * largest);
+        }
     }
 }
 
@@ -538,15 +544,16 @@ fn a_text_has_the_same_bits_in_any_batch() {
 }
 
 #[test]
-fn a_warm_room_is_not_allocated_again() {
+fn a_warm_scratch_is_not_allocated_again() {
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let model = bundled_model_in(precision);
-        let mut room = Room::default();
+        let mut scratch = Scratch::default();
         let ids: Vec<u32> = (0..200).map(|i| 1000 + i).collect();
+        let pass = Pass { unpooled: 0, dimensions: model.description.dim, go_on: &|| true };
         let mut run = |starts: &[usize]| {
-            let tokens = starts[starts.len() - 1];
-            model.encode(&ids[..tokens], starts, 0, model.description.dim, &mut room, &|| true).expect("vectors");
-            room.allocated()
+            let batch = starts.windows(2).map(|text| &ids[text[0]..text[1]]).collect();
+            model.encode(&batch, &pass, &mut scratch).expect("vectors");
+            scratch.allocated()
         };
         let warm = run(&[0, 120, 200]);
         for starts in [vec![0, 1], vec![0, 60, 61, 110], vec![0, 119, 198], vec![0, 120, 200]] {
@@ -574,9 +581,8 @@ fn lower_precisions_stay_near_the_f32_vectors() {
 fn embeddings_can_be_cut_and_are_normalised_again() {
     let model = fixture_model("tiny-bert");
     let tokens = model.tokenize("", "a short text", 48, &Allowance::FREE).expect("tokens");
-    let whole =
-        model.encode(&tokens.ids, &[0, tokens.ids.len()], 0, 32, &mut Room::default(), &|| true).expect("vector");
-    let cut = model.encode(&tokens.ids, &[0, tokens.ids.len()], 0, 8, &mut Room::default(), &|| true).expect("vector");
+    let whole = run(&model, &[&tokens.ids], 32).expect("vector");
+    let cut = run(&model, &[&tokens.ids], 8).expect("vector");
     let length = whole[..8].iter().map(|x| x * x).sum::<f32>().sqrt();
     for (cut, whole) in cut.iter().zip(&whole) {
         assert!((cut - whole / length).abs() < 1e-6);
@@ -706,18 +712,14 @@ fn weights_that_overflow_are_an_error_and_not_a_vector() {
     let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
     let description = Arc::new(Description::read(&files, true).expect("description"));
     let model = Model::load(&files, description, CPU, true).expect("model");
-    let message =
-        model.encode(&[2, 7, 3], &[0, 3], 0, 32, &mut Room::default(), &|| true).expect_err("NaN").to_string();
+    let message = run(&model, &[&[2, 7, 3]], 32).expect_err("NaN").to_string();
     assert!(message.contains("NaN"), "{message}");
 }
 
 #[test]
 fn ids_and_texts_beyond_the_tables_are_an_error_and_not_a_panic() {
     let model = fixture_model("tiny-bert");
-    let error = |ids: &[u32]| {
-        let result = model.encode(ids, &[0, ids.len()], 0, 32, &mut Room::default(), &|| true);
-        result.expect_err("no row").to_string()
-    };
+    let error = |ids: &[u32]| run(&model, &[ids], 32).expect_err("no row").to_string();
     assert!(error(&[2, 1_000_000, 3]).contains("token id 1000000 is outside the embedding table of"));
     let long = vec![2; model.description.architecture.places + 1];
     assert!(error(&long).contains("is longer than the"), "{}", error(&long));
@@ -726,8 +728,9 @@ fn ids_and_texts_beyond_the_tables_are_an_error_and_not_a_panic() {
 #[test]
 fn a_stopped_batch_is_cancelled() {
     let model = fixture_model("tiny-bert");
-    let result = model.encode(&[2, 3], &[0, 2], 0, 32, &mut Room::default(), &|| false);
-    assert_eq!(result, Err(Error::Cancelled));
+    let batch = [[2, 3].as_slice()].into_iter().collect();
+    let pass = Pass { unpooled: 0, dimensions: 32, go_on: &|| false };
+    assert_eq!(model.encode(&batch, &pass, &mut Scratch::default()), Err(Error::Cancelled));
 }
 
 /// I6, as far as a batch goes: the number of allocations does not depend on the number of texts.
@@ -735,11 +738,12 @@ fn a_stopped_batch_is_cancelled() {
 fn a_batch_of_many_texts_takes_no_more_allocations_than_one_of_few() {
     let files = ModelFiles::find("tests/fixtures/tiny-bert", true).expect("a model");
     let model = load_from(&files, CPU).expect("it loads");
-    let mut room = Room::default();
+    let mut scratch = Scratch::default();
+    let pass = Pass { unpooled: 0, dimensions: 32, go_on: &|| true };
     let mut allocations = |texts: usize| {
-        let (ids, starts) = (vec![5; 4 * texts], (0..=texts).map(|i| 4 * i).collect::<Vec<_>>());
-        let mut encode = || drop(model.encode(&ids, &starts, 0, 32, &mut room, &|| true).expect("vectors"));
-        // The first time the room grows.
+        let batch = (0..texts).map(|_| [5; 4].as_slice()).collect();
+        let mut encode = || drop(model.encode(&batch, &pass, &mut scratch).expect("vectors"));
+        // The first time the scratch grows.
         encode();
         allocation_counter::measure(encode).count_total
     };

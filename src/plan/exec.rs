@@ -26,9 +26,10 @@ use datafusion::physical_plan::{
     ReplaceChildrenOptions, SendableRecordBatchStream, apply_expression_roots,
 };
 
-use super::scope::Scope;
+use super::execution::Execution;
 use super::stream::{EmbedStream, StreamCall};
-use crate::engine::{Call, Counters, Session};
+use crate::engine::{Call, Counters, Machine, Planned};
+use crate::options::EmbedOptions;
 
 /// A call with its text over the operator's input.
 #[derive(Debug, Clone)]
@@ -39,10 +40,16 @@ pub(super) struct PlannedCall {
     /// The column that it gives.
     pub(super) field: FieldRef,
     pub(super) call: Call,
-    pub(super) session: Arc<Session>,
+    /// Of the model's files, where it was known when this was planned.
+    pub(super) fingerprint: Option<String>,
 }
 
 impl PlannedCall {
+    /// What whoever runs it has to come to as well.
+    pub(super) fn planned(&self) -> Planned {
+        Planned { dimensions: self.dimensions(), fingerprint: self.fingerprint.clone() }
+    }
+
     /// Length of a vector.
     pub(super) fn dimensions(&self) -> usize {
         match self.field.data_type() {
@@ -58,11 +65,12 @@ impl PlannedCall {
 #[derive(Debug, Clone)]
 pub(crate) struct EmbedExec {
     pub(super) input: Arc<dyn ExecutionPlan>,
-    calls: Vec<PlannedCall>,
-    scope: Arc<Scope>,
+    pub(super) calls: Vec<PlannedCall>,
     properties: Arc<PlanProperties>,
     /// Reads the input's partitions one after the other into one of its own.
-    joins_partitions: bool,
+    pub(super) joins_partitions: bool,
+    /// The one that this operator was last part of.
+    execution: Arc<Mutex<Option<Arc<Execution>>>>,
     streams: Arc<Mutex<Vec<StreamCounters>>>,
     /// Rows and batches that left.
     metrics: ExecutionPlanMetricsSet,
@@ -72,10 +80,18 @@ pub(crate) struct EmbedExec {
 type StreamCounters = (usize, Arc<Counters>);
 
 impl EmbedExec {
-    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>, scope: Arc<Scope>) -> Result<Self> {
+    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>) -> Result<Self> {
         let properties = properties(&input, &calls, false)?;
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self { input, calls, scope, properties, joins_partitions: false, metrics, streams: Arc::default() })
+        Ok(Self {
+            input,
+            calls,
+            properties,
+            joins_partitions: false,
+            execution: Arc::default(),
+            metrics,
+            streams: Arc::default(),
+        })
     }
 
     /// The same operator, reading its input's partitions in their order.
@@ -85,8 +101,20 @@ impl EmbedExec {
     }
 
     pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let new = Self::try_new(input, self.calls.clone(), Arc::clone(&self.scope))?;
+        let new = Self::try_new(input, self.calls.clone())?;
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
+    }
+
+    /// The execution that runs in this context, kept until the next one, so that streams which come one after the other share
+    /// what they remember.
+    fn execution(&self, context: &Arc<TaskContext>, machine: &Machine) -> Arc<Execution> {
+        let mut last = self.execution.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(execution) = last.as_ref().filter(|execution| execution.is_in(context)) {
+            return Arc::clone(execution);
+        }
+        let execution = Execution::of(context, machine.memory());
+        *last = Some(Arc::clone(&execution));
+        execution
     }
 }
 
@@ -122,17 +150,15 @@ impl DisplayAs for EmbedExec {
             f.write_str("EmbedExec: ")?;
         }
         for (i, PlannedCall { function, text, field, call, .. }) in self.calls.iter().enumerate() {
-            let (options, device) = (&call.options, call.options.device.resolve());
             let name = field.name();
             if tree {
                 writeln!(f, "{name}={function}({text})")?;
-                writeln!(f, "model={}", options.model)?;
-                writeln!(f, "precision={}", options.precision)?;
-                writeln!(f, "device={device}")?;
+                writeln!(f, "model={}", call.model)?;
+                writeln!(f, "precision={}", call.precision)?;
             } else {
                 let comma = if i == 0 { "" } else { ", " };
-                let (model, precision) = (&options.model, options.precision);
-                write!(f, "{comma}{name}={function}({text}), model={model}, precision={precision}, device={device}")?;
+                let (model, precision) = (&call.model, call.precision);
+                write!(f, "{comma}{name}={function}({text}), model={model}, precision={precision}")?;
             }
         }
         Ok(())
@@ -178,6 +204,7 @@ impl ExecutionPlan for EmbedExec {
         match options.children_properties {
             ChildrenPropertiesMode::Keep => Ok(Arc::new(Self {
                 input,
+                execution: Arc::default(),
                 streams: Arc::default(),
                 metrics: ExecutionPlanMetricsSet::new(),
                 ..(*self).clone()
@@ -196,12 +223,16 @@ impl ExecutionPlan for EmbedExec {
         } else {
             vec![partition]
         };
-        let most_bytes = self.calls.iter().map(|call| call.call.options.memory).max().unwrap_or(0);
+        // Without the functions' settings a plan runs with their defaults.
+        let machine = Machine::new(context.session_config().options(), &EmbedOptions::default());
         let counters = Arc::<Counters>::default();
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).push((partition, Arc::clone(&counters)));
-        let calls = self.calls.iter().map(|call| StreamCall::new(call.clone(), Arc::clone(&counters))).collect();
-        let Some(call) = self.calls.first() else { return internal_err!("EmbedExec has a call") };
-        let execution = self.scope.execution(&context, &call.session, most_bytes);
+        let calls = self
+            .calls
+            .iter()
+            .map(|call| StreamCall::new(call.clone(), machine.clone(), Arc::clone(&counters)))
+            .collect();
+        let execution = self.execution(&context, &machine);
         let input = (&self.input, partitions);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, execution, context, baseline)))

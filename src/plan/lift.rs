@@ -39,7 +39,6 @@ use datafusion::optimizer::{OptimizerContext, OptimizerRule};
 
 use super::calls::{Extractor, can_move, has_call, is_strict, keeps_calls, parts, plan_has_call, with_text};
 use super::node::EmbedNode;
-use super::scope::Scope;
 
 /// What the columns that the rule adds begin with.
 const PREFIX: &str = "__embed_";
@@ -58,7 +57,7 @@ pub(super) fn lift(plan: &LogicalPlan) -> Result<LogicalPlan> {
 /// The plan with its calls lifted, `None` where there is nothing to lift.
 fn lifted(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     let first_name = names_used(plan);
-    let mut lifter = Lifter { scope: Arc::default(), names: first_name, waits: false };
+    let mut lifter = Lifter { names: first_name, waits: false };
     let lifted = lifter.root(plan.clone())?;
     if lifter.names == first_name {
         return Ok(None);
@@ -166,7 +165,6 @@ impl Lifted {
 
 /// One application of the rule.
 struct Lifter {
-    scope: Arc<Scope>,
     /// Number of the next column.
     names: usize,
     /// Whether a join above leaves fewer rows, so that conditions with a call had better wait for it.
@@ -231,7 +229,7 @@ impl Lifter {
             let columns = names.iter().map(Column::new_unqualified);
             lifted.ready.extend(calls.iter().cloned().zip(columns));
             let input = std::mem::take(&mut lifted.plan);
-            let node = EmbedNode::try_new(input, calls, names, Arc::clone(&self.scope))?;
+            let node = EmbedNode::try_new(input, calls, names)?;
             lifted.plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         }
     }

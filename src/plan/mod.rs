@@ -9,7 +9,7 @@
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
-//! | `scope.rs` | what the operators of one execution share |
+//! | `execution.rs` | what the operators of one execution share |
 //! | `dml.rs` | DELETE and UPDATE: the rule, the logical node, and the check of what is left to DataFusion |
 //! | `membership.rs` | subqueries in their conditions, written so that DataFusion answers exactly |
 //! | `change.rs` | the rows of a table in memory by number, and the sink that changes them |
@@ -24,12 +24,12 @@ mod calls;
 mod change;
 mod dml;
 mod exec;
+mod execution;
 mod file_order;
 mod lift;
 mod membership;
 mod node;
 mod planner;
-mod scope;
 mod stream;
 
 pub(crate) use lift::fail_on_broken_rule;

@@ -11,7 +11,6 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use super::calls;
-use super::scope::Scope;
 
 /// Runs calls of `embed` over its input.
 #[derive(Debug, Clone)]
@@ -22,11 +21,10 @@ pub(crate) struct EmbedNode {
     /// The column of each call.
     pub(super) names: Vec<String>,
     schema: DFSchemaRef,
-    pub(super) scope: Arc<Scope>,
 }
 
 impl EmbedNode {
-    pub(super) fn try_new(input: LogicalPlan, calls: Vec<Expr>, names: Vec<String>, scope: Arc<Scope>) -> Result<Self> {
+    pub(super) fn try_new(input: LogicalPlan, calls: Vec<Expr>, names: Vec<String>) -> Result<Self> {
         let mut fields: Vec<_> =
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
         for (call, name) in calls.iter().zip(&names) {
@@ -40,7 +38,7 @@ impl EmbedNode {
             fields,
             input.schema().metadata().clone().into_iter().collect::<HashMap<_, _>>(),
         )?;
-        Ok(Self { input, calls, names, schema: Arc::new(schema), scope })
+        Ok(Self { input, calls, names, schema: Arc::new(schema) })
     }
 }
 
@@ -77,7 +75,7 @@ impl UserDefinedLogicalNodeCore for EmbedNode {
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         match (inputs.pop(), inputs.is_empty()) {
-            (Some(input), true) => Self::try_new(input, exprs, self.names.clone(), Arc::clone(&self.scope)),
+            (Some(input), true) => Self::try_new(input, exprs, self.names.clone()),
             _ => plan_err!("an Embed node has one input"),
         }
     }

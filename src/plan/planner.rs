@@ -80,15 +80,16 @@ impl ExtensionPlanner for EmbedPlanner {
         for (call, name) in node.calls.iter().zip(&node.names) {
             let Some((embed, text, model)) = calls::parts(call) else { return Ok(None) };
             let field = call.to_field(schema)?.1;
+            let call = embed.call(model);
             planned.push(PlannedCall {
                 function: embed.name().to_owned(),
                 text: planner.create_physical_expr(text, schema, session, context)?,
                 field: Arc::new(field.as_ref().clone().with_name(name)),
-                call: embed.call(model).planned()?,
-                session: Arc::clone(&embed.settings.session),
+                fingerprint: embed.known_fingerprint(&call)?,
+                call,
             });
         }
-        let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned, Arc::clone(&node.scope))?;
+        let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned)?;
         Ok(Some(Arc::new(exec)))
     }
 }

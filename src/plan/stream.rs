@@ -23,8 +23,8 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use super::exec::PlannedCall;
-use super::scope::Execution;
-use crate::engine::{BATCHES_PER_WORKER, Counters, Feed, Slot, values_of};
+use super::execution::Execution;
+use crate::engine::{BATCHES_PER_WORKER, Counters, Feed, Machine, Slot, values_of};
 use crate::functions::{TextColumn, vectors};
 
 /// Most rows that wait for their vectors. Equal texts fill no model batch, so the engine alone would never say stop.
@@ -34,22 +34,24 @@ const MOST_WAITING_ROWS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct StreamCall {
     planned: PlannedCall,
+    machine: Machine,
     counters: Arc<Counters>,
     /// Opened with the first text: a stream without texts loads no model.
     feed: Option<Feed>,
 }
 
 impl StreamCall {
-    pub(super) fn new(planned: PlannedCall, counters: Arc<Counters>) -> Self {
-        Self { planned, counters, feed: None }
+    pub(super) fn new(planned: PlannedCall, machine: Machine, counters: Arc<Counters>) -> Self {
+        Self { planned, machine, counters, feed: None }
     }
 
     fn push(&mut self, text: &str, execution: &Execution) -> Result<Slot> {
         let feed = match &mut self.feed {
             Some(feed) => feed,
             None => {
-                let PlannedCall { session, call, .. } = &self.planned;
-                self.feed.insert(execution.query.feed(session, call, Arc::clone(&self.counters))?)
+                let (call, planned) = (&self.planned.call, self.planned.planned());
+                let counters = Arc::clone(&self.counters);
+                self.feed.insert(Feed::open(&execution.query, call, &self.machine, Some(&planned), counters)?)
             }
         };
         Ok(feed.push(text)?)

@@ -322,7 +322,7 @@ async fn explain_analyze_shows_what_was_done() {
     // 60 rows: 6 NULLs; the others are '' (10 of them) and texts that repeat.
     let distinct = count(&ctx, "SELECT count(DISTINCT body) FROM docs").await;
     for part in [
-        "embed(__embed_0@1), model=tests/fixtures/tiny-bert, precision=f32, device=cpu".to_owned(),
+        "embed(__embed_0@1), model=tests/fixtures/tiny-bert, precision=f32".to_owned(),
         format!("rows_embedded={distinct},"),
         "rows_null=6,".to_owned(),
         format!("rows_duplicate={},", 54 - distinct),

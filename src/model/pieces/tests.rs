@@ -11,8 +11,9 @@ use tokenizers::{PreTokenizedString, PreTokenizer as _, TruncationDirection};
 
 use super::*;
 use crate::model::description::Description;
-use crate::model::files::{BUNDLED_NAME, ModelFiles};
+use crate::model::files::ModelFiles;
 use crate::model::tokenizer::TextTokenizer;
+use crate::options::BUNDLED_NAME;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")

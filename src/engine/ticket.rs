@@ -1,7 +1,7 @@
-//! A model batch on its way: open, then handed to the pool, then done.
+//! The ticket of a model batch: open, then handed to a lane, then done.
 //!
 //! Several streams of one query may wait for the vectors of the same batch, because equal texts go through the model once.
-//! So a batch belongs to whoever wants a text of it: any of them can submit it while it is open, and it stops when nobody
+//! So a batch belongs to whoever wants a text of it: any of them can close it and hand it to a lane, and it stops when nobody
 //! wants it any more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,14 +11,15 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use super::batch::{Batch, Limits};
-use super::pool::Pool;
-use super::query::Shared;
+use super::encoding::Encoding;
+use super::lane::{self, Share};
 use crate::cache::Key;
 use crate::error::{Error, Result};
+use crate::model::Scratch;
 
-/// A model batch that several streams may share.
+/// A model batch on its way to its vectors, which several streams may share.
 #[derive(Debug)]
-pub(super) struct ModelBatch {
+pub(super) struct Ticket {
     state: Mutex<State>,
     /// Slots that were handed out and are still held. Goes up only under the lock of `state`.
     wanted: AtomicUsize,
@@ -36,7 +37,7 @@ struct State {
 enum Stage {
     /// Takes more texts.
     Open(Batch),
-    /// In the pool's hands, or done.
+    /// In a lane's hands, or done.
     Submitted,
     /// Stopped because nobody wanted it: a new request for one of its texts needs another batch.
     Abandoned,
@@ -54,18 +55,18 @@ pub(crate) enum Slot {
 /// The place of one text's vector in a model batch, wanted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    batch: Arc<ModelBatch>,
+    ticket: Arc<Ticket>,
     index: usize,
 }
 
 /// What a memo keeps of a slot: a place that nobody has to want.
 #[derive(Debug)]
 pub(super) enum Remembered {
-    Batched(Arc<ModelBatch>, usize),
+    Batched(Arc<Ticket>, usize),
     Kept(Arc<[f32]>),
 }
 
-impl ModelBatch {
+impl Ticket {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State { stage: Stage::Open(Batch::new()), wakers: Vec::new() }),
@@ -101,7 +102,7 @@ impl ModelBatch {
     /// The caller holds the lock.
     fn slot(self: &Arc<Self>, index: usize) -> Slot {
         self.wanted.fetch_add(1, Ordering::Relaxed);
-        Slot::Batched(Claim { batch: Arc::clone(self), index })
+        Slot::Batched(Claim { ticket: Arc::clone(self), index })
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -118,32 +119,22 @@ impl ModelBatch {
         }
     }
 
-    /// Hands the batch to the pool, if that was not done before.
-    pub(super) fn submit(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let batch = {
-            let mut state = self.lock();
-            match std::mem::replace(&mut state.stage, Stage::Submitted) {
-                Stage::Open(batch) => batch,
-                other => {
-                    state.stage = other;
-                    return;
-                }
+    /// Takes no more texts from now on: gives what a lane has to run, `None` if somebody did this before.
+    pub(super) fn close(self: &Arc<Self>, encoding: &Arc<Encoding>, share: &Arc<Share>) -> Option<Job> {
+        let mut state = self.lock();
+        let batch = match std::mem::replace(&mut state.stage, Stage::Submitted) {
+            Stage::Open(batch) => batch,
+            other => {
+                state.stage = other;
+                return None;
             }
         };
-        shared.started();
-        let job = Job { model_batch: Arc::clone(self), shared: Arc::clone(shared) };
-        Pool::global().submit(shared.lane(), move |room| {
-            let start = Instant::now();
-            let go_on = || job.shared.go_on() && job.model_batch.is_wanted();
-            let vectors = if go_on() { job.shared.encode(&batch, room, &go_on) } else { Err(Error::Cancelled) };
-            if vectors.is_ok() {
-                job.shared.count(|counters| counters.batch(&batch, start.elapsed()));
-            }
-            job.model_batch.finish(vectors);
-        });
+        encoding.running.started();
+        let (ticket, encoding, share) = (Arc::clone(self), Arc::clone(encoding), Arc::clone(share));
+        Some(Job { batch, ticket, encoding, share })
     }
 
-    /// Waits on this thread until the batch is done. It was submitted.
+    /// Waits on this thread until the batch is done. A lane has it.
     pub(super) fn wait(&self) {
         while !self.is_done() {
             self.wake_when_done(&Waker::from(Arc::new(Unpark(thread::current()))));
@@ -181,18 +172,36 @@ impl ModelBatch {
     }
 }
 
-/// A batch in the pool: however its work ends, those who wait for it are told.
-struct Job {
-    model_batch: Arc<ModelBatch>,
-    shared: Arc<Shared>,
+/// Whole texts and their query, in a lane. However the work ends, those who wait for it are told.
+pub(super) struct Job {
+    batch: Batch,
+    ticket: Arc<Ticket>,
+    encoding: Arc<Encoding>,
+    share: Arc<Share>,
+}
+
+impl lane::Job for Job {
+    fn share(&self) -> &Arc<Share> {
+        &self.share
+    }
+
+    fn run(self, scratch: &mut Scratch) {
+        let start = Instant::now();
+        let go_on = || self.encoding.running.go_on() && self.ticket.is_wanted();
+        let vectors = if go_on() { self.encoding.encode(&self.batch, scratch, &go_on) } else { Err(Error::Cancelled) };
+        if vectors.is_ok() {
+            self.encoding.count(|counters| counters.batch(&self.batch, start.elapsed()));
+        }
+        self.ticket.finish(vectors);
+    }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.shared.finished();
-        if !self.model_batch.is_done() {
+        self.encoding.running.finished();
+        if !self.ticket.is_done() {
             let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
-            self.model_batch.finish(Err(Error::Device(lost.to_owned())));
+            self.ticket.finish(Err(Error::Device(lost.to_owned())));
         }
     }
 }
@@ -200,31 +209,31 @@ impl Drop for Job {
 impl Slot {
     /// Whether the vector is there, or the reason why it never will be.
     pub(crate) fn is_done(&self) -> bool {
-        self.batch().is_none_or(|batch| batch.is_done())
+        self.ticket().is_none_or(|ticket| ticket.is_done())
     }
 
     /// The batch that the vector comes from; `None` where it is there already.
-    pub(super) fn batch(&self) -> Option<&Arc<ModelBatch>> {
+    pub(super) fn ticket(&self) -> Option<&Arc<Ticket>> {
         match self {
-            Self::Batched(claim) => Some(&claim.batch),
+            Self::Batched(claim) => Some(&claim.ticket),
             Self::Kept(_) => None,
         }
     }
 
     pub(super) fn remembered(&self) -> Remembered {
         match self {
-            Self::Batched(claim) => Remembered::Batched(Arc::clone(&claim.batch), claim.index),
+            Self::Batched(claim) => Remembered::Batched(Arc::clone(&claim.ticket), claim.index),
             Self::Kept(vector) => Remembered::Kept(Arc::clone(vector)),
         }
     }
 
     /// The vector of a batch that is done, or one that was kept.
     fn vector(&self, dimensions: usize) -> Result<&[f32]> {
-        let Claim { batch, index } = match self {
+        let Claim { ticket, index } = match self {
             Self::Batched(claim) => claim,
             Self::Kept(vector) => return Ok(vector),
         };
-        match batch.vectors.get() {
+        match ticket.vectors.get() {
             Some(Ok(vectors)) => Ok(&vectors[index * dimensions..][..dimensions]),
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::Device("embed: a vector was read before it was there. This is a bug".to_owned())),
@@ -236,7 +245,7 @@ impl Remembered {
     /// The slot of another row with this text; `None` where the batch was abandoned.
     pub(super) fn claim(&self) -> Option<Slot> {
         match self {
-            Self::Batched(batch, index) => batch.claim(*index),
+            Self::Batched(ticket, index) => ticket.claim(*index),
             Self::Kept(vector) => Some(Slot::Kept(Arc::clone(vector))),
         }
     }
@@ -244,7 +253,7 @@ impl Remembered {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.batch.wanted.fetch_sub(1, Ordering::Relaxed);
+        self.ticket.wanted.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,142 @@
+//! One call of `embed` or a sister: what of it decides a vector, and what the machine that runs it decides.
+
+use std::sync::Arc;
+
+use datafusion::config::ConfigOptions;
+
+use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey, TOKENISING};
+use crate::error::{Error, Result};
+use crate::model::{self, Description, Found, Model, Place, Role};
+use crate::options::{Device, EmbedOptions, Precision};
+
+/// Everything that decides a vector beside its text (I1), as it can be written down in a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Call {
+    /// As `embed.model`.
+    pub(crate) model: String,
+    /// Which prompt goes before each text.
+    pub(crate) role: Role,
+    pub(crate) precision: Precision,
+    /// As `embed.max_tokens`.
+    pub(crate) max_tokens: usize,
+    pub(crate) truncate: bool,
+    /// As `embed.dimensions`.
+    pub(crate) dimensions: usize,
+}
+
+impl Call {
+    /// A call under these settings, with the model that its second argument names.
+    pub(crate) fn new(options: &EmbedOptions, role: Role, model: Option<&str>) -> Self {
+        Self {
+            model: model.unwrap_or(&options.model).to_owned(),
+            role,
+            precision: options.precision,
+            max_tokens: options.max_tokens,
+            truncate: options.truncate,
+            dimensions: options.dimensions,
+        }
+    }
+
+    /// Length of a vector: the model's, or `embed.dimensions` of it.
+    pub(crate) fn dimensions(&self, description: &Description) -> Result<usize> {
+        match self.dimensions {
+            0 => Ok(description.dim),
+            wanted if wanted <= description.dim => Ok(wanted),
+            wanted => Err(Error::Setting(format!(
+                "embed.dimensions: {wanted} is more than the {} of model \"{}\"",
+                description.dim, description.name
+            ))),
+        }
+    }
+
+    /// Truncation length: the model's, or `embed.max_tokens` where the model has that many positions.
+    pub(super) fn limit(&self, description: &Description) -> Result<usize> {
+        let positions = description.architecture.places;
+        match self.max_tokens {
+            0 => Ok(description.max_tokens),
+            wanted if wanted <= positions => Ok(wanted),
+            wanted => Err(Error::Setting(format!(
+                "embed.max_tokens: {wanted} is more than the {positions} positions of model \"{}\"",
+                description.name
+            ))),
+        }
+    }
+}
+
+/// What decides where and how a call runs, and no bit of its vectors: the settings of the machine that runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(super) options: EmbedOptions,
+    target_partitions: usize,
+}
+
+impl Machine {
+    /// The settings of a session's configuration, or `otherwise` where it has none.
+    pub(crate) fn new(config: &ConfigOptions, otherwise: &EmbedOptions) -> Self {
+        let options = config.extensions.get::<EmbedOptions>().unwrap_or(otherwise);
+        Self { options: options.clone(), target_partitions: config.execution.target_partitions }
+    }
+
+    /// A model by its name, as its files are now.
+    pub(crate) fn find(&self, model: &str) -> Result<Arc<Found>> {
+        model::find(model, self.options.offline)
+    }
+
+    /// The fingerprint of a model's files.
+    pub(super) fn fingerprint<'a>(&self, model: &'a Found) -> Result<&'a str> {
+        model.fingerprint(self.options.offline)
+    }
+
+    /// Most bytes of vectors that a query remembers.
+    pub(crate) fn memory(&self) -> usize {
+        self.options.memory
+    }
+
+    pub(super) fn place(&self, call: &Call) -> Place {
+        Place { device: model::resolved(self.options.device), precision: call.precision }
+    }
+
+    /// Model batches in flight.
+    pub(super) fn concurrency(&self, place: Place) -> usize {
+        match self.options.concurrency {
+            0 if place.device == Device::Cpu => self.target_partitions,
+            // One batch is prepared while the other runs.
+            0 => 2,
+            wanted => wanted,
+        }
+    }
+
+    pub(super) fn load(&self, call: &Call, model: &Found) -> Result<Arc<Model>> {
+        model.load(self.options.offline, self.place(call), self.options.model_memory)
+    }
+
+    /// Where the vectors of a call are kept, if they are.
+    pub(super) fn space(
+        &self,
+        call: &Call,
+        model: &Found,
+        dimensions: usize,
+        max_tokens: usize,
+    ) -> Result<Option<Arc<Space>>> {
+        let EmbedOptions { cache, cache_size, .. } = &self.options;
+        if cache.is_empty() {
+            return Ok(None);
+        }
+        let place = self.place(call);
+        let description = &model.description;
+        let key = SpaceKey {
+            model: description.name.clone(),
+            fingerprint: self.fingerprint(model)?.to_owned(),
+            precision: place.precision.to_string(),
+            device: place.device.to_string(),
+            kernels: crate::kernel_path()?,
+            prompt: description.prompt(call.role).to_owned(),
+            max_tokens,
+            dimensions,
+            truncate: call.truncate,
+            arithmetic: ARITHMETIC,
+            tokenising: TOKENISING,
+        };
+        Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
+    }
+}

@@ -1,0 +1,392 @@
+//! One stream's access to its query: texts go in, [`Slot`]s come out at once, and vectors are read from the slots when their
+//! batches are done.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use super::call::{Call, Machine};
+use super::counters::Counters;
+use super::encoding::{Encoding, Loaded};
+use super::lane::{Lane, Share};
+use super::query::{BYTES_PER_TEXT, Query};
+use super::ticket::{Job, Slot, Ticket, values_of};
+use crate::cache::{Kept, Key, Space};
+use crate::error::{Error, Result};
+use crate::model::{Allowance, Found, Tokens};
+use crate::options::Device;
+
+/// Model batches that a query may have in its lane, per worker: one runs, one waits for its turn.
+pub(crate) const BATCHES_PER_WORKER: usize = 2;
+
+/// The lane of a device: its workers serve every session of the process.
+fn lane_of(device: Device) -> &'static Lane<Job> {
+    static LANES: LazyLock<Mutex<HashMap<Device, &'static Lane<Job>>>> = LazyLock::new(Mutex::default);
+    LANES.lock().unwrap_or_else(PoisonError::into_inner).entry(device).or_insert_with(Lane::start)
+}
+
+/// What a plan was made with: whoever runs it has to come to the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// Length of a vector.
+    pub(crate) dimensions: usize,
+    /// Of the model's files, where it was known.
+    pub(crate) fingerprint: Option<String>,
+}
+
+impl Planned {
+    /// # Errors
+    ///
+    /// [`Error::Model`] where the model here is another one.
+    fn check(&self, call: &Call, machine: &Machine, found: &Found) -> Result<()> {
+        let dimensions = call.dimensions(&found.description)?;
+        let name = &found.description.name;
+        if dimensions != self.dimensions {
+            return Err(Error::Model(format!(
+                "model \"{name}\": its vectors have {dimensions} values here, and {} where the query was planned; use the \
+                 same model in both places, or plan the query again",
+                self.dimensions
+            )));
+        }
+        let Some(planned) = &self.fingerprint else { return Ok(()) };
+        let here = machine.fingerprint(found)?;
+        if here == planned {
+            return Ok(());
+        }
+        Err(Error::Model(format!(
+            "model \"{name}\": its files have the fingerprint {here} here, and {planned} where the query was planned; use \
+             the same model in both places, or plan the query again"
+        )))
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Feed {
+    query: Arc<Query>,
+    encoding: Arc<Encoding>,
+    lane: &'static Lane<Job>,
+    share: Arc<Share>,
+    /// Stands for the call in the keys of its texts.
+    seed: u64,
+    most_in_flight: usize,
+    /// The batches that the next texts go to, one for each class of lengths that should not be mixed.
+    open: Vec<(u32, Arc<Ticket>)>,
+    /// Batches that this feed handed to its lane, oldest first; those at the front are not done yet.
+    in_flight: VecDeque<Arc<Ticket>>,
+    /// Batches of this feed that came back, see [`Feed::finished`].
+    finished: usize,
+    /// Scratch for kept vectors.
+    read: Vec<u8>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+    }
+}
+
+impl Feed {
+    /// Access for the texts of one call; loads its model, unless vectors are kept. `counters` are the stream's own.
+    pub(crate) fn open(
+        query: &Arc<Query>,
+        call: &Call,
+        machine: &Machine,
+        planned: Option<&Planned>,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        let found = query.model(call, machine)?;
+        planned.map_or(Ok(()), |planned| planned.check(call, machine, &found))?;
+        let description = &found.description;
+        let (dimensions, max_tokens) = (call.dimensions(description)?, call.limit(description)?);
+        let space = machine.space(call, &found, dimensions, max_tokens)?;
+        let loaded = OnceLock::new();
+        if space.is_none() {
+            let _ = loaded.set(Loaded::new(call, machine, &found, max_tokens)?);
+        }
+        let place = machine.place(call);
+        let (lane, concurrency) = (lane_of(place.device), machine.concurrency(place));
+        let encoding = Encoding {
+            running: Arc::clone(&query.running),
+            prompt: description.prompt(call.role).to_owned(),
+            counters: [query.counters(description, place), counters],
+            call: call.clone(),
+            machine: machine.clone(),
+            found: Arc::clone(&found),
+            loaded,
+            space,
+            max_tokens,
+            dimensions,
+        };
+        Ok(Self {
+            lane,
+            share: query.share(place.device, concurrency),
+            seed: query.seed(call, place, &found),
+            most_in_flight: BATCHES_PER_WORKER * concurrency.clamp(1, lane.most_workers()),
+            query: Arc::clone(query),
+            encoding: Arc::new(encoding),
+            open: Vec::new(),
+            in_flight: VecDeque::new(),
+            finished: 0,
+            read: Vec::new(),
+        })
+    }
+
+    /// A row has no text.
+    pub(crate) fn null(&self) {
+        self.encoding.count(Counters::null);
+    }
+
+    /// Takes a text and says where its vector will be. Texts fill model batches; a full one goes to the lane at once.
+    pub(crate) fn push(&mut self, text: &str) -> Result<Slot> {
+        if !self.query.running.go_on() {
+            return Err(Error::Cancelled);
+        }
+        let key = self.query.key(self.seed, text);
+        if let Some(slot) = self.remembered(key) {
+            return Ok(slot);
+        }
+        let kept_under = self.encoding.space.as_ref().map(|_| Space::key_of(text));
+        let kept = kept_under.and_then(|key| self.encoding.space.as_ref()?.get(&key, &mut self.read));
+        if let Some(kept) = kept {
+            return Ok(self.found(key, kept));
+        }
+        let tokens = self.tokenize(text)?;
+        let query = Arc::clone(&self.query);
+        let mut memo = query.memo();
+        // Another stream may have brought the text meanwhile.
+        if let Some(slot) = memo.find(key) {
+            self.encoding.count(Counters::duplicate);
+            return Ok(slot);
+        }
+        let truncated = tokens.full_length > self.encoding.max_tokens;
+        let slot = self.place(&tokens.ids, truncated, kept_under)?;
+        memo.insert(key, &slot, self.bytes_per_text());
+        Ok(slot)
+    }
+
+    /// The slot of an equal text.
+    fn remembered(&self, key: u128) -> Option<Slot> {
+        let slot = self.query.memo().find(key)?;
+        self.encoding.count(Counters::duplicate);
+        Some(slot)
+    }
+
+    fn bytes_per_text(&self) -> usize {
+        self.encoding.dimensions * size_of::<f32>() + BYTES_PER_TEXT
+    }
+
+    /// text -> tokens, cut to the limit where that is allowed.
+    fn tokenize(&self, text: &str) -> Result<Tokens> {
+        let Encoding { running, prompt, max_tokens, call, machine, .. } = &*self.encoding;
+        let model = &self.encoding.loaded()?.model;
+        let start = Instant::now();
+        let go_on = || running.go_on();
+        let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
+        let tokens = model.tokenize(prompt, text, *max_tokens, &allowance)?;
+        self.encoding.count(|counters| counters.tokenized(start.elapsed()));
+        if tokens.full_length > *max_tokens && !call.truncate {
+            return Err(too_long(text, model.count_tokens(prompt, text, &allowance)?, *max_tokens));
+        }
+        Ok(tokens)
+    }
+
+    /// The place of a vector that was kept.
+    fn found(&self, key: u128, Kept { vector, is_cut }: Kept) -> Slot {
+        let mut memo = self.query.memo();
+        // Another stream may have found it meanwhile.
+        if let Some(slot) = memo.find(key) {
+            self.encoding.count(Counters::duplicate);
+            return slot;
+        }
+        self.encoding.count(|counters| counters.cached(is_cut));
+        let slot = Slot::Kept(vector);
+        memo.insert(key, &slot, self.bytes_per_text());
+        slot
+    }
+
+    /// Puts tokens into the open batch of their class, or into the next one.
+    fn place(&mut self, ids: &[u32], truncated: bool, key: Option<Key>) -> Result<Slot> {
+        let limits = self.encoding.loaded()?.limits;
+        let class = limits.shape.class(ids.len());
+        loop {
+            let at = self.open.iter().position(|(open, _)| *open == class);
+            let at = at.unwrap_or_else(|| {
+                self.open.push((class, Ticket::new()));
+                self.open.len() - 1
+            });
+            if let Some(slot) = self.open[at].1.push(limits, ids, truncated, key) {
+                return Ok(slot);
+            }
+            let (_, full) = self.open.swap_remove(at);
+            self.submit(full);
+        }
+    }
+
+    /// Hands the open batches to the lane, full or not.
+    pub(crate) fn flush(&mut self) {
+        for (_, open) in std::mem::take(&mut self.open) {
+            self.submit(open);
+        }
+    }
+
+    fn submit(&mut self, ticket: Arc<Ticket>) {
+        self.close(&ticket);
+        self.in_flight.push_back(ticket);
+    }
+
+    /// Hands a batch to the lane, if nobody did before.
+    fn close(&self, ticket: &Arc<Ticket>) {
+        if let Some(job) = ticket.close(&self.encoding, &self.share) {
+            self.lane.submit(job);
+        }
+    }
+
+    /// Whether the lane can use more batches: of this feed one waits always, of the query two per worker.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.look();
+        self.in_flight.len() < BATCHES_PER_WORKER || self.query.running.in_flight() < self.most_in_flight
+    }
+
+    /// Whether the lane has nothing of this feed.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        self.look();
+        self.in_flight.is_empty()
+    }
+
+    /// Model batches of this feed that came back since it was made.
+    pub(crate) fn finished(&mut self) -> usize {
+        self.look();
+        self.finished
+    }
+
+    /// Looks which batches came back.
+    fn look(&mut self) {
+        let before = self.in_flight.len();
+        self.in_flight.retain(|batch| !batch.is_done());
+        self.finished += before - self.in_flight.len();
+    }
+
+    /// Wakes this task when a batch of this feed is done, or the one of this slot.
+    pub(crate) fn wake_when_done(&mut self, slot: &Slot, waker: &Waker) {
+        // The slot's batch may be another stream's that waits for this one: whoever wants it hands it to the lane.
+        match slot.ticket() {
+            Some(ticket) => {
+                self.close(ticket);
+                ticket.wake_when_done(waker);
+            }
+            None => waker.wake_by_ref(),
+        }
+        self.in_flight.iter().for_each(|batch| batch.wake_when_done(waker));
+    }
+
+    /// The stream waited so long for vectors.
+    pub(crate) fn waited(&self, start: Instant) {
+        self.encoding.count(|counters| counters.waited(start.elapsed()));
+    }
+
+    /// Waits on this thread for vectors, `[rows, dimensions]`; a row without a slot is zero.
+    pub(super) fn wait(&mut self, slots: &[Option<Slot>]) -> Result<Vec<f32>> {
+        self.flush();
+        slots.iter().flatten().filter_map(Slot::ticket).for_each(|ticket| ticket.wait());
+        values_of(slots, self.encoding.dimensions)
+    }
+}
+
+/// The error of `embed.truncate = false`, with enough of the text to find its row.
+fn too_long(text: &str, length: usize, limit: usize) -> Error {
+    let start: String = text.chars().take(40).collect();
+    Error::Text(format!(
+        "text of {length} tokens is longer than the limit of {limit} and embed.truncate is false; it begins {start:?} \
+         (find such rows with embed_tokens(text) > {limit}, or SET embed.truncate = true)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use datafusion::config::ConfigOptions;
+
+    use super::*;
+    use crate::engine::query::Common;
+    use crate::model::Role;
+    use crate::options::EmbedOptions;
+
+    /// A query with two streams of the same call.
+    struct Two {
+        common: Arc<Common>,
+        a: Feed,
+        b: Feed,
+    }
+
+    fn two(most_bytes: usize) -> Two {
+        let common = Arc::<Common>::default();
+        let options = EmbedOptions::default().model("tests/fixtures/tiny-bert").concurrency(2);
+        let machine = Machine::new(&ConfigOptions::new(), &options);
+        let call = Call::new(&options, Role::Plain, None);
+        let query = Query::start(&common, most_bytes);
+        let feed = || Feed::open(&query, &call, &machine, None, Arc::default()).expect("the fixture");
+        let (a, b) = (feed(), feed());
+        Two { common, a, b }
+    }
+
+    fn counts(common: &Common) -> (u64, u64) {
+        let counts = common.registry.usage()[0].counts;
+        (counts.rows_embedded, counts.rows_duplicate)
+    }
+
+    #[test]
+    fn who_waits_for_a_batch_that_another_stream_keeps_open_submits_it() {
+        let Two { common, mut a, mut b } = two(usize::MAX);
+        let held = Some(a.push("shared").expect("a slot"));
+        let wanted = Some(b.push("shared").expect("a slot"));
+        b.wake_when_done(wanted.as_ref().expect("a slot"), Waker::noop());
+        let wanted = [wanted];
+        // Stream a is never asked again until b has its vector.
+        let from_b = b.wait(&wanted).expect("a vector");
+        assert_eq!(a.wait(&[held]).expect("a vector"), from_b);
+        assert_eq!(counts(&common), (1, 1));
+    }
+
+    #[test]
+    fn a_batch_that_nobody_wants_does_not_run_and_its_texts_can_be_asked_for_again() {
+        let Two { common, mut a, mut b } = two(usize::MAX);
+        drop(a.push("dropped").expect("a slot"));
+        a.flush();
+        while !a.is_idle() {
+            std::thread::yield_now();
+        }
+        assert_eq!(counts(&common), (0, 0));
+        let again = [Some(b.push("dropped").expect("a slot")), None];
+        let vectors = b.wait(&again).expect("a vector");
+        assert!(vectors[0] != 0.0 && vectors[32..].iter().all(|&x| x == 0.0));
+        assert_eq!(counts(&common), (1, 0));
+    }
+
+    #[test]
+    fn beyond_the_memory_the_oldest_text_is_forgotten() {
+        let Two { common, mut a, .. } = two(2 * (32 * size_of::<f32>() + BYTES_PER_TEXT));
+        let mut embed = |text: &str| {
+            let slot = [Some(a.push(text).expect("a slot"))];
+            a.wait(&slot).expect("a vector")
+        };
+        let first = embed("one");
+        for text in ["two", "two", "three", "three"] {
+            embed(text);
+        }
+        assert_eq!(counts(&common), (3, 2));
+        assert_eq!(embed("one"), first);
+        assert_eq!(counts(&common), (4, 2));
+    }
+
+    #[test]
+    fn a_cancelled_query_takes_and_gives_nothing_more() {
+        let Two { common, mut a, .. } = two(usize::MAX);
+        let slot = [Some(a.push("early").expect("a slot"))];
+        common.generation.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(a.push("late").expect_err("cancelled"), Error::Cancelled);
+        assert_eq!(a.wait(&slot).expect_err("cancelled"), Error::Cancelled);
+    }
+}

@@ -1,0 +1,358 @@
+//! A device's workers and what waits for them: one lane per device in the process, shared by every session and partition.
+//!
+//! A worker runs a whole forward pass on one thread: many passes side by side scale better than one pass spread over
+//! threads. Each worker keeps its own scratch for activations.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::model::Scratch;
+
+/// Whole texts with the query that they belong to: what a lane's queue holds, and one forward pass at a time.
+pub(super) trait Job: Send + 'static {
+    /// Whose turn it takes.
+    fn share(&self) -> &Arc<Share>;
+
+    /// Runs it. However it ends, whoever waits for it is told.
+    fn run(self, scratch: &mut Scratch);
+}
+
+/// A session's share of a lane: how many of its jobs may run at once. The limit never changes, so whoever asks for another one
+/// has another share.
+#[derive(Debug)]
+pub(super) struct Share {
+    limit: usize,
+    /// Changed under the lane's lock only.
+    running: AtomicUsize,
+}
+
+impl Share {
+    /// At most so many jobs at once, at least one.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), running: AtomicUsize::new(0) }
+    }
+
+    /// Jobs that may start now.
+    pub(super) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.running.load(Ordering::Relaxed))
+    }
+}
+
+/// Starts a worker of the lane, which is the number-th.
+type Spawn<J> = Box<dyn Fn(&'static Lane<J>, usize) -> io::Result<()> + Send + Sync>;
+
+/// See the head of this file.
+pub(super) struct Lane<J: Job> {
+    state: Mutex<State<J>>,
+    changed: Condvar,
+    most_workers: usize,
+    spawn: Spawn<J>,
+}
+
+struct State<J: Job> {
+    queue: VecDeque<J>,
+    workers: usize,
+    /// Workers that wait, those included that were called and have not woken yet.
+    idle: usize,
+}
+
+impl<J: Job> fmt::Debug for Lane<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("most_workers", &self.most_workers).finish_non_exhaustive()
+    }
+}
+
+impl<J: Job> Lane<J> {
+    /// A lane for the whole life of the process. Its workers, one per core at most, start when there is work for them.
+    pub(super) fn start() -> &'static Self {
+        Self::start_with(thread::available_parallelism().map_or(1, usize::from), start_thread)
+    }
+
+    fn start_with(
+        most_workers: usize,
+        spawn: impl Fn(&'static Self, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> &'static Self {
+        let state = Mutex::new(State { queue: VecDeque::new(), workers: 0, idle: 0 });
+        Box::leak(Box::new(Self { state, changed: Condvar::new(), most_workers, spawn: Box::new(spawn) }))
+    }
+
+    /// Most workers that will ever run.
+    pub(super) fn most_workers(&self) -> usize {
+        self.most_workers
+    }
+
+    /// Runs a job on a worker as soon as its share has room, first come first served.
+    ///
+    /// Where the process may have no thread at all, the caller's does the work before this returns: slower, and nobody waits
+    /// for a worker that never comes.
+    pub(super) fn submit(&'static self, job: J) {
+        let mut state = self.lock();
+        state.queue.push_back(job);
+        // Without a thread to be had, the workers that run already take the job in their turn.
+        if state.lacks_workers() && state.workers < self.most_workers && (self.spawn)(self, state.workers).is_ok() {
+            state.workers += 1;
+        }
+        if state.workers == 0 {
+            return self.help(state);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// What a worker does all its life.
+    fn work(&self) {
+        let mut scratch = Scratch::default();
+        let mut state = self.lock();
+        loop {
+            let Some(job) = state.next() else {
+                state.idle += 1;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+                continue;
+            };
+            state = self.run(state, job, &mut scratch);
+        }
+    }
+
+    /// Does a worker's work on this thread as long as there is no worker. What is left then waits for room in a share, and
+    /// whoever gives that room looks for it.
+    fn help<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) {
+        let mut scratch = Scratch::default();
+        while state.workers == 0
+            && let Some(job) = state.next()
+        {
+            state = self.run(state, job, &mut scratch);
+        }
+    }
+
+    /// Runs a job that was taken from the queue, without the lock.
+    fn run<'a>(&'a self, state: MutexGuard<'a, State<J>>, job: J, scratch: &mut Scratch) -> MutexGuard<'a, State<J>> {
+        drop(state);
+        let share = Arc::clone(job.share());
+        // No input makes a job panic. One that does is a bug, but one call's: the call reports it, the worker lives on, and the
+        // host's panic hook has its say, which is Rust's own where the host has none.
+        if catch_unwind(AssertUnwindSafe(|| job.run(scratch))).is_err() {
+            *scratch = Scratch::default();
+        }
+        let state = self.lock();
+        share.running.fetch_sub(1, Ordering::Relaxed);
+        // The share has room again for a job that others passed over.
+        self.changed.notify_one();
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts a worker on a thread of its own.
+fn start_thread<J: Job>(lane: &'static Lane<J>, number: usize) -> io::Result<()> {
+    let thread = thread::Builder::new().name(format!("embed-{number}"));
+    thread.spawn(|| lane.work()).map(|_| ())
+}
+
+impl<J: Job> State<J> {
+    /// Takes the first job whose share has room.
+    fn next(&mut self) -> Option<J> {
+        let at = self.queue.iter().position(|job| job.share().free() > 0)?;
+        let job = self.queue.remove(at)?;
+        job.share().running.fetch_add(1, Ordering::Relaxed);
+        Some(job)
+    }
+
+    /// Whether more jobs could run now than there are workers that wait.
+    fn lacks_workers(&self) -> bool {
+        let mut shares: Vec<(&Arc<Share>, usize)> = Vec::new();
+        let mut could_run = 0;
+        for job in &self.queue {
+            let known = shares.iter().position(|(share, _)| Arc::ptr_eq(share, job.share()));
+            let at = known.unwrap_or_else(|| {
+                shares.push((job.share(), job.share().free()));
+                shares.len() - 1
+            });
+            let free = &mut shares[at].1;
+            could_run += usize::from(*free > 0);
+            *free = free.saturating_sub(1);
+            if could_run > self.idle {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A job of a share, and what it does.
+    struct Task(Arc<Share>, Box<dyn FnOnce() + Send>);
+
+    impl Job for Task {
+        fn share(&self) -> &Arc<Share> {
+            &self.0
+        }
+
+        fn run(self, _: &mut Scratch) {
+            (self.1)();
+        }
+    }
+
+    type Lane = super::Lane<Task>;
+
+    fn task(share: &Arc<Share>, work: impl FnOnce() + Send + 'static) -> Task {
+        Task(Arc::clone(share), Box::new(work))
+    }
+
+    fn no_thread(_: &'static Lane, _: usize) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    #[test]
+    fn a_share_never_runs_more_than_its_limit() {
+        let lane = Lane::start();
+        let share = Arc::new(Share::new(1));
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (sender, receiver) = mpsc::channel();
+        for i in 0..20 {
+            let (running, most, sender) = (Arc::clone(&running), Arc::clone(&most), sender.clone());
+            lane.submit(task(&share, move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(1));
+                running.fetch_sub(1, Ordering::SeqCst);
+                sender.send(i).expect("the test waits");
+            }));
+        }
+        drop(sender);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_panic_costs_one_job_and_no_worker() {
+        let lane = Lane::start();
+        let share = Arc::new(Share::new(64));
+        let (sender, receiver) = mpsc::channel();
+        for i in 0..50 {
+            let sender = sender.clone();
+            lane.submit(task(&share, move || {
+                if i % 5 == 0 {
+                    std::panic::resume_unwind(Box::new("quiet"));
+                }
+                sender.send(i).expect("the test waits");
+            }));
+        }
+        drop(sender);
+        assert_eq!(receiver.iter().count(), 40);
+        assert!(lane.lock().workers <= lane.most_workers);
+    }
+
+    #[test]
+    fn without_any_thread_the_caller_does_the_work() {
+        let lane = Lane::start_with(4, no_thread);
+        let share = Arc::new(Share::new(2));
+        let (sender, receiver) = mpsc::channel();
+        for i in 0..5 {
+            let sender = sender.clone();
+            lane.submit(task(&share, move || {
+                if i == 2 {
+                    std::panic::resume_unwind(Box::new("quiet"));
+                }
+                sender.send((i, thread::current().id())).expect("the test waits");
+            }));
+            // It is done when submit returns.
+            assert_eq!(receiver.try_recv().ok(), (i != 2).then(|| (i, thread::current().id())));
+        }
+        assert_eq!((lane.lock().queue.len(), share.free()), (0, 2));
+    }
+
+    #[test]
+    fn a_full_share_without_any_thread_is_worked_off_by_who_fills_it() {
+        let lane = Lane::start_with(4, no_thread);
+        let share = Arc::new(Share::new(1));
+        let (sender, receiver) = mpsc::channel();
+        let other = sender.clone();
+        let inner = Arc::clone(&share);
+        lane.submit(task(&share, move || {
+            // Submitted while the share is full: this one cannot run, and its caller must not wait for it.
+            lane.submit(task(&inner, move || other.send("second").expect("the test waits")));
+            sender.send("first").expect("the test waits");
+        }));
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn threads_that_come_later_take_over() {
+        let there_are_threads = Arc::new(AtomicBool::new(false));
+        let may_spawn = Arc::clone(&there_are_threads);
+        let lane = Lane::start_with(1, move |lane, number| match may_spawn.load(Ordering::SeqCst) {
+            true => start_thread(lane, number),
+            false => no_thread(lane, number),
+        });
+        let share = Arc::new(Share::new(1));
+        let (sender, receiver) = mpsc::channel();
+        let ran_on = || {
+            let sender = sender.clone();
+            lane.submit(task(&share, move || sender.send(thread::current().id()).expect("the test waits")));
+            receiver.recv().expect("it runs")
+        };
+        assert_eq!(ran_on(), thread::current().id());
+        there_are_threads.store(true, Ordering::SeqCst);
+        let worker = ran_on();
+        assert_ne!(worker, thread::current().id());
+        there_are_threads.store(false, Ordering::SeqCst);
+        assert_eq!(ran_on(), worker);
+    }
+
+    #[test]
+    fn two_jobs_in_a_row_start_a_second_worker_though_one_is_idle() {
+        let lane = Lane::start_with(2, start_thread);
+        let share = Arc::new(Share::new(2));
+        let (sender, receiver) = mpsc::channel();
+        let first = sender.clone();
+        lane.submit(task(&share, move || first.send(()).expect("the test waits")));
+        receiver.recv().expect("it runs");
+        while lane.lock().idle == 0 {
+            thread::yield_now();
+        }
+        // Each waits for the other: one worker alone never gets on.
+        let both = Arc::new(Barrier::new(2));
+        for _ in 0..2 {
+            let (both, sender) = (Arc::clone(&both), sender.clone());
+            lane.submit(task(&share, move || {
+                both.wait();
+                sender.send(()).expect("the test waits");
+            }));
+        }
+        for _ in 0..2 {
+            receiver.recv_timeout(Duration::from_secs(60)).expect("both run");
+        }
+    }
+
+    #[test]
+    fn no_worker_starts_for_jobs_that_their_share_keeps_waiting() {
+        let (full, free) = (Arc::new(Share::new(1)), Arc::new(Share::new(2)));
+        let task = |share: &Arc<Share>| task(share, || ());
+        let mut state = State { queue: [task(&full), task(&full), task(&full)].into(), workers: 1, idle: 1 };
+        assert!(!state.lacks_workers(), "one of them can run, and one worker is idle");
+        state.queue.push_back(task(&free));
+        assert!(state.lacks_workers());
+        state.idle = 2;
+        assert!(!state.lacks_workers());
+        state.queue.extend([task(&free), task(&free)]);
+        assert!(state.lacks_workers());
+        state.idle = 3;
+        assert!(!state.lacks_workers());
+    }
+}

@@ -1,0 +1,144 @@
+//! What the embed functions of one session share, and how they find it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
+use datafusion::error::Result as DataFusionResult;
+
+use super::call::{Call, Machine};
+use super::counters::ModelUse;
+use super::feed::Feed;
+use super::query::{Common, Query};
+use crate::error::{Error, Result};
+use crate::model::{Allowance, Place};
+
+/// Most vectors of literals that one session remembers, see [`Session::embed_literal`]: a few MiB.
+const REMEMBERED_LITERALS: usize = 4096;
+
+/// What the embed functions of one SessionContext share: counters, cancellation, literals.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    common: Arc<Common>,
+    literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
+}
+
+/// What a literal's vector depends on (I1), on any machine.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct LiteralKey {
+    text: String,
+    call: Call,
+    place: Place,
+    /// [`Found::number`](crate::model::Found::number): changed files give another vector.
+    model: u64,
+}
+
+impl Session {
+    /// The session that a configuration belongs to, if functions were registered there.
+    pub(crate) fn of(config: &ConfigOptions) -> Option<Arc<Self>> {
+        config.extensions.get::<SessionEntry>().map(|entry| Arc::clone(&entry.0))
+    }
+
+    /// A query that begins now and remembers vectors of up to `most_bytes`.
+    pub(crate) fn start_query(&self, most_bytes: usize) -> Arc<Query> {
+        Query::start(&self.common, most_bytes)
+    }
+
+    /// Vectors of a column of texts, `[rows, dimensions]`; the row of a NULL is zero. Equal texts go through the model once.
+    pub(crate) fn embed(&self, call: &Call, machine: &Machine, rows: &[Option<&str>]) -> Result<Vec<f32>> {
+        if rows.iter().all(Option::is_none) {
+            return Ok(vec![0.0; rows.len() * call.dimensions(&machine.find(&call.model)?.description)?]);
+        }
+        let mut feed = Feed::open(&self.start_query(usize::MAX), call, machine, None, Arc::default())?;
+        let slots = rows.iter().map(|row| row.map(|text| feed.push(text)).transpose()).collect::<Result<Vec<_>>>()?;
+        feed.wait(&slots)
+    }
+
+    /// The vector of a literal. Planning folds the same literal again and again, so the session remembers them.
+    pub(crate) fn embed_literal(&self, call: &Call, machine: &Machine, text: &str) -> Result<Vec<f32>> {
+        let model = machine.find(&call.model)?.number;
+        let key = LiteralKey { text: text.to_owned(), call: call.clone(), place: machine.place(call), model };
+        if let Some(vector) = self.literals().get(&key) {
+            return Ok(vector.clone());
+        }
+        let vector = self.embed(call, machine, &[Some(text)])?;
+        let mut literals = self.literals();
+        if literals.len() == REMEMBERED_LITERALS {
+            // More than any query has: what planning needs again is remembered again.
+            literals.clear();
+        }
+        literals.insert(key, vector.clone());
+        Ok(vector)
+    }
+
+    /// Number of tokens of each text before truncation, special tokens counted, prompt not.
+    pub(crate) fn count_tokens(
+        &self,
+        call: &Call,
+        machine: &Machine,
+        rows: &[Option<&str>],
+    ) -> Result<Vec<Option<i64>>> {
+        if rows.iter().all(Option::is_none) {
+            return Ok(vec![None; rows.len()]);
+        }
+        let model = machine.load(call, &*machine.find(&call.model)?)?;
+        let running = &self.start_query(0).running;
+        let go_on = || running.go_on();
+        let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
+        let mut counts = Vec::with_capacity(rows.len());
+        for row in rows {
+            if !go_on() {
+                return Err(Error::Cancelled);
+            }
+            counts.push(row.map(|text| model.count_tokens("", text, &allowance)).transpose()?.map(|n| n as i64));
+        }
+        Ok(counts)
+    }
+
+    /// Makes every running call return [`Error::Cancelled`] soon: workers look between the layers of a model.
+    pub(crate) fn cancel(&self) {
+        self.common.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was done so far with each model of this session.
+    pub(crate) fn usage(&self) -> Vec<ModelUse> {
+        self.common.registry.usage()
+    }
+
+    fn literals(&self) -> MutexGuard<'_, HashMap<LiteralKey, Vec<f32>>> {
+        self.literals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session in a configuration, where functions and operators that run find it. It has no settings, so nothing of it is ever
+/// written down: a plan that comes from elsewhere finds the session of the place where it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionEntry(pub(crate) Arc<Session>);
+
+impl ConfigExtension for SessionEntry {
+    const PREFIX: &'static str = "embed_session";
+}
+
+impl ExtensionOptions for SessionEntry {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, _value: &str) -> DataFusionResult<()> {
+        Err(Error::Setting(format!("setting \"{}.{key}\" not found", Self::PREFIX)).into())
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        Vec::new()
+    }
+}
