@@ -165,7 +165,7 @@ pub fn devices() -> Vec<&'static str> {
 ///
 /// [`Error::Setting`] if the variable names a path that this machine does not have.
 pub fn kernel_path() -> std::result::Result<String, Error> {
-    Ok(kernels::Path::chosen()?.to_string())
+    model::kernel_path()
 }
 
 /// The features that this build has; `bundled-model` only where the model's files were there to be compiled in.

@@ -196,22 +196,23 @@ fn read_as<T: FromStr<Err = Error>>(_key: &str, text: &str) -> Result<T> {
 ///
 /// [`Error::Setting`] where it is no size, or more bytes than there are addresses.
 pub fn parse_size(text: &str) -> Result<usize> {
-    let bytes = || {
-        let lower = text.trim().to_ascii_lowercase();
-        let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match &lower[number.len()..] {
-            "" | "b" => 0,
-            "k" | "kb" | "kib" => 10,
-            "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            "t" | "tb" | "tib" => 40,
-            _ => return None,
-        };
-        scaled(number.trim_end(), shift)
-    };
-    bytes().ok_or_else(|| {
+    bytes_of(text).ok_or_else(|| {
         Error::Setting(format!("'{text}' is not a size (bytes, or a number with K, M, G or T, such as 512M or 2GB)"))
     })
+}
+
+fn bytes_of(text: &str) -> Option<usize> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &lower[number.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    scaled(number.trim_end(), shift)
 }
 
 /// `digits * 2^shift` of a decimal number, what lies below one byte left out.

@@ -26,8 +26,8 @@ mod space;
 mod upkeep;
 
 pub(crate) use numbers::{ARITHMETIC, TOKENISING};
-pub(crate) use segment::{Kept, Key};
-pub(crate) use space::Space;
+pub(crate) use segment::Key;
+pub(crate) use space::{Kept, Space};
 pub use upkeep::Pruned;
 
 use std::collections::{BTreeMap, HashMap};
@@ -218,6 +218,10 @@ fn not_found(directory: &str) -> Error {
     Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache"))
 }
 
+fn unusable(directory: &str, error: &io::Error) -> Error {
+    Error::Setting(format!("embed.cache: \"{directory}\" cannot be used: {error}; give a folder that can be written"))
+}
+
 static CACHES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Cache>>>> = LazyLock::new(Mutex::default);
 
 impl Cache {
@@ -227,13 +231,8 @@ impl Cache {
     ///
     /// [`Error::Setting`] where the folder cannot be used at all, or is one of another format.
     pub(crate) fn open(directory: &str) -> Result<Arc<Self>> {
-        let unusable = |error: io::Error| {
-            Error::Setting(format!(
-                "embed.cache: \"{directory}\" cannot be used: {error}; give a folder that can be written"
-            ))
-        };
-        access::create_cache(Path::new(directory)).map_err(unusable)?;
-        let path = fs::canonicalize(directory).map_err(unusable)?;
+        access::create_cache(Path::new(directory)).map_err(|error| unusable(directory, &error))?;
+        let path = fs::canonicalize(directory).map_err(|error| unusable(directory, &error))?;
         // Under the lock: several streams of a query begin at once.
         let mut caches = lock(&CACHES);
         check_format(&path, directory)?;
@@ -311,14 +310,15 @@ fn mark_again(directory: &Path) -> io::Result<()> {
     check_format(directory, &directory.display().to_string()).map_err(|error| io::Error::other(error.to_string()))
 }
 
+fn refused(directory: &str, what: &str) -> Error {
+    let ways_out = "give another folder, or remove this one (embedsql cache clear)";
+    Error::Setting(format!("embed.cache: \"{directory}\" {what}; {ways_out}"))
+}
+
 /// Looks what the folder is, and writes it where it is new.
 fn check_format(path: &Path, shown: &str) -> Result<()> {
     let file = path.join(FORMAT_FILE);
-    let refuse = |what: &str| {
-        Error::Setting(format!(
-            "embed.cache: \"{shown}\" {what}; give another folder, or remove this one (embedsql cache clear)"
-        ))
-    };
+    let refuse = |what: &str| refused(shown, what);
     match access::text(&file) {
         Ok(format) if format == FORMAT => Ok(()),
         Ok(format) => {

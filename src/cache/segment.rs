@@ -49,15 +49,6 @@ pub(super) struct Shape {
     pub(super) space: [u8; 16],
 }
 
-/// A vector that was kept.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Kept {
-    /// Its values.
-    pub(crate) vector: Arc<[f32]>,
-    /// Whether its text was longer than the model reads.
-    pub(crate) is_cut: bool,
-}
-
 /// A segment to read from. Its file is open as long as it is among those of the process that were read last.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -141,29 +132,33 @@ impl Shape {
     }
 }
 
+/// Writes the values of an entry that was read; gives whether its text was cut, and `None` unless its checksum is right.
+pub(super) fn take(shape: Shape, key: &Key, entry: &[u8], values: &mut [f32]) -> Option<bool> {
+    let (bytes, flags) = shape.right(key, entry)?;
+    values.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(value, &b)| *value = f32::from_le_bytes(b));
+    Some(flags & CUT != 0)
+}
+
 impl Segment {
     pub(super) fn new(folder: &Path, name: &str) -> Self {
         let path = path_of(folder, name, "vectors");
         Self { path, file: RwLock::default(), was_read: AtomicBool::new(false), position: Mutex::new(()) }
     }
 
-    /// Reads vector `index`; `None` unless its checksum is right. An error says that the file cannot be opened.
+    /// Reads the bytes of `count` vectors from `index` on, all of them or none. An error says that the file cannot be opened.
     pub(super) fn read(
         self: &Arc<Self>,
         index: u32,
-        key: &Key,
+        count: usize,
         shape: Shape,
         bytes: &mut Vec<u8>,
-    ) -> io::Result<Option<Kept>> {
+    ) -> io::Result<()> {
         let file = self.opened()?;
-        bytes.resize(shape.entry(), 0);
+        bytes.resize(count * shape.entry(), 0);
         if self.read_at(&file, bytes, u64::from(index) * shape.entry() as u64).is_err() {
-            return Ok(None);
+            bytes.clear();
         }
-        Ok(shape.right(key, bytes).map(|(values, flags)| Kept {
-            vector: values.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            is_cut: flags & CUT != 0,
-        }))
+        Ok(())
     }
 
     /// Whether its keys are still there.
@@ -417,12 +412,14 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<OnDisk>> {
 pub(super) fn split_name(file: &str) -> Option<(&str, &str)> {
     let (name, extension) = file.split_once('.')?;
     let mut parts = name.split('-');
-    let is_hex =
-        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let has_time = parts.next().is_some_and(|time| time.len() == 16 && is_hex(time));
     let ours =
         has_time && parts.next().is_some_and(is_hex) && parts.next().is_some_and(is_hex) && parts.next().is_none();
     (ours && matches!(extension, "keys" | "vectors" | "new")).then_some((name, extension))
+}
+
+fn is_hex(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn path_of(folder: &Path, name: &str, extension: &str) -> PathBuf {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::segment::{self, Kept, Key, OnDisk, Segment, Shape, Writer};
+use super::segment::{self, Key, OnDisk, Segment, Shape, Writer, take};
 use super::upkeep::{self, Upkeep};
 use super::{CacheUse, SpaceKey, access, lock, tell};
 
@@ -49,10 +49,18 @@ struct Index {
     free: Vec<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     segment: u32,
     index: u32,
+}
+
+/// Entries of a segment that lie one after the other, and the rows that they are for.
+struct Run {
+    segment: Arc<Segment>,
+    /// The first.
+    index: u32,
+    rows: Vec<usize>,
 }
 
 /// A segment whose keys are in the index.
@@ -75,9 +83,19 @@ struct Writing {
     most_bytes: u64,
 }
 
+/// What was read under some keys.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// `[keys, dimensions]`; zero where nothing right was found.
+    pub(crate) vectors: Vec<f32>,
+    /// Whether the text of each key was cut; `None` where nothing right was found.
+    pub(crate) cut: Vec<Option<bool>>,
+}
+
 /// What was found under a key.
 enum Look {
-    Right(Kept),
+    /// Its values, and whether its text was cut.
+    Right(bool),
     /// Nothing, or nothing that can be read now.
     Nothing,
     Damaged,
@@ -106,34 +124,82 @@ impl Space {
         *Sha256::digest(text).first_chunk().expect("16 of 32 bytes")
     }
 
-    /// The vector of a text, if it is there and right. `bytes` is a scratch buffer.
-    pub(crate) fn get(&self, key: &Key, bytes: &mut Vec<u8>) -> Option<Kept> {
-        let found = match self.look(key, bytes) {
-            Look::Right(kept) => Some(kept),
-            Look::Nothing | Look::Damaged => None,
-        };
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-        found
+    /// Whether there may be a vector under a key: [`Space::read`] finds out.
+    pub(crate) fn may_have(&self, key: &Key) -> bool {
+        let is_known = self.index().places.contains_key(key);
+        if !is_known {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        is_known
     }
 
-    fn look(&self, key: &Key, bytes: &mut Vec<u8>) -> Look {
+    /// Reads vectors, those that were written one after the other at once.
+    pub(crate) fn read(&self, keys: &[Key]) -> Kept {
+        let width = self.shape.values;
+        let mut kept = Kept { vectors: vec![0.0; keys.len() * width], cut: vec![None; keys.len()] };
+        let mut bytes = Vec::new();
+        for Run { segment, index, rows } in self.runs(keys) {
+            if segment.read(index, rows.len(), self.shape, &mut bytes).is_err() {
+                continue;
+            }
+            for (entry, row) in bytes.chunks_exact(self.shape.entry()).zip(rows) {
+                kept.cut[row] = take(self.shape, &keys[row], entry, &mut kept.vectors[row * width..][..width]);
+            }
+        }
+        // One by one, and with care, what was not right or not where it was.
+        for (row, key) in keys.iter().enumerate().filter(|(row, _)| kept.cut[*row].is_none()).collect::<Vec<_>>() {
+            if let Look::Right(is_cut) = self.look(key, &mut bytes, &mut kept.vectors[row * width..][..width]) {
+                kept.cut[row] = Some(is_cut);
+            }
+        }
+        let hits = kept.cut.iter().flatten().count() as u64;
+        self.hits.fetch_add(hits, Ordering::Relaxed);
+        self.misses.fetch_add(keys.len() as u64 - hits, Ordering::Relaxed);
+        kept
+    }
+
+    /// Where keys are, in runs of neighbours.
+    fn runs(&self, keys: &[Key]) -> Vec<Run> {
+        let index = self.index();
+        let places = keys.iter().enumerate().filter_map(|(row, key)| Some((*index.places.get(key)?, row)));
+        let mut places: Vec<(Place, usize)> = places.collect();
+        places.sort_unstable();
+        let mut runs: Vec<Run> = Vec::new();
+        let mut next = None;
+        for (place, row) in places {
+            match runs.last_mut() {
+                Some(run) if next == Some(place) => run.rows.push(row),
+                _ => {
+                    let Some(segment) = index.segment(place) else { continue };
+                    runs.push(Run { segment, index: place.index, rows: vec![row] });
+                }
+            }
+            next = Some(Place { index: place.index.saturating_add(1), ..place });
+        }
+        runs
+    }
+
+    fn look(&self, key: &Key, bytes: &mut Vec<u8>, values: &mut [f32]) -> Look {
         for _ in 0..3 {
-            let Some((place, segment)) = self.read().find(key) else { return Look::Nothing };
-            match segment.read(place.index, key, self.shape, bytes) {
-                Ok(Some(kept)) => return Look::Right(kept),
+            let Some((place, segment)) = self.index().find(key) else { return Look::Nothing };
+            match segment.read(place.index, 1, self.shape, bytes) {
+                Ok(()) => {
+                    if let Some(is_cut) = take(self.shape, key, bytes, values) {
+                        return Look::Right(is_cut);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !segment.has_keys() => {
                     // Another process removed the segment, or joined it to others.
                     self.update();
+                    continue;
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Look::Nothing,
-                Ok(None) | Err(_) => {
-                    self.damaged.fetch_add(1, Ordering::Relaxed);
-                    // The next one that is computed takes its place.
-                    self.write().remove(key, place);
-                    return Look::Damaged;
-                }
+                Err(_) => {}
             }
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            // The next one that is computed takes its place.
+            self.write().remove(key, place);
+            return Look::Damaged;
         }
         Look::Nothing
     }
@@ -178,10 +244,9 @@ impl Space {
 
     /// This process's segment, another one where it is full or was removed.
     fn writer<'a>(&self, writing: &'a mut Writing, most_entries: u64) -> io::Result<&'a mut (Writer, u32)> {
-        let is_over = |writer: &Writer| {
-            u64::from(writer.entries) >= most_entries || !keys_of(&self.folder, &writer.name).exists()
-        };
-        if writing.writer.as_ref().is_some_and(|(writer, _)| is_over(writer)) {
+        if let Some((writer, _)) = &writing.writer
+            && (u64::from(writer.entries) >= most_entries || !keys_of(&self.folder, &writer.name).exists())
+        {
             writing.end()?;
         }
         if writing.writer.is_none() {
@@ -357,7 +422,7 @@ impl Space {
             prompt: self.key.prompt.clone(),
             dim: self.key.dimensions,
             max_tokens: self.key.max_tokens,
-            entries: self.read().places.len() as u64,
+            entries: self.index().places.len() as u64,
             bytes: segments.iter().map(OnDisk::bytes).sum(),
             hits: read(&self.hits),
             misses: read(&self.misses),
@@ -367,10 +432,11 @@ impl Space {
 
     /// Reads every vector; gives how many are right and how many are damaged.
     pub(super) fn verify(&self) -> (u64, u64) {
-        let keys: Vec<Key> = self.read().places.keys().copied().collect();
-        let (mut right, mut damaged, mut bytes) = (0, 0, Vec::new());
+        let keys: Vec<Key> = self.index().places.keys().copied().collect();
+        let (mut right, mut damaged) = (0, 0);
+        let (mut bytes, mut values) = (Vec::new(), vec![0.0; self.shape.values]);
         for key in keys {
-            match self.look(&key, &mut bytes) {
+            match self.look(&key, &mut bytes, &mut values) {
                 Look::Right(_) => right += 1,
                 Look::Damaged => damaged += 1,
                 Look::Nothing => {}
@@ -382,7 +448,7 @@ impl Space {
     /// How many keys the index has room for.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.read().places.capacity()
+        self.index().places.capacity()
     }
 
     /// The cache's folder.
@@ -390,7 +456,7 @@ impl Space {
         self.folder.parent().unwrap_or(&self.folder)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Index> {
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -402,7 +468,11 @@ impl Space {
 impl Index {
     fn find(&self, key: &Key) -> Option<(Place, Arc<Segment>)> {
         let place = *self.places.get(key)?;
-        Some((place, Arc::clone(self.segments[place.segment as usize].as_ref()?)))
+        Some((place, self.segment(place)?))
+    }
+
+    fn segment(&self, place: Place) -> Option<Arc<Segment>> {
+        self.segments[place.segment as usize].as_ref().map(Arc::clone)
     }
 
     /// Forgets a key, unless it was found elsewhere meanwhile.

@@ -56,20 +56,24 @@ fn is_cut(i: usize) -> bool {
     i.is_multiple_of(3)
 }
 
-fn get(space: &Space, i: usize) -> Option<Kept> {
-    space.get(&key(i), &mut Vec::new())
+/// Which of these vectors are there; each that is there is the right one.
+fn which(space: &Space, wanted: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let known: Vec<usize> = wanted.into_iter().filter(|&i| space.may_have(&key(i))).collect();
+    let Kept { vectors, cut } = space.read(&known.iter().map(|&i| key(i)).collect::<Vec<_>>());
+    assert_eq!((vectors.len(), cut.len()), (known.len() * DIM, known.len()));
+    let mut right = Vec::new();
+    for ((&i, found), cut) in known.iter().zip(vectors.chunks(DIM)).zip(cut) {
+        if let Some(cut) = cut {
+            assert_eq!((found, cut), (&vector(i)[..], is_cut(i)));
+            right.push(i);
+        }
+    }
+    right
 }
 
-/// How many of these vectors are there; each that is there is the right one.
+/// How many of these vectors are there.
 fn found(space: &Space, range: std::ops::Range<usize>) -> usize {
-    range
-        .filter(|&i| {
-            get(space, i).is_some_and(|found| {
-                assert_eq!((&found.vector[..], found.is_cut), (&vector(i)[..], is_cut(i)));
-                true
-            })
-        })
-        .count()
+    which(space, range).len()
 }
 
 /// The files of a folder with this extension.
@@ -121,10 +125,40 @@ fn a_change_of_anything_but_the_text_is_another_space() {
     for change in changes {
         let mut changed = space_key();
         change(&mut changed);
-        assert_eq!(get(&cache.space(changed.clone(), 0), 0), None, "{changed:?}");
+        assert!(!cache.space(changed.clone(), 0).may_have(&key(0)), "{changed:?}");
     }
     let renamed = SpaceKey { model: "the same model in another place".to_owned(), ..space_key() };
-    assert!(get(&cache.space(renamed, 0), 0).is_some());
+    assert_eq!(found(&cache.space(renamed, 0), 0..1), 1);
+}
+
+/// Neighbours are read at once, the others one by one: whatever is asked for in whatever order, and whatever is damaged, each
+/// is found as if it were asked for alone.
+#[test]
+fn many_vectors_are_read_as_each_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for segment in 0..4 {
+        put(&other_process(folder.path()).space(space_key(), 0), segment * 50..segment * 50 + 50);
+    }
+    for (number, path) in files(folder.path(), "vectors").into_iter().enumerate() {
+        let mut bytes = fs::read(&path).expect("vectors");
+        match number {
+            0 => bytes[700] ^= 1,
+            1 => bytes.truncate(bytes.len() / 2),
+            _ => {}
+        }
+        fs::write(&path, bytes).expect("vectors");
+    }
+    let alone = other_process(folder.path()).space(space_key(), 0);
+    let alone: Vec<usize> = (0..210).flat_map(|i| which(&alone, [i])).collect();
+    assert!((170..200).contains(&alone.len()), "{alone:?}");
+    for step in [1, 7, 89, 209] {
+        let space = other_process(folder.path()).space(space_key(), 0);
+        let mut together = which(&space, (0..210).map(|i| i * step % 210));
+        together.sort_unstable();
+        together.dedup();
+        let wanted: Vec<usize> = alone.iter().copied().filter(|i| (0..210).any(|at| at * step % 210 == *i)).collect();
+        assert_eq!(together, wanted, "every {step}th");
+    }
 }
 
 #[test]

@@ -108,13 +108,15 @@ impl Upkeep {
     /// Every segment of the folder, oldest first, and what cannot be looked at.
     fn segments(&self) -> (Vec<OnDisk>, Vec<String>) {
         let (mut segments, mut unread) = (Vec::new(), Vec::new());
-        let mut look = |folder: &Path| match list(folder) {
-            Ok(found) => segments.extend(found),
-            Err(error) => unread.push(format!("{}: {error}", folder.display())),
-        };
-        match spaces(&self.directory) {
-            Ok(spaces) => spaces.iter().for_each(|space| look(space)),
-            Err(error) => unread.push(format!("{}: {error}", self.directory.display())),
+        let spaces = spaces(&self.directory).unwrap_or_else(|error| {
+            unread.push(format!("{}: {error}", self.directory.display()));
+            Vec::new()
+        });
+        for folder in spaces {
+            match list(&folder) {
+                Ok(found) => segments.extend(found),
+                Err(error) => unread.push(format!("{}: {error}", folder.display())),
+            }
         }
         segments.sort_by(|a, b| a.name.cmp(&b.name));
         (segments, unread)

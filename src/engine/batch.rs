@@ -58,6 +58,46 @@ impl Batch {
     }
 }
 
+/// Texts whose vectors may be kept. They are held, because one whose vector is not right after all has to be computed.
+#[derive(Debug)]
+pub(super) struct KeptBatch {
+    /// End to end.
+    texts: String,
+    /// Where each text ends.
+    ends: Vec<usize>,
+    pub(super) keys: Vec<Key>,
+}
+
+impl KeptBatch {
+    /// Texts that are read at once.
+    const MOST_TEXTS: usize = 256;
+    /// Bytes of their texts.
+    const MOST_BYTES: usize = 1 << 20;
+
+    /// A batch without texts.
+    pub(super) fn new() -> Self {
+        Self { texts: String::new(), ends: Vec::new(), keys: Vec::new() }
+    }
+
+    /// Whether another text may join.
+    pub(super) fn has_room(&self) -> bool {
+        self.keys.len() < Self::MOST_TEXTS && self.texts.len() < Self::MOST_BYTES
+    }
+
+    /// Adds a text.
+    pub(super) fn push(&mut self, text: &str, key: Key) {
+        self.texts.push_str(text);
+        self.ends.push(self.texts.len());
+        self.keys.push(key);
+    }
+
+    /// A text by its number.
+    pub(super) fn text(&self, at: usize) -> &str {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.texts[start..self.ends[at]]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -129,7 +129,7 @@ impl Machine {
             fingerprint: self.fingerprint(model)?.to_owned(),
             precision: place.precision.to_string(),
             device: place.device.to_string(),
-            kernels: crate::kernel_path()?,
+            kernels: model::kernel_path()?,
             prompt: description.prompt(call.role).to_owned(),
             max_tokens,
             dimensions,

@@ -102,11 +102,7 @@ impl Registry {
     /// The counters of a model at a place.
     pub(super) fn counters(&self, description: &Arc<Description>, place: Place) -> Arc<Counters> {
         let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |entry: &&Entry| {
-            let known = &entry.description;
-            entry.place == place && (&known.name, &known.revision) == (&description.name, &description.revision)
-        };
-        if let Some(entry) = models.iter().find(same) {
+        if let Some(entry) = models.iter().find(|entry| entry.is_of(description, place)) {
             return Arc::clone(&entry.counters);
         }
         let counters = Arc::new(Counters::default());
@@ -117,12 +113,19 @@ impl Registry {
     /// Every model with its counts.
     pub(super) fn usage(&self) -> Vec<ModelUse> {
         let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = |entry: &Entry| ModelUse {
-            description: Arc::clone(&entry.description),
-            place: entry.place,
-            counts: entry.counters.counts(),
-        };
-        models.iter().map(row).collect()
+        models.iter().map(Entry::usage).collect()
+    }
+}
+
+impl Entry {
+    fn is_of(&self, description: &Description, place: Place) -> bool {
+        let known = &self.description;
+        self.place == place && (&known.name, &known.revision) == (&description.name, &description.revision)
+    }
+
+    fn usage(&self) -> ModelUse {
+        let description = Arc::clone(&self.description);
+        ModelUse { description, place: self.place, counts: self.counters.counts() }
     }
 }
 
@@ -164,8 +167,6 @@ impl Counters {
 
     /// The counts at this moment.
     pub(crate) fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let time = |counter: &AtomicU64| Duration::from_nanos(read(counter));
         Counts {
             rows_embedded: read(&self.embedded),
             rows_null: read(&self.null),
@@ -179,6 +180,14 @@ impl Counters {
             wait_time: time(&self.wait_ns),
         }
     }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn time(counter: &AtomicU64) -> Duration {
+    Duration::from_nanos(read(counter))
 }
 
 fn add(counter: &AtomicU64, count: u64) {

@@ -1,14 +1,15 @@
 //! What the model batches of a stream need to become vectors, wherever they are.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-use super::batch::{Batch, Limits};
+use super::batch::{Batch, KeptBatch, Limits};
 use super::call::{Call, Machine};
 use super::counters::Counters;
 use super::running::Running;
-use crate::cache::Space;
+use crate::cache::{Kept, Space};
 use crate::error::{Error, Result};
-use crate::model::{Found, Model, Pass, Scratch};
+use crate::model::{Allowance, Found, Model, Pass, Scratch, Tokens};
 
 /// One call of a query on this machine: model, limits, where its vectors are kept, and who counts.
 pub(super) struct Encoding {
@@ -38,15 +39,71 @@ impl Encoding {
         Ok(self.loaded.get_or_init(|| loaded))
     }
 
+    /// text -> tokens, cut to the limit where that is allowed, and whether it was.
+    pub(super) fn tokenize(&self, text: &str) -> Result<(Tokens, bool)> {
+        let Self { running, prompt, max_tokens, call, machine, .. } = self;
+        let model = &self.loaded()?.model;
+        let start = Instant::now();
+        let go_on = || running.go_on();
+        let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
+        let tokens = model.tokenize(prompt, text, *max_tokens, &allowance)?;
+        self.count(|counters| counters.tokenized(start.elapsed()));
+        let is_cut = tokens.full_length > *max_tokens;
+        if is_cut && !call.truncate {
+            return Err(too_long(text, model.count_tokens(prompt, text, &allowance)?, *max_tokens));
+        }
+        Ok((tokens, is_cut))
+    }
+
     /// One forward pass, `[texts, dimensions]`. What comes out is kept.
     pub(super) fn encode(&self, batch: &Batch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        let start = Instant::now();
         let Loaded { model, unpooled, .. } = self.loaded()?;
         let pass = Pass { unpooled: *unpooled, dimensions: self.dimensions, go_on };
         let vectors = model.encode(&batch.flat, &pass, scratch)?;
         if let Some(space) = &self.space {
             space.put(&batch.keys, &batch.cut, &vectors);
         }
+        self.count(|counters| counters.batch(batch, start.elapsed()));
         Ok(vectors)
+    }
+
+    /// Vectors that are kept, `[texts, dimensions]`, computed where they are not right.
+    pub(super) fn read(&self, batch: &KeptBatch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        let Some(space) = &self.space else { return Ok(Vec::new()) };
+        let Kept { mut vectors, cut } = space.read(&batch.keys);
+        self.count(|counters| cut.iter().flatten().for_each(|&is_cut| counters.cached(is_cut)));
+        let (mut rows, mut computed) = (Vec::new(), Batch::new());
+        for row in (0..cut.len()).filter(|&row| cut[row].is_none()) {
+            let (tokens, is_cut) = self.tokenize(batch.text(row))?;
+            if !computed.has_room(self.loaded()?.limits, tokens.ids.len()) {
+                self.fill(&mut vectors, &rows, &computed, scratch, go_on)?;
+                (rows, computed) = (Vec::new(), Batch::new());
+            }
+            rows.push(row);
+            computed.push(&tokens.ids, is_cut, Some(batch.keys[row]));
+        }
+        self.fill(&mut vectors, &rows, &computed, scratch, go_on)?;
+        Ok(vectors)
+    }
+
+    /// Computes the vectors of some rows.
+    fn fill(
+        &self,
+        vectors: &mut [f32],
+        rows: &[usize],
+        batch: &Batch,
+        scratch: &mut Scratch,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let computed = self.encode(batch, scratch, go_on)?;
+        for (&row, vector) in rows.iter().zip(computed.chunks_exact(self.dimensions)) {
+            vectors[row * self.dimensions..][..self.dimensions].copy_from_slice(vector);
+        }
+        Ok(())
     }
 
     pub(super) fn count(&self, count: impl Fn(&Counters)) {
@@ -85,4 +142,13 @@ impl Loaded {
         let limits = Limits { tokens: options.batch_tokens, texts: options.batch_size, shape: model.shape() };
         Ok(Self { unpooled: model.unpooled(call.role, max_tokens)?, model, limits })
     }
+}
+
+/// The error of `embed.truncate = false`, with enough of the text to find its row.
+fn too_long(text: &str, length: usize, limit: usize) -> Error {
+    let start: String = text.chars().take(40).collect();
+    Error::Text(format!(
+        "text of {length} tokens is longer than the limit of {limit} and embed.truncate is false; it begins {start:?} \
+         (find such rows with embed_tokens(text) > {limit}, or SET embed.truncate = true)"
+    ))
 }

@@ -13,9 +13,9 @@ use super::encoding::{Encoding, Loaded};
 use super::lane::{Lane, Share};
 use super::query::{BYTES_PER_TEXT, Query};
 use super::ticket::{Job, Slot, Ticket, values_of};
-use crate::cache::{Kept, Key, Space};
+use crate::cache::{Key, Space};
 use crate::error::{Error, Result};
-use crate::model::{Allowance, Found, Tokens};
+use crate::model::{Found, Tokens};
 use crate::options::Device;
 
 /// Model batches that a query may have in its lane, per worker: one runs, one waits for its turn.
@@ -73,12 +73,20 @@ pub(crate) struct Feed {
     most_in_flight: usize,
     /// The batches that the next texts go to, one for each class of lengths that should not be mixed.
     open: Vec<(u32, Arc<Ticket>)>,
+    /// The batch that the next text goes to whose vector may be kept.
+    reading: Option<Arc<Ticket>>,
     /// Batches that this feed handed to its lane, oldest first; those at the front are not done yet.
     in_flight: VecDeque<Arc<Ticket>>,
     /// Batches of this feed that came back, see [`Feed::finished`].
     finished: usize,
-    /// Scratch for kept vectors.
-    read: Vec<u8>,
+}
+
+/// What a text needs.
+enum Work {
+    /// Its tokens, whether it was cut, and under what its vector will be kept.
+    Compute((Tokens, bool), Option<Key>),
+    /// Under what its vector may be kept already.
+    Read(Key),
 }
 
 impl fmt::Debug for Feed {
@@ -129,7 +137,7 @@ impl Feed {
             open: Vec::new(),
             in_flight: VecDeque::new(),
             finished: 0,
-            read: Vec::new(),
+            reading: None,
         })
     }
 
@@ -148,11 +156,10 @@ impl Feed {
             return Ok(slot);
         }
         let kept_under = self.encoding.space.as_ref().map(|_| Space::key_of(text));
-        let kept = kept_under.and_then(|key| self.encoding.space.as_ref()?.get(&key, &mut self.read));
-        if let Some(kept) = kept {
-            return Ok(self.found(key, kept));
-        }
-        let tokens = self.tokenize(text)?;
+        let work = match kept_under {
+            Some(key) if self.may_be_kept(&key) => Work::Read(key),
+            key => Work::Compute(self.encoding.tokenize(text)?, key),
+        };
         let query = Arc::clone(&self.query);
         let mut memo = query.memo();
         // Another stream may have brought the text meanwhile.
@@ -160,8 +167,10 @@ impl Feed {
             self.encoding.count(Counters::duplicate);
             return Ok(slot);
         }
-        let truncated = tokens.full_length > self.encoding.max_tokens;
-        let slot = self.place(&tokens.ids, truncated, kept_under)?;
+        let slot = match work {
+            Work::Compute((tokens, is_cut), key) => self.place(&tokens.ids, is_cut, key)?,
+            Work::Read(key) => self.place_kept(text, key),
+        };
         memo.insert(key, &slot, self.bytes_per_text());
         Ok(slot)
     }
@@ -173,37 +182,12 @@ impl Feed {
         Some(slot)
     }
 
+    fn may_be_kept(&self, key: &Key) -> bool {
+        self.encoding.space.as_ref().is_some_and(|space| space.may_have(key))
+    }
+
     fn bytes_per_text(&self) -> usize {
         self.encoding.dimensions * size_of::<f32>() + BYTES_PER_TEXT
-    }
-
-    /// text -> tokens, cut to the limit where that is allowed.
-    fn tokenize(&self, text: &str) -> Result<Tokens> {
-        let Encoding { running, prompt, max_tokens, call, machine, .. } = &*self.encoding;
-        let model = &self.encoding.loaded()?.model;
-        let start = Instant::now();
-        let go_on = || running.go_on();
-        let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
-        let tokens = model.tokenize(prompt, text, *max_tokens, &allowance)?;
-        self.encoding.count(|counters| counters.tokenized(start.elapsed()));
-        if tokens.full_length > *max_tokens && !call.truncate {
-            return Err(too_long(text, model.count_tokens(prompt, text, &allowance)?, *max_tokens));
-        }
-        Ok(tokens)
-    }
-
-    /// The place of a vector that was kept.
-    fn found(&self, key: u128, Kept { vector, is_cut }: Kept) -> Slot {
-        let mut memo = self.query.memo();
-        // Another stream may have found it meanwhile.
-        if let Some(slot) = memo.find(key) {
-            self.encoding.count(Counters::duplicate);
-            return slot;
-        }
-        self.encoding.count(|counters| counters.cached(is_cut));
-        let slot = Slot::Kept(vector);
-        memo.insert(key, &slot, self.bytes_per_text());
-        slot
     }
 
     /// Puts tokens into the open batch of their class, or into the next one.
@@ -213,7 +197,7 @@ impl Feed {
         loop {
             let at = self.open.iter().position(|(open, _)| *open == class);
             let at = at.unwrap_or_else(|| {
-                self.open.push((class, Ticket::new()));
+                self.open.push((class, Ticket::to_compute()));
                 self.open.len() - 1
             });
             if let Some(slot) = self.open[at].1.push(limits, ids, truncated, key) {
@@ -224,8 +208,24 @@ impl Feed {
         }
     }
 
+    /// Puts a text into the open batch of those whose vectors may be kept, or into the next one.
+    fn place_kept(&mut self, text: &str, key: Key) -> Slot {
+        loop {
+            let reading = self.reading.get_or_insert_with(Ticket::to_read);
+            if let Some(slot) = reading.push_kept(text, key) {
+                return slot;
+            }
+            if let Some(full) = self.reading.take() {
+                self.submit(full);
+            }
+        }
+    }
+
     /// Hands the open batches to the lane, full or not.
     pub(crate) fn flush(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            self.submit(reading);
+        }
         for (_, open) in std::mem::take(&mut self.open) {
             self.submit(open);
         }
@@ -271,13 +271,8 @@ impl Feed {
     /// Wakes this task when a batch of this feed is done, or the one of this slot.
     pub(crate) fn wake_when_done(&mut self, slot: &Slot, waker: &Waker) {
         // The slot's batch may be another stream's that waits for this one: whoever wants it hands it to the lane.
-        match slot.ticket() {
-            Some(ticket) => {
-                self.close(ticket);
-                ticket.wake_when_done(waker);
-            }
-            None => waker.wake_by_ref(),
-        }
+        self.close(slot.ticket());
+        slot.ticket().wake_when_done(waker);
         self.in_flight.iter().for_each(|batch| batch.wake_when_done(waker));
     }
 
@@ -289,18 +284,9 @@ impl Feed {
     /// Waits on this thread for vectors, `[rows, dimensions]`; a row without a slot is zero.
     pub(super) fn wait(&mut self, slots: &[Option<Slot>]) -> Result<Vec<f32>> {
         self.flush();
-        slots.iter().flatten().filter_map(Slot::ticket).for_each(|ticket| ticket.wait());
+        slots.iter().flatten().for_each(|slot| slot.ticket().wait());
         values_of(slots, self.encoding.dimensions)
     }
-}
-
-/// The error of `embed.truncate = false`, with enough of the text to find its row.
-fn too_long(text: &str, length: usize, limit: usize) -> Error {
-    let start: String = text.chars().take(40).collect();
-    Error::Text(format!(
-        "text of {length} tokens is longer than the limit of {limit} and embed.truncate is false; it begins {start:?} \
-         (find such rows with embed_tokens(text) > {limit}, or SET embed.truncate = true)"
-    ))
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Instant;
 
-use super::batch::{Batch, Limits};
+use super::batch::{Batch, KeptBatch, Limits};
 use super::encoding::Encoding;
 use super::lane::{self, Share};
 use crate::cache::Key;
@@ -36,46 +35,56 @@ struct State {
 #[derive(Debug)]
 enum Stage {
     /// Takes more texts.
-    Open(Batch),
+    Open(Texts),
     /// In a lane's hands, or done.
     Submitted,
     /// Stopped because nobody wanted it: a new request for one of its texts needs another batch.
     Abandoned,
 }
 
-/// Where one text's vector is.
+/// What has to be done for the vectors of a ticket.
 #[derive(Debug)]
-pub(crate) enum Slot {
-    /// In a model batch, when that is done.
-    Batched(Claim),
-    /// Kept from before.
-    Kept(Arc<[f32]>),
+enum Texts {
+    /// A forward pass.
+    Computed(Batch),
+    /// Reading them where they are kept.
+    Kept(KeptBatch),
 }
 
-/// The place of one text's vector in a model batch, wanted until it is dropped.
+/// Where one text's vector is, when the ticket is done: wanted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct Slot {
     ticket: Arc<Ticket>,
     index: usize,
 }
 
 /// What a memo keeps of a slot: a place that nobody has to want.
 #[derive(Debug)]
-pub(super) enum Remembered {
-    Batched(Arc<Ticket>, usize),
-    Kept(Arc<[f32]>),
+pub(super) struct Remembered {
+    ticket: Arc<Ticket>,
+    index: usize,
 }
 
 impl Ticket {
-    pub(super) fn new() -> Arc<Self> {
+    /// For texts that have to be computed.
+    pub(super) fn to_compute() -> Arc<Self> {
+        Self::open(Texts::Computed(Batch::new()))
+    }
+
+    /// For texts whose vectors may be kept.
+    pub(super) fn to_read() -> Arc<Self> {
+        Self::open(Texts::Kept(KeptBatch::new()))
+    }
+
+    fn open(texts: Texts) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State { stage: Stage::Open(Batch::new()), wakers: Vec::new() }),
+            state: Mutex::new(State { stage: Stage::Open(texts), wakers: Vec::new() }),
             wanted: AtomicUsize::new(0),
             vectors: OnceLock::new(),
         })
     }
 
-    /// Adds a text, if the batch is open and has room for it.
+    /// Adds a text to compute, if the batch is open and has room for it.
     pub(super) fn push(
         self: &Arc<Self>,
         limits: Limits,
@@ -85,9 +94,21 @@ impl Ticket {
     ) -> Option<Slot> {
         let mut state = self.lock();
         match &mut state.stage {
-            Stage::Open(batch) if batch.has_room(limits, ids.len()) => {
+            Stage::Open(Texts::Computed(batch)) if batch.has_room(limits, ids.len()) => {
                 batch.push(ids, truncated, key);
                 Some(self.slot(batch.texts() - 1))
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds a text whose vector may be kept, if the batch is open and has room for it.
+    pub(super) fn push_kept(self: &Arc<Self>, text: &str, key: Key) -> Option<Slot> {
+        let mut state = self.lock();
+        match &mut state.stage {
+            Stage::Open(Texts::Kept(batch)) if batch.has_room() => {
+                batch.push(text, key);
+                Some(self.slot(batch.keys.len() - 1))
             }
             _ => None,
         }
@@ -102,7 +123,7 @@ impl Ticket {
     /// The caller holds the lock.
     fn slot(self: &Arc<Self>, index: usize) -> Slot {
         self.wanted.fetch_add(1, Ordering::Relaxed);
-        Slot::Batched(Claim { ticket: Arc::clone(self), index })
+        Slot { ticket: Arc::clone(self), index }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -122,8 +143,8 @@ impl Ticket {
     /// Takes no more texts from now on: gives what a lane has to run, `None` if somebody did this before.
     pub(super) fn close(self: &Arc<Self>, encoding: &Arc<Encoding>, share: &Arc<Share>) -> Option<Job> {
         let mut state = self.lock();
-        let batch = match std::mem::replace(&mut state.stage, Stage::Submitted) {
-            Stage::Open(batch) => batch,
+        let texts = match std::mem::replace(&mut state.stage, Stage::Submitted) {
+            Stage::Open(texts) => texts,
             other => {
                 state.stage = other;
                 return None;
@@ -131,7 +152,7 @@ impl Ticket {
         };
         encoding.running.started();
         let (ticket, encoding, share) = (Arc::clone(self), Arc::clone(encoding), Arc::clone(share));
-        Some(Job { batch, ticket, encoding, share })
+        Some(Job { texts, ticket, encoding, share })
     }
 
     /// Waits on this thread until the batch is done. A lane has it.
@@ -174,7 +195,7 @@ impl Ticket {
 
 /// Whole texts and their query, in a lane. However the work ends, those who wait for it are told.
 pub(super) struct Job {
-    batch: Batch,
+    texts: Texts,
     ticket: Arc<Ticket>,
     encoding: Arc<Encoding>,
     share: Arc<Share>,
@@ -186,12 +207,12 @@ impl lane::Job for Job {
     }
 
     fn run(self, scratch: &mut Scratch) {
-        let start = Instant::now();
         let go_on = || self.encoding.running.go_on() && self.ticket.is_wanted();
-        let vectors = if go_on() { self.encoding.encode(&self.batch, scratch, &go_on) } else { Err(Error::Cancelled) };
-        if vectors.is_ok() {
-            self.encoding.count(|counters| counters.batch(&self.batch, start.elapsed()));
-        }
+        let vectors = match &self.texts {
+            _ if !go_on() => Err(Error::Cancelled),
+            Texts::Computed(batch) => self.encoding.encode(batch, scratch, &go_on),
+            Texts::Kept(batch) => self.encoding.read(batch, scratch, &go_on),
+        };
         self.ticket.finish(vectors);
     }
 }
@@ -209,32 +230,22 @@ impl Drop for Job {
 impl Slot {
     /// Whether the vector is there, or the reason why it never will be.
     pub(crate) fn is_done(&self) -> bool {
-        self.ticket().is_none_or(|ticket| ticket.is_done())
+        self.ticket.is_done()
     }
 
-    /// The batch that the vector comes from; `None` where it is there already.
-    pub(super) fn ticket(&self) -> Option<&Arc<Ticket>> {
-        match self {
-            Self::Batched(claim) => Some(&claim.ticket),
-            Self::Kept(_) => None,
-        }
+    /// The batch that the vector comes from.
+    pub(super) fn ticket(&self) -> &Arc<Ticket> {
+        &self.ticket
     }
 
     pub(super) fn remembered(&self) -> Remembered {
-        match self {
-            Self::Batched(claim) => Remembered::Batched(Arc::clone(&claim.ticket), claim.index),
-            Self::Kept(vector) => Remembered::Kept(Arc::clone(vector)),
-        }
+        Remembered { ticket: Arc::clone(&self.ticket), index: self.index }
     }
 
-    /// The vector of a batch that is done, or one that was kept.
+    /// The vector of a batch that is done.
     fn vector(&self, dimensions: usize) -> Result<&[f32]> {
-        let Claim { ticket, index } = match self {
-            Self::Batched(claim) => claim,
-            Self::Kept(vector) => return Ok(vector),
-        };
-        match ticket.vectors.get() {
-            Some(Ok(vectors)) => Ok(&vectors[index * dimensions..][..dimensions]),
+        match self.ticket.vectors.get() {
+            Some(Ok(vectors)) => Ok(&vectors[self.index * dimensions..][..dimensions]),
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::Device("embed: a vector was read before it was there. This is a bug".to_owned())),
         }
@@ -244,14 +255,11 @@ impl Slot {
 impl Remembered {
     /// The slot of another row with this text; `None` where the batch was abandoned.
     pub(super) fn claim(&self) -> Option<Slot> {
-        match self {
-            Self::Batched(ticket, index) => ticket.claim(*index),
-            Self::Kept(vector) => Some(Slot::Kept(Arc::clone(vector))),
-        }
+        self.ticket.claim(self.index)
     }
 }
 
-impl Drop for Claim {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.ticket.wanted.fetch_sub(1, Ordering::Relaxed);
     }
@@ -285,8 +293,9 @@ mod tests {
     /// I6, from the batches to the Arrow buffer.
     #[test]
     fn vectors_are_put_together_in_one_allocation() {
-        let kept: Arc<[f32]> = Arc::from([1.0, 2.0]);
-        let slots: Vec<_> = (0..1000).map(|i| (i % 3 > 0).then(|| Slot::Kept(Arc::clone(&kept)))).collect();
+        let ticket = Ticket::to_compute();
+        ticket.finish(Ok(vec![1.0, 2.0]));
+        let slots: Vec<_> = (0..1000).map(|i| (i % 3 > 0).then(|| ticket.slot(0))).collect();
         let made = allocation_counter::measure(|| drop(values_of(&slots, 2)));
         assert_eq!(made.count_total, 1);
     }

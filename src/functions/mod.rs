@@ -7,6 +7,7 @@
 //! | `cosine_similarity.rs` | `cosine_similarity` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
+//! | `state_table.rs` | what the two tables have in common |
 //! | `text.rs` | how a text column and a model name are read |
 
 mod cosine_similarity;
@@ -14,6 +15,7 @@ mod embed;
 mod embed_cache;
 mod embed_models;
 mod embed_tokens;
+mod state_table;
 mod text;
 
 use std::any::Any;
@@ -33,9 +35,8 @@ use crate::model::{Found, Role};
 use crate::options::EmbedOptions;
 use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vectors};
-use embed_cache::EmbedCache;
-use embed_models::EmbedModels;
 use embed_tokens::EmbedTokens;
+use state_table::StateTable;
 pub(crate) use text::TextColumn;
 
 /// Puts every function into a session's state, and gives the names of the host's own functions that were in their place.
@@ -49,14 +50,12 @@ pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<
         let former = state.register_udf(Arc::new(function))?;
         replaced.extend(former.filter(|former| !is_ours(former)).map(|former| former.name().to_owned()));
     }
-    let tables: [(&str, Arc<dyn TableFunctionImpl>); 2] =
-        [("embed_cache", Arc::new(EmbedCache)), ("embed_models", Arc::new(EmbedModels))];
-    for (name, table) in tables {
-        let former = state.table_functions().get(name).map(|former| Arc::clone(former.function()));
-        if former.is_some_and(|former| !is_our_table(&former)) {
-            replaced.push(name.to_owned());
+    for table in [embed_cache::table(), embed_models::table()] {
+        let former = state.table_functions().get(table.name);
+        if former.is_some_and(|former| !is_our_table(former.function())) {
+            replaced.push(table.name.to_owned());
         }
-        state.register_udtf(name, table);
+        state.register_udtf(table.name, Arc::new(table));
     }
     Ok(replaced)
 }
@@ -67,8 +66,7 @@ fn is_ours(function: &ScalarUDF) -> bool {
 }
 
 fn is_our_table(function: &Arc<dyn TableFunctionImpl>) -> bool {
-    let function: &dyn Any = function.as_ref();
-    function.is::<EmbedCache>() || function.is::<EmbedModels>()
+    (function.as_ref() as &dyn Any).is::<StateTable>()
 }
 
 /// The settings that a function was planned under, because its type depends on them; `SET` puts functions with the new settings

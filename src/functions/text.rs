@@ -21,13 +21,16 @@ pub(super) fn signature() -> Signature {
 /// To which types the arguments of `function(text[, model])` are cast. A wrong type stays as it is and is refused by
 /// [`check`]: an error made here would be buried in DataFusion's list of candidate functions.
 pub(super) fn coerce(types: &[DataType]) -> Vec<DataType> {
-    let cast = |(position, data_type): (usize, &DataType)| match (position, data_type) {
+    types.iter().enumerate().map(coerced).collect()
+}
+
+fn coerced((position, data_type): (usize, &DataType)) -> DataType {
+    match (position, data_type) {
         // An untyped NULL is a NULL text.
         (0, DataType::Null) => DataType::Utf8,
         (1, name) if is_text(name) => DataType::Utf8,
         (_, other) => other.clone(),
-    };
-    types.iter().enumerate().map(cast).collect()
+    }
 }
 
 /// Refuses what is not `function(text[, model])`.

@@ -12,6 +12,7 @@ use super::batch::FlatBatch;
 use super::head::Head;
 use super::parts::{HalfNorms, LayerParts, Linear, Reader};
 use super::pooling::PoolingMode;
+use super::rope::RotaryShape;
 use super::scratch::Scratch;
 use super::weights::Weights;
 use crate::error::Error;
@@ -122,6 +123,14 @@ impl Placing<'_> {
         Ok(Norms { before, inside, twice: norms.twice, after })
     }
 
+    /// Cosines and sines, `[places, pairs]`.
+    fn rotary(&self, shape: &RotaryShape, places: usize) -> Result<(Tensor, Tensor)> {
+        let rotary = kernels::Rotary::new(&shape.frequencies, shape.scale, places);
+        let (cos, sin, pairs) = rotary.table();
+        let shape = [rotary.places(), pairs];
+        Ok((self.tensor(cos, &shape)?, self.tensor(sin, &shape)?))
+    }
+
     fn layer(&self, parts: &LayerParts, architecture: &Architecture, shape: LayerShape) -> Result<Layer> {
         let norms = parts.query_key_norms.as_ref();
         Ok(Layer {
@@ -157,13 +166,10 @@ impl CandleEncoder {
         for (number, &shape) in architecture.layers.iter().enumerate() {
             layers.push(placing.layer(&reader.layer(number)?, architecture, shape).map_err(failed)?);
         }
-        let rotated = |shape: &super::rope::RotaryShape| {
-            let rotary = kernels::Rotary::new(&shape.frequencies, shape.scale, architecture.places);
-            let (cos, sin, pairs) = rotary.table();
-            let shape = [rotary.places(), pairs];
-            Ok((placing.tensor(cos, &shape)?, placing.tensor(sin, &shape)?))
-        };
-        let rotary = architecture.rotary.iter().map(rotated).collect::<Result<_>>().map_err(failed)?;
+        let mut rotary = Vec::new();
+        for shape in &architecture.rotary {
+            rotary.push(placing.rotary(shape, architecture.places).map_err(failed)?);
+        }
         let rows = |values: &[f32]| placing.tensor(values, &[values.len() / width, width]).map_err(failed);
         Ok(Self {
             device: device.clone(),

@@ -1,5 +1,7 @@
-//! Which device a setting means.
+//! Which device a setting means, and which instructions the CPU has.
 
+use crate::error::Result;
+use crate::kernels::Path;
 use crate::options::Device;
 
 /// The device itself: for `auto` the best one that is built in and found, looked for once.
@@ -8,6 +10,11 @@ pub(crate) fn resolved(device: Device) -> Device {
         Device::Auto => best(),
         device => device,
     }
+}
+
+/// The instructions that the CPU uses in this process, see [`kernel_path`](crate::kernel_path).
+pub(crate) fn kernel_path() -> Result<String> {
+    Ok(Path::chosen()?.to_string())
 }
 
 #[cfg(any(feature = "cuda", feature = "metal"))]

@@ -3,8 +3,6 @@
 //! A model batch is flat: the tokens of all its texts end to end. Matrices run over all rows at once, attention runs
 //! text by text, so there is no padding and no mask.
 
-use std::ops::Range;
-
 use super::architecture::{Architecture, LayerShape, Positions};
 use super::backend::{Backend, BatchShape, Pass};
 use super::batch::FlatBatch;
@@ -103,8 +101,6 @@ impl CpuEncoder {
         let reader = Reader::new(architecture, weights);
         let path = Path::chosen()?;
         let pack = Packing::new(architecture, path, precision, &reader)?;
-        let rotated =
-            |shape: &super::rope::RotaryShape| Rotary::new(&shape.frequencies, shape.scale, architecture.places);
         let mut encoder = Self {
             path,
             hidden: architecture.hidden,
@@ -121,7 +117,7 @@ impl CpuEncoder {
             let parts = reader.layer(number)?;
             if number == 0 {
                 // The file has the heads that config.json says: now the tables may be made.
-                encoder.rotary = architecture.rotary.iter().map(rotated).collect();
+                encoder.rotary = rotary_tables(architecture);
                 trial = (precision != Precision::F32).then(|| Trial::start(&encoder, architecture));
             }
             let layer = match &mut trial {
@@ -154,7 +150,7 @@ impl CpuEncoder {
         floats(&self.embeddings.words) + positions + projection + tables + layers
     }
 
-    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the scratch. `go_on` is kv_width between
+    /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the scratch. `go_on` is asked between
     /// layers and blocks of attention.
     fn forward<'r>(&self, batch: &FlatBatch, scratch: &'r mut Scratch, go_on: &dyn Fn() -> bool) -> Result<&'r [f32]> {
         self.begin(batch.ids(), batch.starts(), scratch);
@@ -343,18 +339,15 @@ impl Packing {
             Precision::Bf16 => Arithmetic::Bf16,
             Precision::Int8 => Arithmetic::Int8,
         };
-        let matrix = |linear: &Linear, ranges: Option<&[f32]>| {
-            PackedMatrix::pack(self.path, arithmetic, &linear.weight, &linear.bias, ranges)
-        };
         let wide = match self.gated {
-            false => matrix(&parts.wide, ranges.wide.as_deref()),
+            false => self.matrix(arithmetic, &parts.wide, ranges.wide.as_deref()),
             true => {
                 let Linear { weight, bias } = &parts.wide;
                 PackedMatrix::pack_gated(self.path, arithmetic, weight, bias, ranges.wide.as_deref())
             }
         };
         Layer {
-            qkv: matrix(&parts.qkv, ranges.qkv.as_deref()),
+            qkv: self.matrix(arithmetic, &parts.qkv, ranges.qkv.as_deref()),
             query_key_norms: parts.query_key_norms.clone(),
             rotary: shape.rotary,
             attention: Attention {
@@ -362,16 +355,20 @@ impl Packing {
                 bf16: self.precision != Precision::F32,
                 ..self.attention.clone()
             },
-            out: matrix(&parts.out, None),
+            out: self.matrix(arithmetic, &parts.out, None),
             attention_norms: parts.attention_norms.clone(),
             wide,
-            narrow: matrix(&parts.narrow, None),
+            narrow: self.matrix(arithmetic, &parts.narrow, None),
             feed_forward_norms: parts.feed_forward_norms.clone(),
         }
     }
 
+    fn matrix(&self, arithmetic: Arithmetic, linear: &Linear, ranges: Option<&[f32]>) -> PackedMatrix {
+        PackedMatrix::pack(self.path, arithmetic, &linear.weight, &linear.bias, ranges)
+    }
+
     fn exact(&self, linear: &Linear) -> PackedMatrix {
-        PackedMatrix::pack(self.path, Arithmetic::F32, &linear.weight, &linear.bias, None)
+        self.matrix(Arithmetic::F32, linear, None)
     }
 }
 
@@ -420,12 +417,11 @@ impl Trial {
     /// Runs the next layer exactly.
     fn run_exact(&mut self, encoder: &CpuEncoder, layer: &Layer) -> Ranges {
         let scratch = &mut self.exact;
-        let read = |norms: &HalfNorms, rows: &[f32], normed: &mut Vec<f32>| {
-            Some(column_ranges(encoder.before(norms, rows, normed), encoder.hidden))
-        };
-        let qkv = read(&layer.attention_norms, &scratch.states, &mut scratch.normed);
+        let rows = encoder.before(&layer.attention_norms, &scratch.states, &mut scratch.normed);
+        let qkv = column_ranges(rows, encoder.hidden);
         encoder.run(layer, &self.starts, scratch, &|| true);
-        Ranges { qkv, wide: read(&layer.feed_forward_norms, &scratch.summed, &mut scratch.normed) }
+        let rows = encoder.before(&layer.feed_forward_norms, &scratch.summed, &mut scratch.normed);
+        Ranges { qkv: Some(qkv), wide: Some(column_ranges(rows, encoder.hidden)) }
     }
 
     /// Runs the next layer as it will be run.
@@ -440,29 +436,41 @@ impl Trial {
                 norm.apply(encoder.path, &mut scratch.states);
             }
         }
-        let texts: Vec<Range<usize>> =
-            self.starts.windows(2).map(|text| text[0] * encoder.hidden..text[1] * encoder.hidden).collect();
-        let average = |rows: &[f32]| {
-            let mut sum = vec![0.0f64; encoder.hidden];
-            for row in rows.chunks_exact(encoder.hidden) {
-                sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-            }
-            sum
-        };
-        let cosine = |text: &Range<usize>| {
-            let (a, b) = (average(&self.exact.states[text.clone()]), average(&self.rounded.states[text.clone()]));
-            let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
-        };
-        let mean = texts.iter().map(cosine).sum::<f64>() / texts.len() as f64;
+        let texts = self.starts.windows(2).map(|text| text[0] * encoder.hidden..text[1] * encoder.hidden);
+        let cosines = texts.map(|text| {
+            let (exact, rounded) = (&self.exact.states[text.clone()], &self.rounded.states[text]);
+            cosine(&sum_of_rows(exact, encoder.hidden), &sum_of_rows(rounded, encoder.hidden))
+        });
+        let mean = cosines.sum::<f64>() / (self.starts.len() - 1) as f64;
         if mean >= Self::LEAST_COSINE {
             return Ok(());
         }
         Err(Error::Setting(format!(
             "embed.precision: {precision} moves the vectors of this model too far (mean cosine {mean:.4} to f32 on made-up \
-             texts, at least {} is kv_width for); use f32{}",
+             texts, at least {} is asked for); use f32{}",
             Self::LEAST_COSINE,
             if precision == Precision::Int8 { ", or try bf16" } else { "" }
         )))
     }
+}
+
+fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    sum
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn product(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn rotary_tables(architecture: &Architecture) -> Vec<Rotary> {
+    let shapes = architecture.rotary.iter();
+    shapes.map(|shape| Rotary::new(&shape.frequencies, shape.scale, architecture.places)).collect()
 }

@@ -25,7 +25,7 @@
 //! | `head.rs` | one row per token -> the vectors: `pooling.rs`, then `steps.rs` |
 //! | `pooling.rs` | one row per token -> one row per text |
 //! | `steps.rs` | one row per text -> the vector: Dense, LayerNorm, Normalize |
-//! | `device.rs` | which device a setting means |
+//! | `device.rs` | which device a setting means, and which instructions the CPU has |
 //! | `catalog.rs` | each model loaded once per process |
 
 mod architecture;
@@ -62,7 +62,7 @@ pub(crate) use batch::FlatBatch;
 pub use catalog::observe_model_warnings;
 pub(crate) use catalog::{Found, Place, find, loaded};
 pub(crate) use description::{Description, Role};
-pub(crate) use device::resolved;
+pub(crate) use device::{kernel_path, resolved};
 pub(crate) use files::{is_bundled, stored};
 #[cfg(feature = "hub")]
 pub use hub::{Download, observe_downloads};

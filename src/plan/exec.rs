@@ -127,10 +127,7 @@ fn properties(
     let inputs = input.schema();
     let fields = inputs.fields().iter().cloned().chain(calls.iter().map(|call| Arc::clone(&call.field)));
     let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), inputs.metadata().clone()));
-    let column = |(index, field): (usize, &FieldRef)| {
-        (Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>, field.name().clone())
-    };
-    let mapping = ProjectionMapping::try_new(inputs.fields().iter().enumerate().map(column), &inputs)?;
+    let mapping = ProjectionMapping::try_new(inputs.fields().iter().enumerate().map(itself), &inputs)?;
     let mut equivalences = input.equivalence_properties().project(&mapping, schema);
     let mut partitioning = input.output_partitioning().clone();
     if joins_partitions && partitioning.partition_count() > 1 {
@@ -141,6 +138,11 @@ fn properties(
         partitioning = Partitioning::UnknownPartitioning(1);
     }
     Ok(Arc::new(PlanProperties::new(equivalences, partitioning, input.pipeline_behavior(), input.boundedness())))
+}
+
+/// A column of the input under its own name.
+fn itself((index, field): (usize, &FieldRef)) -> (Arc<dyn PhysicalExpr>, String) {
+    (Arc::new(Column::new(field.name(), index)), field.name().clone())
 }
 
 impl DisplayAs for EmbedExec {
@@ -163,6 +165,12 @@ impl DisplayAs for EmbedExec {
         }
         Ok(())
     }
+}
+
+fn metric(number: u64) -> Count {
+    let count = Count::new();
+    count.add(number as usize);
+    count
 }
 
 impl ExecutionPlan for EmbedExec {
@@ -244,11 +252,6 @@ impl ExecutionPlan for EmbedExec {
         for (partition, counters) in streams.iter() {
             let counts = counters.counts();
             let mut push = |value| metrics.push(Arc::new(Metric::new(value, Some(*partition))));
-            let count = |count: u64| {
-                let value = Count::new();
-                value.add(count as usize);
-                value
-            };
             for (name, number) in [
                 ("rows_embedded", counts.rows_embedded),
                 ("rows_null", counts.rows_null),
@@ -258,7 +261,7 @@ impl ExecutionPlan for EmbedExec {
                 ("tokens", counts.tokens),
                 ("model_batches", counts.model_batches),
             ] {
-                push(MetricValue::Count { name: name.into(), count: count(number) });
+                push(MetricValue::Count { name: name.into(), count: metric(number) });
             }
             for (name, duration) in [
                 ("tokenize_time", counts.tokenize_time),

@@ -307,11 +307,12 @@ impl EmbedStream {
 
 /// Bytes of the rows themselves: what a batch shares with others, as the slice of a larger one, is theirs as well.
 fn memory_of(batch: &RecordBatch) -> usize {
-    let column = |column: &ArrayRef| {
-        let sliced = column.to_data().get_slice_memory_size();
-        sliced.map_or_else(|_| column.get_array_memory_size(), |bytes| bytes.min(column.get_array_memory_size()))
-    };
-    batch.columns().iter().map(column).sum()
+    batch.columns().iter().map(memory_of_column).sum()
+}
+
+fn memory_of_column(column: &ArrayRef) -> usize {
+    let whole = column.get_array_memory_size();
+    column.to_data().get_slice_memory_size().map_or(whole, |sliced| sliced.min(whole))
 }
 
 fn feeds(calls: &mut [StreamCall]) -> impl Iterator<Item = &mut Feed> {

@@ -76,6 +76,43 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
+/// A row as words, and the numbers in it that are no whole ones.
+fn words_and_numbers(row: &str) -> (Vec<&str>, Vec<f64>) {
+    let is_edge = |c: char| c.is_whitespace() || "[],{}".contains(c);
+    let words = row.split(is_edge).filter(|word| !word.is_empty());
+    let (numbers, words): (Vec<_>, Vec<_>) = words.partition(|word| word.contains('.') && word.parse::<f64>().is_ok());
+    (words, numbers.iter().filter_map(|number| number.parse().ok()).collect())
+}
+
+/// Rows that are the same but for the last digits of their numbers.
+fn about_the_same(_: sqllogictest::Normalizer, actual: &[Vec<String>], expected: &[String]) -> bool {
+    let is_same = |(actual, expected): (&Vec<String>, &String)| {
+        let actual = actual.join(" ");
+        let ((words, numbers), (others, expected)) = (words_and_numbers(&actual), words_and_numbers(expected));
+        let near = numbers.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 2e-5 * b.abs().max(1.0));
+        words == others && numbers.len() == expected.len() && near
+    };
+    actual.len() == expected.len() && actual.iter().zip(expected).all(is_same)
+}
+
+/// Everything once over the path of the GPUs, on candle's CPU device: what compares bits or names the device is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_device_path() {
+    for file in files() {
+        let connect = || async {
+            let ctx = session(2, 7);
+            ctx.sql("SET embed.device = 'candle'").await?.collect().await?;
+            Ok(Database(ctx))
+        };
+        let mut runner = Runner::new(connect);
+        runner.add_label("candle");
+        runner.with_validator(about_the_same);
+        if let Err(error) = runner.run_file_async(&file).await {
+            panic!("on candle's CPU device: {error}");
+        }
+    }
+}
+
 async fn run_files(target_partitions: usize) {
     for file in files() {
         for batch_size in [1, 7, 8192] {
