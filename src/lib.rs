@@ -35,6 +35,7 @@
 //! | `options.rs` | [`EmbedOptions`]: every setting, its unit, its default and why |
 //! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
 //! | `functions/` | one file per SQL function; a face, not a body |
+//! | `expr_fn.rs` | the same as expressions, for programs that build plans with DataFrames |
 //! | `plan/` | what the optimizer may do with a call: the rule that lifts it, the logical node, the operator `EmbedExec` |
 //! | `cache/` | vectors on disk, by what they depend on |
 //! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
@@ -64,6 +65,7 @@
 mod cache;
 mod engine;
 mod error;
+pub mod expr_fn;
 mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;

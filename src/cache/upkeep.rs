@@ -204,17 +204,20 @@ fn complete(writer: Writer) -> io::Result<u64> {
         writer.discard();
         return Ok(0);
     }
-    match writer.sync().and_then(|()| writer.publish()) {
-        Ok(()) => {
-            // Its name is on disk before those of the others go; not every system can open a folder.
-            let _ = File::open(writer.folder()).and_then(|folder| folder.sync_all());
-            Ok(writer.bytes())
-        }
-        Err(error) => {
-            writer.discard();
-            Err(error)
-        }
+    let shown = writer.sync().and_then(|()| writer.publish());
+    let writer = or_discarded(writer, shown)?;
+    // Its name is on disk before those of the others go; not every system can open a folder.
+    let _ = File::open(writer.folder()).and_then(|folder| folder.sync_all());
+    Ok(writer.bytes())
+}
+
+/// The writer, if what was done with it went well.
+fn or_discarded(writer: Writer, done: io::Result<()>) -> io::Result<Writer> {
+    if let Err(error) = done {
+        writer.discard();
+        return Err(error);
     }
+    Ok(writer)
 }
 
 /// Leaves up to `most_bytes` of a segment, its newest vectors, and gives what is left.
@@ -230,13 +233,8 @@ fn rewrite(segment: &OnDisk, keys: &mut File, most_bytes: u64) -> io::Result<u64
     let (shape, keys) = read_keys(keys, 0)?;
     let first = keys.len().saturating_sub(shape.entries_of(most_bytes) as usize);
     let mut writer = Writer::create(&segment.folder, shape, Some(segment.time() + 1))?;
-    match writer.copy(segment, &keys, first, &Newest::new()) {
-        Ok(()) => complete(writer),
-        Err(error) => {
-            writer.discard();
-            Err(error)
-        }
-    }
+    let copied = writer.copy(segment, &keys, first, &Newest::new());
+    complete(or_discarded(writer, copied)?)
 }
 
 /// The folders of spaces in a cache's folder. What somebody else put there is none.

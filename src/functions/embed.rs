@@ -13,7 +13,8 @@ use datafusion::logical_expr::{
 };
 use datafusion_macros::user_doc;
 
-use super::{Settings, TextColumn, literal_text, rebuilt, text};
+use super::settings::Settings;
+use super::text::{self, TextColumn, literal_text};
 use crate::engine::{Call, Session};
 use crate::model::Role;
 
@@ -84,7 +85,7 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
-        rebuilt(Self::new(self.role, self.settings.updated(config)))
+        Some(ScalarUDF::new_from_impl(Self::new(self.role, self.settings.updated(config))))
     }
 
     fn is_strict(&self) -> bool {

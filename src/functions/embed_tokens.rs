@@ -12,7 +12,8 @@ use datafusion::logical_expr::{
 };
 use datafusion_macros::user_doc;
 
-use super::{Settings, literal_text, rebuilt, text};
+use super::settings::Settings;
+use super::text::{self, literal_text};
 use crate::model::Role;
 
 #[user_doc(
@@ -62,7 +63,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
-        rebuilt(Self::new(self.settings.updated(config)))
+        Some(ScalarUDF::new_from_impl(Self::new(self.settings.updated(config))))
     }
 
     fn is_strict(&self) -> bool {

@@ -7,6 +7,7 @@
 //! | `cosine_similarity.rs` | `cosine_similarity` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
+//! | `settings.rs` | what a function was planned under, and the session that it runs in |
 //! | `state_table.rs` | what the two tables have in common |
 //! | `text.rs` | how a text column and a model name are read |
 
@@ -15,29 +16,26 @@ mod embed;
 mod embed_cache;
 mod embed_models;
 mod embed_tokens;
+mod settings;
 mod state_table;
 mod text;
 
 use std::any::Any;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::catalog::TableFunctionImpl;
-use datafusion::common::ScalarValue;
-use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
+use datafusion::logical_expr::ScalarUDF;
 
-use crate::engine::{Call, Machine, Session};
-use crate::model::{Found, Role};
-use crate::options::EmbedOptions;
+use crate::model::Role;
 use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vectors};
 use embed_tokens::EmbedTokens;
+pub(crate) use settings::Settings;
 use state_table::StateTable;
-pub(crate) use text::TextColumn;
+pub(crate) use text::{TextColumn, literal_text};
 
 /// Puts every function into a session's state, and gives the names of the host's own functions that were in their place.
 pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<Vec<String>> {
@@ -67,71 +65,4 @@ fn is_ours(function: &ScalarUDF) -> bool {
 
 fn is_our_table(function: &Arc<dyn TableFunctionImpl>) -> bool {
     (function.as_ref() as &dyn Any).is::<StateTable>()
-}
-
-/// The settings that a function was planned under, because its type depends on them; `SET` puts functions with the new settings
-/// into the session. What does not decide a vector is asked again when the function runs.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    options: EmbedOptions,
-    /// For a configuration that has no session of its own: made anew where a function is registered or comes out of a plan that
-    /// was written down.
-    session: Arc<Session>,
-}
-
-impl Settings {
-    pub(crate) fn new(options: EmbedOptions, session: Arc<Session>) -> Self {
-        Self { options, session }
-    }
-
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    /// The same under a changed configuration.
-    fn updated(&self, config: &ConfigOptions) -> Self {
-        let options = config.extensions.get::<EmbedOptions>().unwrap_or(&self.options).clone();
-        Self { options, session: Session::of(config).unwrap_or_else(|| Arc::clone(&self.session)) }
-    }
-
-    /// A call in a role, with the model that its second argument names.
-    pub(crate) fn call(&self, role: Role, model: Option<&str>) -> Call {
-        Call::new(&self.options, role, model)
-    }
-
-    /// The model of a call as its small files say now.
-    fn find(&self, call: &Call) -> Result<Arc<Found>> {
-        Ok(Machine::new(&ConfigOptions::default(), &self.options).find(&call.model)?)
-    }
-
-    /// The session and the machine that a call runs in.
-    fn running(&self, config: &ConfigOptions) -> (Arc<Session>, Machine) {
-        let session = Session::of(config).unwrap_or_else(|| Arc::clone(&self.session));
-        (session, Machine::new(config, &self.options))
-    }
-}
-
-/// Two functions are the same where they give the same vectors.
-impl PartialEq for Settings {
-    fn eq(&self, other: &Self) -> bool {
-        self.call(Role::Plain, None) == other.call(Role::Plain, None)
-    }
-}
-
-impl Eq for Settings {}
-
-impl Hash for Settings {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.call(Role::Plain, None).hash(state);
-    }
-}
-
-/// Makes a function of its implementation with changed settings.
-fn rebuilt(function: impl ScalarUDFImpl + 'static) -> Option<ScalarUDF> {
-    Some(ScalarUDF::new_from_impl(function))
-}
-
-/// The text of a literal, NULL included.
-pub(crate) fn literal_text(value: &ScalarValue) -> Option<&str> {
-    value.try_as_str().flatten()
 }

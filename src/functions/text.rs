@@ -7,8 +7,6 @@ use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, Signature, TypeSignature, Volatility};
 
-use super::literal_text;
-
 /// What `function(text[, model])` takes.
 ///
 /// `UserDefined` decides, see [`coerce`]. `Nullary` lets a call without arguments reach this crate's own error. `String`
@@ -85,6 +83,11 @@ fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
         Some(name) if !name.is_empty() => Ok(name),
         _ => plan_err!("{function}: argument 2 must be the name of a model, got '{value}'"),
     }
+}
+
+/// The text of a literal, NULL included.
+pub(crate) fn literal_text(value: &ScalarValue) -> Option<&str> {
+    value.try_as_str().flatten()
 }
 
 /// A column of texts.

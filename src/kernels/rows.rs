@@ -48,25 +48,7 @@ impl Norm {
 
     /// Normalises some columns of rows of `stride` values in place: every `width` of them are a row of their own.
     pub(crate) fn apply_within(&self, path: Path, rows: &mut [f32], stride: usize, columns: Range<usize>) {
-        if self.centred {
-            normalise_centred(path, rows, stride, columns, self);
-        } else {
-            normalise(path, rows, stride, columns, self);
-        }
-    }
-}
-
-per_path! {
-    fn normalise_centred(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) = centred_body;
-}
-
-#[inline(always)]
-fn centred_body<const FMA: bool>(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) {
-    let width = norm.weight.len();
-    for row in rows.chunks_exact_mut(stride).flat_map(|row| row[columns.clone()].chunks_exact_mut(width)) {
-        let mean = sum::<FMA>(row, |x| x) / width as f32;
-        let variance = sum::<FMA>(row, |x| (x - mean) * (x - mean)) / width as f32;
-        scale_row::<FMA>(row, mean, variance, norm);
+        normalise(path, rows, stride, columns, self);
     }
 }
 
@@ -78,8 +60,9 @@ per_path! {
 fn normalise_body<const FMA: bool>(rows: &mut [f32], stride: usize, columns: Range<usize>, norm: &Norm) {
     let width = norm.weight.len();
     for row in rows.chunks_exact_mut(stride).flat_map(|row| row[columns.clone()].chunks_exact_mut(width)) {
-        let square = sum::<FMA>(row, |x| x * x) / width as f32;
-        scale_row::<FMA>(row, 0.0, square, norm);
+        let mean = if norm.centred { sum::<FMA>(row, |x| x) / width as f32 } else { 0.0 };
+        let variance = sum::<FMA>(row, |x| (x - mean) * (x - mean)) / width as f32;
+        scale_row::<FMA>(row, mean, variance, norm);
     }
 }
 

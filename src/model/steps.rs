@@ -159,13 +159,7 @@ impl DenseActivation {
             }
             Self::LogSigmoid => -soft_plus(-x),
             Self::Mish => x * soft_plus(x).tanh(),
-            Self::Relu => {
-                if x < 0.0 {
-                    0.0
-                } else {
-                    x
-                }
-            }
+            Self::Relu => rectified(x),
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Selu => 1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() },
             Self::Sigmoid => sigmoid(x),
@@ -357,6 +351,11 @@ fn sums<'a>(weight: &'a [f32], x: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
         }
         sums.iter().sum::<f32>() + rest
     })
+}
+
+/// NaN stays NaN: a damaged model must be noticed.
+fn rectified(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// Divides a vector by its length; one that is zero stays zero (PyTorch's `normalize` with its floor of 1e-12).

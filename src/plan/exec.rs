@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -27,37 +27,10 @@ use datafusion::physical_plan::{
 };
 
 use super::execution::Execution;
+use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
-use crate::engine::{Call, Counters, Machine, Planned};
+use crate::engine::{Counters, Machine};
 use crate::options::EmbedOptions;
-
-/// A call with its text over the operator's input.
-#[derive(Debug, Clone)]
-pub(super) struct PlannedCall {
-    /// `embed` or a sister.
-    pub(super) function: String,
-    pub(super) text: Arc<dyn PhysicalExpr>,
-    /// The column that it gives.
-    pub(super) field: FieldRef,
-    pub(super) call: Call,
-    /// Of the model's files, where it was known when this was planned.
-    pub(super) fingerprint: Option<String>,
-}
-
-impl PlannedCall {
-    /// What whoever runs it has to come to as well.
-    pub(super) fn planned(&self) -> Planned {
-        Planned { dimensions: self.dimensions(), fingerprint: self.fingerprint.clone() }
-    }
-
-    /// Length of a vector.
-    pub(super) fn dimensions(&self) -> usize {
-        match self.field.data_type() {
-            DataType::FixedSizeList(_, dimensions) => *dimensions as usize,
-            _ => 0,
-        }
-    }
-}
 
 /// Runs calls of `embed` over its input, in the input's order and partitioning.
 ///

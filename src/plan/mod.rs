@@ -5,6 +5,7 @@
 //! | `lift.rs` | the rule: a plan with calls in its expressions -> the same plan with [`node::EmbedNode`]s |
 //! | `calls.rs` | how a call is found in an expression and taken out of it |
 //! | `node.rs` | the logical node: its input, and one column per call |
+//! | `planned.rs` | a call in a physical plan |
 //! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
@@ -29,6 +30,7 @@ mod file_order;
 mod lift;
 mod membership;
 mod node;
+mod planned;
 mod planner;
 mod stream;
 

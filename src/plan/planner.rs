@@ -17,10 +17,11 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::calls;
 use super::dml::{ChangeNode, RowChanges, checked};
-use super::exec::{EmbedExec, PlannedCall};
+use super::exec::EmbedExec;
 use super::file_order::FileOrder;
 use super::lift::lift;
 use super::node::EmbedNode;
+use super::planned::PlannedCall;
 
 /// Plans the operator that runs `embed()`.
 ///

@@ -22,8 +22,8 @@ use datafusion::physical_plan::metrics::BaselineMetrics;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
-use super::exec::PlannedCall;
 use super::execution::Execution;
+use super::planned::PlannedCall;
 use crate::engine::{BATCHES_PER_WORKER, Counters, Feed, Machine, Slot, values_of};
 use crate::functions::{TextColumn, vectors};
 

@@ -21,6 +21,7 @@ mod repl;
 #[cfg(feature = "cli")]
 mod scripts;
 mod slt;
+mod structure;
 mod support;
 mod tidy;
 mod types;

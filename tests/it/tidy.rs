@@ -10,11 +10,11 @@ use datafusion::config::ExtensionOptions;
 use datafusion_embed::EmbedOptions;
 
 /// A source file without its comments and its unit tests.
-struct Source {
+pub(crate) struct Source {
     /// Relative to the repository, with `/`.
-    path: String,
+    pub(crate) path: String,
     /// Number and text of each line of code.
-    code: Vec<(usize, String)>,
+    pub(crate) code: Vec<(usize, String)>,
 }
 
 impl Source {
@@ -62,7 +62,7 @@ fn rust_files(folder: impl AsRef<Path>) -> Vec<PathBuf> {
 }
 
 /// The library and the program, without files that are unit tests as a whole.
-fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let files = rust_files("src");
     assert!(files.len() > 20, "the sources are not where this test looks for them");
     files.iter().filter(|path| !path.ends_with("tests.rs")).map(|path| Source::read(path)).collect()
@@ -92,7 +92,7 @@ fn the_readme_has_no_gap_left_to_fill() {
 #[test]
 fn only_functions_and_plan_know_planner_types() {
     let words = ["logical_expr", "physical_plan", "physical_expr", "datafusion::catalog", "datafusion::optimizer"];
-    assert_only_in(&["src/functions/", "src/plan/", "src/lib.rs", "src/bin/"], &words);
+    assert_only_in(&["src/functions/", "src/plan/", "src/expr_fn.rs", "src/lib.rs", "src/bin/"], &words);
 }
 
 #[test]

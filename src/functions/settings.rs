@@ -1,0 +1,68 @@
+//! What a function was planned under, and the session that it runs in.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+
+use crate::engine::{Call, Machine, Session};
+use crate::model::{Found, Role};
+use crate::options::EmbedOptions;
+
+/// The settings that a function was planned under, because its type depends on them; `SET` puts functions with the new settings
+/// into the session. What does not decide a vector is asked again when the function runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    options: EmbedOptions,
+    /// For a configuration that has no session of its own: made anew where a function is registered or comes out of a plan that
+    /// was written down.
+    session: Arc<Session>,
+}
+
+impl Settings {
+    pub(crate) fn new(options: EmbedOptions, session: Arc<Session>) -> Self {
+        Self { options, session }
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The same under a changed configuration.
+    pub(super) fn updated(&self, config: &ConfigOptions) -> Self {
+        let options = config.extensions.get::<EmbedOptions>().unwrap_or(&self.options).clone();
+        Self { options, session: Session::of(config).unwrap_or_else(|| Arc::clone(&self.session)) }
+    }
+
+    /// A call in a role, with the model that its second argument names.
+    pub(crate) fn call(&self, role: Role, model: Option<&str>) -> Call {
+        Call::new(&self.options, role, model)
+    }
+
+    /// The model of a call as its small files say now.
+    pub(super) fn find(&self, call: &Call) -> Result<Arc<Found>> {
+        Ok(Machine::new(&ConfigOptions::default(), &self.options).find(&call.model)?)
+    }
+
+    /// The session and the machine that a call runs in.
+    pub(super) fn running(&self, config: &ConfigOptions) -> (Arc<Session>, Machine) {
+        let session = Session::of(config).unwrap_or_else(|| Arc::clone(&self.session));
+        (session, Machine::new(config, &self.options))
+    }
+}
+
+/// Two functions are the same where they give the same vectors.
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.call(Role::Plain, None) == other.call(Role::Plain, None)
+    }
+}
+
+impl Eq for Settings {}
+
+impl Hash for Settings {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.call(Role::Plain, None).hash(state);
+    }
+}

@@ -1,0 +1,36 @@
+//! A call in a physical plan: all of it can be written down.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::engine::{Call, Planned};
+
+/// A call with its text over the operator's input.
+#[derive(Debug, Clone)]
+pub(super) struct PlannedCall {
+    /// `embed` or a sister.
+    pub(super) function: String,
+    pub(super) text: Arc<dyn PhysicalExpr>,
+    /// The column that it gives.
+    pub(super) field: FieldRef,
+    pub(super) call: Call,
+    /// Of the model's files, where it was known when this was planned.
+    pub(super) fingerprint: Option<String>,
+}
+
+impl PlannedCall {
+    /// What whoever runs it has to come to as well.
+    pub(super) fn planned(&self) -> Planned {
+        Planned { dimensions: self.dimensions(), fingerprint: self.fingerprint.clone() }
+    }
+
+    /// Length of a vector.
+    pub(super) fn dimensions(&self) -> usize {
+        match self.field.data_type() {
+            DataType::FixedSizeList(_, dimensions) => *dimensions as usize,
+            _ => 0,
+        }
+    }
+}
