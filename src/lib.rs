@@ -42,7 +42,8 @@
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
 //! | `stages.rs` | each stage alone, for the benches |
-//! | `bin/embedsql/` | the program: a *user* of the crate, sees public items only |
+//! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
+//! | `bin/` | its `main` |
 //!
 //! # Invariants
 //!
@@ -71,6 +72,9 @@ mod model;
 mod models;
 mod options;
 mod plan;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod program;
 #[doc(hidden)]
 pub mod stages;
 

@@ -28,7 +28,7 @@ use datafusion::object_store::{
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::staged::{Doubtful, Kin, Place, Staged, is_staged, kin, left_over, place};
+use super::staged::{Doubtful, Kin, Place, Staged, is_staged, kin, left_over, place};
 
 /// How often a folder may vanish between its making and the making of a file in it.
 const MOST_TRIES: usize = 3;

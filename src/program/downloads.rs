@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion_embed::Download;
+use crate::Download;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Shows a bar for each file that a model needs, unless nobody would see it.
@@ -14,7 +14,7 @@ pub(crate) fn show(quiet: bool) {
     }
     let all = MultiProgress::new();
     let bars: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
-    datafusion_embed::observe_downloads(Arc::new(move |download: &Download| {
+    crate::observe_downloads(Arc::new(move |download: &Download| {
         let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bars.entry(download.file.clone()).or_insert_with(|| all.add(bar(&download.file)));
         if let Some(total) = download.total {

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::Failure;
-use crate::staged::{Place, Staged, left_over, place, warn_of};
+use super::failure::Failure;
+use super::staged::{Place, Staged, left_over, place, warn_of};
 
 /// The destination of all results of this run.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
-//! embedsql: SQL over files with `embed(text)`, from a command line, a script, a pipe or a prompt.
+//! The program embedsql: SQL over files with `embed(text)`, from a command line, a script, a pipe or a prompt.
 //!
-//! arguments -> session -> statements -> exit code. Everything it knows about models it has from the crate's public items.
+//! arguments -> session -> statements -> exit code. It is a user of the crate: everything it knows about models it has from
+//! what the crate's root exports. It is a module, and not the binary, so that whoever else ships the program runs this code.
 //!
 //! | file | what |
 //! |---|---|
 //! | `args.rs` | the command line: what may be typed, and what it means |
-//! | `session.rs` | the SessionContext: this program's defaults, then what the command line says |
+//! | `setup.rs` | the SessionContext: this program's defaults, then what the command line says |
 //! | `job.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
 //! | `repl.rs` | the prompt |
 //! | `complete.rs` | what TAB completes there |
@@ -21,25 +22,23 @@
 //! | `output.rs` | where results go: standard output, or a file that appears whole |
 //! | `progress.rs` | how far a long query is |
 //! | `downloads.rs` | how far a download is |
-//! | `error.rs` | one line an error, and what it is for the exit code |
-//! | `models.rs` | `embedsql models` |
-//! | `cache.rs` | `embedsql cache` |
+//! | `failure.rs` | one line an error, and what it is for the exit code |
+//! | `commands.rs` | `embedsql models`, `embedsql cache` |
 
 mod args;
-mod cache;
+mod commands;
 mod complete;
 mod copy;
 #[cfg(feature = "hub")]
 mod downloads;
-mod error;
+mod failure;
 mod files;
 mod job;
-mod models;
 mod output;
 mod print;
 mod progress;
 mod repl;
-mod session;
+mod setup;
 mod sink;
 mod split;
 mod staged;
@@ -47,6 +46,7 @@ mod statements;
 mod table;
 mod writer;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,25 +54,29 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::args::{Action, Args, Source};
-use crate::error::Failure;
-use crate::files::WholeFiles;
-use crate::job::{Job, Runner, Text, run_texts};
-use crate::output::Output;
+use self::args::{Action, Args, Source};
+use self::failure::Failure;
+use self::files::WholeFiles;
+use self::job::{Job, Runner, Text, run_texts};
+use self::output::Output;
 
 /// How long the end of a failed run may wait for threads that are cleaning up.
 const LAST_WAIT: Duration = Duration::from_millis(200);
 
-fn main() -> ExitCode {
-    error::report_panics_in_one_line();
-    let (args, sources) = match Args::from_command_line() {
+/// Runs the program with a command line, its own name first, and gives its exit code.
+///
+/// It takes signals and panics over and gives neither back, because threads may still be busy when it ends: for a process
+/// that does nothing else.
+pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    failure::report_panics_in_one_line();
+    let (args, sources) = match Args::read(line) {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
     let result = match &args.action {
         _ if args.version => print_version(),
-        Some(Action::Models { action }) => models::run(&args, action.as_ref()),
-        Some(Action::Cache { action }) => cache::run(&args, action),
+        Some(Action::Models { action }) => commands::models(&args, action.as_ref()),
+        Some(Action::Cache { action }) => commands::cache(&args, action),
         None => start(&args, sources),
     };
     match result {
@@ -86,12 +90,12 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime(args)?;
     let files = WholeFiles::default();
-    let ctx = runtime.block_on(session::session(args, files.clone()))?;
+    let ctx = runtime.block_on(setup::session(args, files.clone()))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
-    datafusion_embed::observe_cache_troubles(Arc::new(error::warn));
-    datafusion_embed::observe_model_warnings(Arc::new(error::warn));
+    crate::observe_cache_troubles(Arc::new(failure::warn));
+    crate::observe_model_warnings(Arc::new(failure::warn));
     let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),
@@ -103,7 +107,7 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
         runtime.shutdown_background();
         return result;
     }
-    error::ignore_panics();
+    failure::ignore_panics();
     output.discard();
     runtime.shutdown_timeout(LAST_WAIT);
     result
@@ -120,9 +124,9 @@ fn runtime(args: &Args) -> Result<Runtime, Failure> {
 fn print_version() -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "embedsql {}", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "features: {}", datafusion_embed::features().join(", "))?;
-    writeln!(out, "devices: {}", datafusion_embed::devices().join(", "))?;
-    let kernels = datafusion_embed::kernel_path().unwrap_or_else(|error| error.to_string());
+    writeln!(out, "features: {}", crate::features().join(", "))?;
+    writeln!(out, "devices: {}", crate::devices().join(", "))?;
+    let kernels = crate::kernel_path().unwrap_or_else(|error| error.to_string());
     writeln!(out, "kernels: {kernels}")?;
     Ok(())
 }

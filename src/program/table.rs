@@ -11,8 +11,8 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::config::FormatOptions as Settings;
 use unicode_width::UnicodeWidthStr;
 
-use crate::error::Failure;
-use crate::print::is_vector;
+use super::failure::Failure;
+use super::print::is_vector;
 
 /// Rows that decide the widths, unless they have [`CHUNK_BYTES`] before, or the program stops waiting for them.
 const CHUNK: usize = 1_000;

@@ -13,9 +13,9 @@ use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 
-use crate::error::Failure;
-use crate::print::is_vector;
-use crate::staged::{Place, may_be_made_in, place, shown};
+use super::failure::Failure;
+use super::print::is_vector;
+use super::staged::{Place, may_be_made_in, place, shown};
 
 /// Checks every COPY of the plan and fills in its options.
 pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan, Failure> {

@@ -7,25 +7,25 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::counts;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::Dialect;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
-use datafusion_embed::counts;
 use futures::StreamExt;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tokio::sync::oneshot;
 
-use crate::copy;
-use crate::error::{Failure, warn};
-use crate::files::WholeFiles;
-use crate::job::Job;
-use crate::print::{Printer, Shape};
-use crate::progress::Progress;
-use crate::split::Statement;
-use crate::staged::{shown, warn_of};
+use super::copy;
+use super::failure::{Failure, warn};
+use super::files::WholeFiles;
+use super::job::Job;
+use super::print::{Printer, Shape};
+use super::progress::Progress;
+use super::split::Statement;
+use super::staged::{shown, warn_of};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::warn;
-use crate::writer::{State, Writer, digest, hold};
+use super::failure::warn;
+use super::writer::{State, Writer, digest, hold};
 
 /// Bytes of the target's name in the name of its staged file, which may not be longer than 255 bytes.
 const MOST_NAME: usize = 40;

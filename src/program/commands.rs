@@ -1,29 +1,31 @@
-//! `embedsql models`: what is here, fetching ahead, trying one out. Printed as results are, in any format.
+//! `embedsql models` and `embedsql cache`: what is here, fetching ahead, trying one out; what a folder of vectors holds,
+//! whether it is right, and how it gets smaller. Printed as results are, in any format.
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::common::config::FormatOptions;
-use datafusion_embed::{ModelCheck, check_model, known_models, pull_model};
 
-use crate::args::{Args, ModelsAction};
-use crate::error::Failure;
-use crate::output::Output;
-use crate::print::{Printer, Shape};
+use super::args::{Args, CacheAction, ModelsAction};
+use super::failure::Failure;
+use super::output::Output;
+use super::print::{Printer, Shape};
+use crate::{CacheUse, ModelCheck, PrecisionCheck, Pruned};
+use crate::{cache_usage, check_model, clear_cache, known_models, prune_cache, pull_model, verify_cache};
 
-/// Does what the command line asks for.
-pub(crate) fn run(args: &Args, action: Option<&ModelsAction>) -> Result<(), Failure> {
+/// Does what `embedsql models` asks for.
+pub(crate) fn models(args: &Args, action: Option<&ModelsAction>) -> Result<(), Failure> {
     #[cfg(feature = "hub")]
-    crate::downloads::show(args.quiet);
+    super::downloads::show(args.quiet);
     written(args, |output| match action {
-        None => print(args, output, &list()?),
+        None => print(args, output, &list_models()?),
         Some(ModelsAction::Pull { name }) => print(args, output, &pull(name)?),
         Some(ModelsAction::Check { name }) => check(args, output, name),
     })
 }
 
 /// Opens the output for what is written to it, and finishes it if that went well.
-pub(crate) fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Failure>) -> Result<(), Failure> {
+fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Failure>) -> Result<(), Failure> {
     let output = Output::open(args.output.as_deref())?;
     match write(&output) {
         Ok(()) => output.finish(),
@@ -35,7 +37,7 @@ pub(crate) fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Fai
 }
 
 /// The models of this machine.
-pub(crate) fn list() -> Result<RecordBatch, Failure> {
+pub(crate) fn list_models() -> Result<RecordBatch, Failure> {
     let models = known_models();
     rows(&[
         ("model", models.iter().map(|model| Some(model.name.clone())).collect()),
@@ -57,7 +59,7 @@ fn check(args: &Args, output: &Output, name: &str) -> Result<(), Failure> {
     let facts = facts(&check);
     let (names, values): (Vec<_>, Vec<_>) = facts.into_iter().map(|(name, value)| (Some(name), Some(value))).unzip();
     print(args, output, &rows(&[("property", names), ("value", values)])?)?;
-    let column = |value: fn(&datafusion_embed::PrecisionCheck) -> String| {
+    let column = |value: fn(&PrecisionCheck) -> String| {
         check.precisions.iter().map(|(_, found)| found.as_ref().ok().map(value)).collect()
     };
     let rows = rows(&[
@@ -91,8 +93,54 @@ fn facts(check: &ModelCheck) -> Vec<(String, String)> {
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(prompts).collect()
 }
 
+/// Does what `embedsql cache` asks for.
+pub(crate) fn cache(args: &Args, action: &CacheAction) -> Result<(), Failure> {
+    written(args, |output| {
+        let rows = match action {
+            CacheAction::Stats { directory } => stats(directory)?,
+            CacheAction::Verify { directory } => {
+                let (right, damaged) = verify_cache(directory).map_err(failed)?;
+                rows(&[cell("right", right.to_string()), cell("damaged", damaged.to_string())])?
+            }
+            CacheAction::Prune { directory, to } => {
+                let pruned = prune_cache(directory, *to as u64).map_err(failed)?;
+                print(args, output, &rows(&[cell("left", size(pruned.bytes))])?)?;
+                return all_went(directory, &pruned);
+            }
+            CacheAction::Clear { directory } => return all_went(directory, &clear_cache(directory).map_err(failed)?),
+        };
+        print(args, output, &rows)
+    })
+}
+
+/// An error where something was to go and stayed.
+fn all_went(directory: &str, pruned: &Pruned) -> Result<(), Failure> {
+    let [first, more @ ..] = pruned.stayed.as_slice() else { return Ok(()) };
+    let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+    let held = size(pruned.bytes);
+    Err(Failure::Statement(format!("cache \"{directory}\" still holds {held}: could not remove {first}{more}")))
+}
+
+fn cell(name: &str, value: String) -> (&str, Vec<Option<String>>) {
+    (name, vec![Some(value)])
+}
+
+fn stats(directory: &str) -> Result<RecordBatch, Failure> {
+    let usage = cache_usage(directory).map_err(failed)?;
+    let column = |value: fn(&CacheUse) -> String| usage.iter().map(|space| Some(value(space))).collect();
+    rows(&[
+        ("model", column(|space| space.model.clone())),
+        ("fingerprint", column(|space| space.fingerprint.chars().take(16).collect())),
+        ("precision", column(|space| space.precision.clone())),
+        ("prompt", column(|space| space.prompt.clone())),
+        ("dim", column(|space| space.dim.to_string())),
+        ("entries", column(|space| space.entries.to_string())),
+        ("size", column(|space| size(space.bytes))),
+    ])
+}
+
 /// Bytes for people: `43.3 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
+fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (bytes.max(1).ilog2() / 10).min(4) as usize;
     match power {
@@ -102,7 +150,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// Rows of texts, column by column.
-pub(crate) fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure> {
+fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure> {
     let columns = columns.iter().map(|(name, values)| {
         let values: ArrayRef = Arc::new(values.iter().map(Option::as_deref).collect::<StringArray>());
         (*name, values, true)
@@ -111,7 +159,7 @@ pub(crate) fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatc
 }
 
 /// Prints rows in the format of the command line.
-pub(crate) fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<(), Failure> {
+fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<(), Failure> {
     let shape = Shape { schema: rows.schema(), is_plan: false };
     let mut printer = Printer::new(args.format, shape, false, FormatOptions::default());
     printer.batch(rows, &mut |bytes| output.write(bytes))?;
@@ -119,6 +167,6 @@ pub(crate) fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<
 }
 
 /// An error of the library as this program reports it.
-pub(crate) fn failed(error: datafusion_embed::Error) -> Failure {
+fn failed(error: crate::Error) -> Failure {
     Failure::Statement(error.to_string())
 }

@@ -10,8 +10,8 @@ use datafusion::arrow::json::writer::{EncoderOptions, LineDelimited, WriterBuild
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::config::FormatOptions as Settings;
 
-use crate::error::Failure;
-use crate::table::Table;
+use super::failure::Failure;
+use super::table::Table;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

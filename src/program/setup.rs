@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::EmbedOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_embed::EmbedOptions;
 
-use crate::args::Args;
-use crate::error::{Failure, one_line};
-use crate::files::WholeFiles;
-use crate::sink::WholeSinks;
+use super::args::Args;
+use super::failure::{Failure, one_line};
+use super::files::WholeFiles;
+use super::sink::WholeSinks;
 
 /// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
 /// 1.5 GB of 384-wide vectors, this is 30 MB.
@@ -44,7 +44,7 @@ pub(crate) async fn session(args: &Args, files: WholeFiles) -> Result<SessionCon
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .build();
     let ctx = SessionContext::new_with_state(state).enable_url_table();
-    datafusion_embed::register(&ctx)?;
+    crate::register(&ctx)?;
     for setting in runtime_settings {
         // These are no options of the session but of its runtime; only SET knows how to apply them.
         let sql = format!("SET {} = '{}'", setting.key, setting.value.replace('\'', "''"));

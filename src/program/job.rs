@@ -14,13 +14,13 @@ use datafusion::prelude::SessionContext;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::args::Source;
-use crate::error::Failure;
-use crate::files::WholeFiles;
-use crate::output::Output;
-use crate::print::Format;
-use crate::progress::Progress;
-use crate::{split, statements};
+use super::args::Source;
+use super::failure::Failure;
+use super::files::WholeFiles;
+use super::output::Output;
+use super::print::Format;
+use super::progress::Progress;
+use super::{split, statements};
 
 /// How long a cancelled job may take to unwind before it is left behind.
 const GRACE: Duration = Duration::from_millis(500);
@@ -221,7 +221,7 @@ impl Runner {
                 let signal = if let Ok(Event::Stop(signal)) = stopped { signal } else { Signal::Interrupt };
                 job.cancelled.store(true, Ordering::Relaxed);
                 job.files.stop();
-                datafusion_embed::cancel(&job.ctx);
+                crate::cancel(&job.ctx);
                 abort.abort();
                 wait_for_end(&events);
                 Err(signal.failure())

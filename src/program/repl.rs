@@ -15,13 +15,13 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Behavior, CompletionType, Config, Editor};
 
-use crate::args::Source;
-use crate::complete::{Names, SqlHelper};
-use crate::error::{self, Failure};
-use crate::job::{Job, Runner, Text, run_texts};
-use crate::models;
-use crate::print::{Format, Printer, Shape};
-use crate::split;
+use super::args::Source;
+use super::commands;
+use super::complete::{Names, SqlHelper};
+use super::failure::{self, Failure};
+use super::job::{Job, Runner, Text, run_texts};
+use super::print::{Format, Printer, Shape};
+use super::split;
 
 const PROMPT: &str = "embedsql> ";
 const CONTINUATION: &str = "     ...> ";
@@ -54,7 +54,7 @@ pub(crate) fn run(runner: &Runner, job: &Job) -> Result<(), Failure> {
             Ok(Flow::Continue) => {}
             Ok(Flow::Quit) => break,
             Err(end @ (Failure::ClosedPipe | Failure::Terminated(_))) => return Err(end),
-            Err(Failure::Interrupted) => error::report("cancelled"),
+            Err(Failure::Interrupted) => failure::report("cancelled"),
             Err(failure) => {
                 failure.report();
             }
@@ -100,7 +100,7 @@ impl Shell<'_> {
             ("d", "") => self.run(sql(LIST_TABLES)),
             ("d", name) => self.run(sql(&format!("DESCRIBE {}", quoted_file(name)))),
             ("df", pattern) => self.print(&functions(&self.job.ctx, pattern)?),
-            ("dm", "") => self.print(&models::list()?),
+            ("dm", "") => self.print(&commands::list_models()?),
             ("timing", state) => self.set_timing(state),
             ("format", "") => self.say(&format!("{}\n", format_name(self.job.format))),
             ("format", name) => self.set_format(name),

@@ -1,5 +1,6 @@
 //! The command line: what may be typed, and what it means.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,8 +9,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{self, Failure};
-use crate::print::Format;
+use super::failure::{self, Failure};
+use super::print::Format;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,9 +158,9 @@ pub(crate) enum Source {
 }
 
 impl Args {
-    /// Reads the command line; `Err` is the exit code after help was printed or an error reported.
-    pub(crate) fn from_command_line() -> Result<(Args, Vec<Source>), ExitCode> {
-        let matches = Args::command().try_get_matches().map_err(|e| answer(&e))?;
+    /// Reads a command line, the program's name first; `Err` is the exit code after help was printed or an error reported.
+    pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<(Args, Vec<Source>), ExitCode> {
+        let matches = Args::command().try_get_matches_from(line).map_err(|e| answer(&e))?;
         let args = Args::from_arg_matches(&matches).map_err(|e| answer(&e))?;
         let mut sources = sources(&args, &matches);
         if args.action.is_none() && sources.is_empty() && !std::io::stdin().is_terminal() {
@@ -197,13 +198,13 @@ fn answer(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let told = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let told = error::tidy(&told.collect::<Vec<_>>().join("\n"));
+    let told = failure::tidy(&told.collect::<Vec<_>>().join("\n"));
     let told = told.strip_prefix("error: ").unwrap_or(&told);
     Failure::Usage(format!("{told} (see embedsql --help)")).report()
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
-    datafusion_embed::parse_size(text).map_err(|error| error.to_string())
+    crate::parse_size(text).map_err(|error| error.to_string())
 }
 
 fn parse_limit(text: &str) -> Result<usize, String> {
