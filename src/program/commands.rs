@@ -59,19 +59,21 @@ fn check(args: &Args, output: &Output, name: &str) -> Result<(), Failure> {
     let facts = facts(&check);
     let (names, values): (Vec<_>, Vec<_>) = facts.into_iter().map(|(name, value)| (Some(name), Some(value))).unzip();
     print(args, output, &rows(&[("property", names), ("value", values)])?)?;
-    let column = |value: fn(&PrecisionCheck) -> String| {
-        check.precisions.iter().map(|(_, found)| found.as_ref().ok().map(value)).collect()
-    };
     let rows = rows(&[
         ("precision", check.precisions.iter().map(|(precision, _)| Some(precision.to_string())).collect()),
-        ("cosine_mean", column(|found| format!("{:.6}", found.cosine.1))),
-        ("cosine_least", column(|found| format!("{:.6}", found.cosine.0))),
-        ("tokens_per_second", column(|found| format!("{:.0}", found.tokens_per_second))),
-        ("load_ms", column(|found| found.load.as_millis().to_string())),
-        ("memory", column(|found| size(found.bytes as u64))),
+        ("cosine_mean", found(&check, |found| format!("{:.6}", found.cosine.1))),
+        ("cosine_least", found(&check, |found| format!("{:.6}", found.cosine.0))),
+        ("tokens_per_second", found(&check, |found| format!("{:.0}", found.tokens_per_second))),
+        ("load_ms", found(&check, |found| found.load.as_millis().to_string())),
+        ("memory", found(&check, |found| size(found.bytes as u64))),
         ("error", check.precisions.iter().map(|(_, found)| found.as_ref().err().map(ToString::to_string)).collect()),
     ])?;
     print(args, output, &rows)
+}
+
+/// A column over the precisions; nothing where one does not run.
+fn found(check: &ModelCheck, value: fn(&PrecisionCheck) -> String) -> Vec<Option<String>> {
+    check.precisions.iter().map(|(_, found)| found.as_ref().ok().map(value)).collect()
 }
 
 fn facts(check: &ModelCheck) -> Vec<(String, String)> {

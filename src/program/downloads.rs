@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::Download;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::Download;
 
 /// Shows a bar for each file that a model needs, unless nobody would see it.
 pub(crate) fn show(quiet: bool) {

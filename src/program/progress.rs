@@ -2,16 +2,17 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::counts;
 use datafusion::common::stats::Precision;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::prelude::SessionContext;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::counts;
 
 /// A query that is done sooner shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,22 +53,8 @@ impl Progress {
         let (end, ended) = channel();
         let (ctx, shown, rows) = (ctx.clone(), bar.clone(), total.rows);
         // A thread, because a worker that a plain call of embed holds polls no timers.
-        let draw = move || {
-            let (start, before) = (Instant::now(), counts(&ctx));
-            let mut wait = PATIENCE;
-            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                let now = counts(&ctx);
-                let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
-                shown.set_message(format!("{tokens:.0} tokens/s"));
-                shown.set_position(now.rows() - before.rows());
-                if wait == PATIENCE {
-                    show(&shown, rows);
-                    wait = INTERVAL;
-                }
-            }
-            shown.finish_and_clear();
-        };
-        let thread = thread::Builder::new().name("progress".to_owned()).spawn(draw).ok()?;
+        let thread = thread::Builder::new().name("progress".to_owned());
+        let thread = thread.spawn(move || draw(&ctx, &shown, rows, &ended)).ok()?;
         Some(Self { bar, drawing: Some((end, thread)) })
     }
 
@@ -75,6 +62,23 @@ impl Progress {
     pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.bar.suspend(write)
     }
+}
+
+/// Keeps the line true until the other end of `ended` is gone.
+fn draw(ctx: &SessionContext, bar: &ProgressBar, rows: Option<u64>, ended: &Receiver<()>) {
+    let (start, before) = (Instant::now(), counts(ctx));
+    let mut wait = PATIENCE;
+    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let now = counts(ctx);
+        let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
+        bar.set_message(format!("{tokens:.0} tokens/s"));
+        bar.set_position(now.rows() - before.rows());
+        if wait == PATIENCE {
+            show(bar, rows);
+            wait = INTERVAL;
+        }
+    }
+    bar.finish_and_clear();
 }
 
 /// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life.
