@@ -41,6 +41,8 @@
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
+//! | `files/` | writing: a file or an object is there complete or not there; what may be removed |
+//! | `session.rs` | the session that program, wheel and cluster share |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
 //! | `bin/` | its `main` |
@@ -51,13 +53,15 @@
 //!   its neighbours, the batch size, the partition count or the row order. On the CPU this holds to the bit for one
 //!   machine and one kernel path.
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
-//! * **I3** Only `functions/`, `plan/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only `engine/`
-//!   starts threads.
+//! * **I3** Only `functions/`, `plan/`, `files/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only
+//!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime).
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only to fetch a model
 //!   that was asked for by hub id.
 //! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
 //!   literal; an equal literal is embedded at most once per query, however often it occurs.
 //! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
+//!
+//! `program/` is a user of the library: it prints, and has threads that wait.
 //!
 //! `tests/it/invariants.rs` holds I1, I2 and I5; `tests/it/tidy.rs` holds I3 and I4 by reading the sources.
 //! I6 is held by counting allocations, in `src/model/tests.rs` and `src/engine/model_batch.rs`.
@@ -65,6 +69,7 @@
 mod cache;
 mod engine;
 mod error;
+pub mod files;
 mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;
@@ -75,6 +80,7 @@ mod plan;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod program;
+mod session;
 #[doc(hidden)]
 pub mod stages;
 
@@ -87,6 +93,7 @@ pub use model::{Download, observe_downloads};
 pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
 pub use options::{Device, EmbedOptions, Precision, parse_size};
 pub use plan::EmbedPlanner;
+pub use session::SessionOptions;
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -128,6 +135,27 @@ pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> 
     functions::register(&mut state, &settings)?;
     plan::install(&mut state);
     Ok(())
+}
+
+/// A session as the program has it: `embed` and its sisters, files by their names in FROM, exports that are complete or not
+/// there, and vectors in Parquet row groups that a writer has the memory for.
+///
+/// A host that has a session already takes [`register`] for the functions and [`files`] for the rest.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use datafusion_embed::SessionOptions;
+///
+/// let ctx = datafusion_embed::session(SessionOptions::default())?;
+/// let rows = ctx.sql("SELECT title FROM 'sql/docs.parquet' LIMIT 3").await?.collect().await?;
+/// assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 3);
+/// # datafusion::error::Result::<()>::Ok(())
+/// # }).unwrap();
+/// ```
+pub fn session(options: SessionOptions) -> Result<SessionContext> {
+    let ctx = session::without_functions(options)?;
+    register(&ctx)?;
+    Ok(ctx)
 }
 
 /// Makes every embed call that runs in this session stop soon: workers look between the layers of a model. The calls

@@ -10,7 +10,7 @@ mod split;
 use split::Broken;
 
 /// What the splitter has of the program.
-mod failure {
+mod messages {
     pub(crate) fn tidy(message: &str) -> String {
         message.to_owned()
     }

@@ -1,46 +1,43 @@
-//! What this program adds to COPY ... TO: vectors that cannot be written and targets that are no files are refused before
+//! What this crate adds to COPY ... TO: vectors that cannot be written and targets that are no files are refused before
 //! anything runs, and vectors are stored without a dictionary.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
-use datafusion::datasource::source_as_provider;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::error::Result;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
-use datafusion::logical_expr::{LogicalPlan, TableSource};
 
-use super::failure::Failure;
-use super::print::is_vector;
-use super::staged::{Place, may_be_made_in, place, shown};
+use super::target::{Target, may_be_made_in};
+use crate::error::Error;
 
-/// Checks every COPY of the plan and fills in its options.
-pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan, Failure> {
-    let mut refused = None;
+/// Checks every COPY of a plan that is about to run, and fills in its options.
+///
+/// # Errors
+///
+/// [`Error::Write`] for vectors that the format cannot hold, and for a target where no file can be made.
+pub fn prepare_copy(plan: LogicalPlan) -> Result<LogicalPlan> {
     let is_run = !matches!(plan, LogicalPlan::Explain(_));
     // EXPLAIN has its COPY below it, hence the walk.
-    let plan = plan.transform_down(|node| {
-        let LogicalPlan::Copy(mut copy) = node else {
-            return Ok(Transformed::no(node));
-        };
-        refused = refused.take().or(check_csv(&copy).err());
-        if is_run {
-            refused = refused.take().or(check_target(&copy).err());
-        }
-        store_vectors_without_dictionary(&mut copy);
-        Ok(Transformed::yes(LogicalPlan::Copy(copy)))
-    })?;
-    match refused {
-        Some(failure) => Err(failure),
-        None => Ok(plan.data),
+    plan.transform_down(|node| prepare_node(node, is_run)).data()
+}
+
+fn prepare_node(node: LogicalPlan, is_run: bool) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Copy(mut copy) = node else {
+        return Ok(Transformed::no(node));
+    };
+    check_csv(&copy)?;
+    if is_run {
+        check_target(&copy)?;
     }
+    store_vectors_without_dictionary(&mut copy);
+    Ok(Transformed::yes(LogicalPlan::Copy(copy)))
 }
 
 /// DataFusion would find out at the first batch, after the model has run.
-fn check_csv(copy: &CopyTo) -> Result<(), Failure> {
+fn check_csv(copy: &CopyTo) -> std::result::Result<(), Error> {
     if !copy.file_type.get_ext().eq_ignore_ascii_case("csv") {
         return Ok(());
     }
@@ -54,13 +51,13 @@ fn check_csv(copy: &CopyTo) -> Result<(), Failure> {
         d if is_list(d) => ("list", "array_to_string(list, ' ')"),
         _ => ("nested value", "its parts"),
     };
-    Err(Failure::Statement(format!(
+    Err(Error::Write(format!(
         "COPY: column \"{name}\" is a {what}, which a CSV file cannot hold: write parquet, arrow or json, or select {instead}"
     )))
 }
 
 /// DataFusion would find out at the end, after the model has run.
-fn check_target(copy: &CopyTo) -> Result<(), Failure> {
+fn check_target(copy: &CopyTo) -> std::result::Result<(), Error> {
     let Ok(url) = ListingTableUrl::parse(&copy.output_url) else {
         return Ok(());
     };
@@ -69,19 +66,29 @@ fn check_target(copy: &CopyTo) -> Result<(), Failure> {
     };
     // DataFusion's own distinction.
     let is_file = copy.partition_by.is_empty() && !url.is_collection() && url.file_extension().is_some();
-    let checked = match place(&path) {
-        Ok(Place::Stream(_)) => Err(io::Error::other(
+    let checked = match Target::of(&path) {
+        Ok(Target::Stream(_)) => Err(io::Error::other(
             "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output",
         )),
-        Ok(Place::File(target)) if is_file => may_be_made_in(target.parent().unwrap_or(&target)),
+        Ok(Target::File(target)) if is_file => may_be_made_in(target.parent().unwrap_or(&target)),
         Ok(_) => may_be_made_in(&path),
         Err(error) => Err(error),
     };
-    checked.map_err(|problem| Failure::Statement(format!("COPY to {:?}: {problem}", copy.output_url)))
+    checked.map_err(|problem| Error::Write(format!("COPY to {:?}: {problem}", copy.output_url)))
 }
 
 fn is_list(data_type: &DataType) -> bool {
     matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _))
+}
+
+/// Is this a list of floats, and so a vector?
+pub fn is_vector(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type().is_floating()
+        }
+        _ => false,
+    }
 }
 
 /// Turns dictionary encoding off for the vectors of a Parquet file, unless the statement says something about it.
@@ -137,69 +144,4 @@ fn vector_leaf(field: &Field) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
-#[derive(Debug)]
-pub(crate) struct Target {
-    /// What writes, for messages: `COPY to`.
-    verb: &'static str,
-    path: PathBuf,
-}
-
-impl Target {
-    /// `None` for a plan that writes no local file. Reads the plan and nothing else.
-    pub(crate) fn of(plan: &LogicalPlan) -> Option<Self> {
-        let mut target = None;
-        // Below an EXPLAIN, hence the walk. It ends by no error, because the closure gives none.
-        let _ = plan.apply(|node| {
-            let found = match node {
-                LogicalPlan::Copy(copy) => local_path(&copy.output_url).map(|path| ("COPY to", path)),
-                LogicalPlan::Dml(dml) => {
-                    let folder = locations(&dml.target).and_then(|found| found.into_iter().next());
-                    folder.map(|path| ("INSERT into", path))
-                }
-                _ => None,
-            };
-            target = target.take().or(found);
-            Ok(TreeNodeRecursion::Continue)
-        });
-        target.map(|(verb, path)| Self { verb, path })
-    }
-
-    /// `COPY to "vectors.parquet"`, for messages.
-    pub(crate) fn statement(&self) -> String {
-        format!("{} {:?}", self.verb, self.path())
-    }
-
-    /// The path as people know it.
-    pub(crate) fn path(&self) -> String {
-        shown(&self.path)
-    }
-}
-
-/// The path of a local file or folder, as DataFusion reads it from a statement.
-fn local_path(url: &str) -> Option<PathBuf> {
-    let url = ListingTableUrl::parse(url).ok()?;
-    url.get_url().to_file_path().ok()
-}
-
-/// Where the files of a table are; `None` for a table without files.
-fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
-    let provider = source_as_provider(table).ok()?;
-    let table = provider.downcast_ref::<ListingTable>()?;
-    table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
-}
-
-/// The file that the plan reads, if all it reads is one file: errors about its bytes do not name it.
-pub(crate) fn only_file(plan: &LogicalPlan) -> Option<String> {
-    let mut read = BTreeSet::new();
-    let _ = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            read.extend(locations(&scan.source).into_iter().flatten());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    let file = read.pop_first().filter(|file| read.is_empty() && file.is_file())?;
-    Some(shown(&file))
 }

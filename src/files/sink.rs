@@ -25,23 +25,13 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use futures::StreamExt;
 use tokio::sync::oneshot;
 
-/// Puts every sink of a plan (COPY, INSERT) into a [`WholeSink`].
+/// Makes every sink of a plan (COPY, INSERT) finish its files only when all rows reached them.
 #[derive(Debug)]
-pub(crate) struct WholeSinks;
+pub struct WholeSinks;
 
 impl PhysicalOptimizerRule for WholeSinks {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let wrap = |node: Arc<dyn ExecutionPlan>| {
-            Ok(match node.downcast_ref::<DataSinkExec>() {
-                Some(exec) if !exec.sink().is::<WholeSink>() => {
-                    let sink = Arc::new(WholeSink { exec: exec.clone() });
-                    let wrapped = DataSinkExec::new(exec.input().clone(), sink, exec.sort_order().clone());
-                    Transformed::yes(Arc::new(wrapped) as Arc<dyn ExecutionPlan>)
-                }
-                _ => Transformed::no(node),
-            })
-        };
-        plan.transform_up(wrap).data()
+        plan.transform_up(|node| Ok(whole(node))).data()
     }
 
     fn name(&self) -> &str {
@@ -50,6 +40,17 @@ impl PhysicalOptimizerRule for WholeSinks {
 
     fn schema_check(&self) -> bool {
         true
+    }
+}
+
+/// The node with its sink in a [`WholeSink`], if it has one.
+fn whole(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
+    match node.downcast_ref::<DataSinkExec>() {
+        Some(exec) if !exec.sink().is::<WholeSink>() => {
+            let sink = Arc::new(WholeSink { exec: exec.clone() });
+            Transformed::yes(Arc::new(DataSinkExec::new(exec.input().clone(), sink, exec.sort_order().clone())))
+        }
+        _ => Transformed::no(node),
     }
 }
 

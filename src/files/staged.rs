@@ -5,118 +5,31 @@
 //! made, which it knows by their paths. What it did not make it removes in one case only: [`left_over`].
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::failure::warn;
+use super::target::{Target, shown};
 use super::writer::{State, Writer, digest, hold};
 
 /// Bytes of the target's name in the name of its staged file, which may not be longer than 255 bytes.
 const MOST_NAME: usize = 40;
 
-/// Links that are followed, as many as Linux does.
-const MOST_LINKS: usize = 40;
-
-/// What a path stands for, behind all symbolic links.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A file, or nothing yet.
-    File(PathBuf),
-    Folder,
-    /// A device, a pipe or a descriptor that is open already: it cannot be replaced by a file.
-    Stream(PathBuf),
-}
-
-/// Follows a path to what would be written, changing nothing.
-///
-/// # Errors
-///
-/// If there is no way to it, or it is a file that may not be written: a rename would replace that one too.
-pub(crate) fn place(path: &Path) -> io::Result<Place> {
-    let mut path = std::path::absolute(path)?;
-    for links in 0..MOST_LINKS {
-        if is_descriptor(&path) {
-            return Ok(Place::Stream(path));
-        }
-        let kind = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata.file_type(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return absent(path, links > 0),
-            Err(error) => return Err(error),
-        };
-        if kind.is_symlink() {
-            let to = fs::read_link(&path)?;
-            path = path.parent().unwrap_or(Path::new("/")).join(to);
-        } else if kind.is_dir() {
-            return Ok(Place::Folder);
-        } else if kind.is_file() {
-            may_write(&path)?;
-            return Ok(Place::File(path));
-        } else {
-            return Ok(Place::Stream(path));
-        }
-    }
-    Err(io::Error::other("its symbolic links lead nowhere"))
-}
-
-/// A file that is not there. Nobody makes folders where a dangling link points: a disk may not be mounted there.
-fn absent(path: PathBuf, by_link: bool) -> io::Result<Place> {
-    match path.parent().filter(|folder| by_link && !folder.is_dir()) {
-        Some(folder) => Err(io::Error::other(format!("is a link into {folder:?}, which is not there"))),
-        None => Ok(Place::File(path)),
-    }
-}
-
-/// Looks, before much is computed for it, whether files can be made in a folder, which may have to be made first.
-///
-/// # Errors
-///
-/// If not, with what is in the way.
-pub(crate) fn may_be_made_in(folder: &Path) -> io::Result<()> {
-    // Without a slash at its end, which would hide a link that leads nowhere.
-    let folder: PathBuf = folder.components().collect();
-    for folder in folder.ancestors() {
-        let wrong = |what: &dyn Display| Err(io::Error::other(format!("folder {:?}: {what}", shown(folder))));
-        match (folder.is_dir(), fs::symlink_metadata(folder)) {
-            (true, _) => return may_write(folder).or_else(|error| wrong(&error)),
-            (false, Ok(_)) => return wrong(&"is no folder"),
-            (false, Err(error)) if error.kind() == ErrorKind::NotFound => {}
-            (false, Err(error)) => return wrong(&error),
-        }
-    }
-    Ok(())
-}
-
-/// Asks without a trace: whoever watches a file is told when it is opened for writing.
-#[cfg(unix)]
-fn may_write(path: &Path) -> io::Result<()> {
-    use nix::unistd::{AccessFlags, access};
-    Ok(access(path, AccessFlags::W_OK)?)
-}
-
-#[cfg(not(unix))]
-fn may_write(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-/// `/dev/stdout`, `/dev/fd/3` and the like: a file behind it may have been written to before.
-fn is_descriptor(path: &Path) -> bool {
-    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
-    folder.is_some_and(|folder| folder.starts_with("/proc") || folder.starts_with("/dev/fd"))
-}
-
-/// A file under construction, made by this process.
+/// A file under construction, made by this process; whoever has it finishes or discards it.
 #[derive(Debug)]
-pub(crate) struct Staged {
+pub struct Staged {
     path: PathBuf,
     target: PathBuf,
 }
 
 impl Staged {
     /// Makes the file, with the rights of the one that it will replace.
-    pub(crate) fn create(target: &Path) -> io::Result<(Self, File)> {
+    ///
+    /// # Errors
+    ///
+    /// If there is no folder for it, or no file can be made there.
+    pub fn create(target: &Path) -> io::Result<(Self, File)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = target.file_name().ok_or_else(|| io::Error::other("names no file"))?.to_string_lossy();
         loop {
@@ -148,31 +61,36 @@ impl Staged {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn target(&self) -> &Path {
+    /// What the file will replace.
+    pub fn target(&self) -> &Path {
         &self.target
     }
 
     /// Gives the file its name, in the place of an older file.
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// If the target is no file any longer, or the rename fails.
+    pub fn finish(&self) -> io::Result<()> {
         // Another program may have put something else there meanwhile.
-        match place(&self.target)? {
-            Place::File(path) if path == self.target => fs::rename(&self.path, path),
+        match Target::of(&self.target)? {
+            Target::File(path) if path == self.target => fs::rename(&self.path, path),
             _ => Err(io::Error::other(format!("{:?} is no longer a file", self.target))),
         }
     }
 
-    /// Gives the file its name, unless there is a file of that name.
-    pub(crate) fn finish_new(&self) -> io::Result<()> {
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// If there is a file of that name.
+    pub fn finish_new(&self) -> io::Result<()> {
         fs::hard_link(&self.path, &self.target)?;
         fs::remove_file(&self.path)
     }
 
     /// Removes the file; once it has its name, there is nothing to remove.
-    pub(crate) fn discard(&self) {
+    pub fn discard(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -189,7 +107,7 @@ fn shortened(target: &str) -> &str {
 }
 
 /// Whether this looks like the name of a staged file: nothing that a query should read.
-pub(crate) fn is_staged(name: &str) -> bool {
+pub(super) fn is_staged(name: &str) -> bool {
     name.starts_with('.') && name.contains(".embedsql-") && name.ends_with(".part")
 }
 
@@ -219,9 +137,9 @@ fn is_random(name: &str) -> bool {
 }
 
 /// What the files of earlier runs of a statement have in common: the folder, and the name where DataFusion did not make it up.
-pub(crate) type Kin = (PathBuf, Option<OsString>);
+pub(super) type Kin = (PathBuf, Option<OsString>);
 
-pub(crate) fn kin(target: &Path) -> Kin {
+pub(super) fn kin(target: &Path) -> Kin {
     let folder = target.parent().unwrap_or(Path::new(".")).to_owned();
     let name = target.file_name().unwrap_or_default();
     (folder, (!is_random(&name.to_string_lossy())).then(|| name.to_owned()))
@@ -229,24 +147,18 @@ pub(crate) fn kin(target: &Path) -> Kin {
 
 /// A staged file of a run that may have been killed, and so stays.
 #[derive(Debug)]
-pub(crate) struct Doubtful {
+pub struct Doubtful {
     file: PathBuf,
     why: String,
 }
 
-/// Says what stays, once for a whole statement.
-pub(crate) fn warn_of(doubtful: &[Doubtful]) {
-    if let Some(Doubtful { file, why }) = doubtful.first() {
+impl Doubtful {
+    /// What people are told of the files that stay, in one line; `None` where there are none.
+    pub fn warning(doubtful: &[Self]) -> Option<String> {
+        let Self { file, why } = doubtful.first()?;
         let others = if doubtful.len() > 1 { format!(" (and {} more)", doubtful.len() - 1) } else { String::new() };
-        warn(&format!("unfinished file {:?} stays{others}: {why}; remove it by hand if nobody writes it", shown(file)));
+        Some(format!("unfinished file {:?} stays{others}: {why}; remove it by hand if nobody writes it", shown(file)))
     }
-}
-
-/// A path without the folder we are in.
-pub(crate) fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    let path = path.strip_prefix(here).unwrap_or(path);
-    if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
 }
 
 /// Removes the staged files that killed runs of the same statement have left beside `target`, and gives those of which nobody
@@ -254,7 +166,7 @@ pub(crate) fn shown(path: &Path) -> String {
 ///
 /// Removed is a file only if its name is, to the last digit of its check, one that this program makes for such a target, and its
 /// writer has ended beyond doubt.
-pub(crate) fn left_over(target: &Path) -> Vec<Doubtful> {
+pub fn left_over(target: &Path) -> Vec<Doubtful> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut doubtful = Vec::new();
@@ -318,31 +230,5 @@ mod tests {
         for other in ["v.parquet", "0123456789abcde_0.parquet", "0123456789abcdef_.parquet", "0123456789abcd-f.csv"] {
             assert_ne!(random, kin(other), "{other}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn links_are_followed_to_what_would_be_written() {
-        use std::os::unix::fs::symlink;
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = fs::canonicalize(folder.path()).expect("a folder");
-        let at = |name: &str| root.join(name);
-        fs::write(at("file"), "text").expect("written");
-        let links = [("file", "link"), ("link", "chain"), ("absent", "dangling"), ("no/such/file", "astray")];
-        for (to, name) in links.into_iter().chain([("loop", "pool"), ("pool", "loop"), ("/dev/null", "null")]) {
-            symlink(to, at(name)).expect("a link");
-        }
-        for name in ["file", "link", "chain"] {
-            assert_eq!(place(&at(name)).expect("a file"), Place::File(at("file")), "{name}");
-        }
-        assert_eq!(place(&at("dangling")).expect("no file"), Place::File(at("absent")));
-        assert_eq!(place(&at("no/such/file")).expect("no file"), Place::File(at("no/such/file")));
-        assert_eq!(place(&root).expect("a folder"), Place::Folder);
-        assert_eq!(place(&at("null")).expect("a device"), Place::Stream("/dev/null".into()));
-        place(&at("astray")).expect_err("no folder");
-        place(&at("loop")).expect_err("no end");
-        place(&at("file/below")).expect_err("below a file");
-        #[cfg(target_os = "linux")]
-        assert!(matches!(place(Path::new("/dev/stdout")).expect("a descriptor"), Place::Stream(_)));
     }
 }

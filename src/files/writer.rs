@@ -18,19 +18,19 @@ const MOST_HOST: usize = 24;
 
 /// A process of this program, on whatever machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Writer {
+pub(super) struct Writer {
     /// For people: the first part of the host's name.
-    pub(crate) host: String,
+    pub(super) host: String,
     /// For comparison: a hash of all that a process number depends on.
-    pub(crate) machine: String,
-    pub(crate) process: u32,
+    pub(super) machine: String,
+    pub(super) process: u32,
     /// When the process started, in the system's own ticks: numbers of processes come again.
-    pub(crate) start: u64,
+    pub(super) start: u64,
 }
 
 /// What can be said of a writer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(super) enum State {
     /// It is sure that nobody writes to the file any more.
     Ended,
     Running,
@@ -39,7 +39,7 @@ pub(crate) enum State {
 
 impl Writer {
     /// This process.
-    pub(crate) fn this() -> &'static Self {
+    pub(super) fn this() -> &'static Self {
         static THIS: LazyLock<Writer> = LazyLock::new(|| Writer {
             host: short_host(&host_name().unwrap_or_default()),
             machine: machine().unwrap_or_else(|| UNKNOWN.to_owned()),
@@ -51,7 +51,7 @@ impl Writer {
 
     /// Looks whether the writer of `file` has ended. Two proofs must agree: there is no such process, and nobody has the lock
     /// that a writer holds as long as it lives. The second one is for machines that are copies of each other.
-    pub(crate) fn state(&self, file: &Path) -> State {
+    pub(super) fn state(&self, file: &Path) -> State {
         let this = Self::this();
         if self.machine != this.machine || this.machine == UNKNOWN {
             return State::Unknown;
@@ -70,7 +70,7 @@ impl Writer {
 }
 
 /// The first 16 digits of a hash, which depends on where each part ends.
-pub(crate) fn digest(parts: &[&[u8]]) -> String {
+pub(super) fn digest(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
@@ -135,7 +135,7 @@ fn start_of(process: &str) -> Option<u64> {
 /// Takes the lock that [`Writer::state`] looks for, for as long as the file is open. Where the file system has no locks, the
 /// file of a killed process stays.
 #[cfg(target_os = "linux")]
-pub(crate) fn hold(file: &fs::File) -> io::Result<()> {
+pub(super) fn hold(file: &fs::File) -> io::Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(io::Error::other("somebody has locked a file that is just being made")),
         _ => Ok(()),
@@ -144,7 +144,7 @@ pub(crate) fn hold(file: &fs::File) -> io::Result<()> {
 
 /// Elsewhere a lock keeps others from reading, and nobody asks for it.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn hold(_: &fs::File) -> io::Result<()> {
+pub(super) fn hold(_: &fs::File) -> io::Result<()> {
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::failure::{self, Failure};
+use super::failure::Failure;
+use super::messages::tidy;
 use super::print::Format;
 
 const EXAMPLES: &str = "\
@@ -198,7 +199,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let told = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let told = failure::tidy(&told.collect::<Vec<_>>().join("\n"));
+    let told = tidy(&told.collect::<Vec<_>>().join("\n"));
     let told = told.strip_prefix("error: ").unwrap_or(&told);
     Failure::Usage(format!("{told} (see embedsql --help)")).report()
 }

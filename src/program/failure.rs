@@ -2,10 +2,8 @@
 
 use std::any::Any;
 use std::error::Error;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,6 +11,8 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
 use sqlparser::parser::ParserError;
+
+use super::messages::{INTERNAL, keeps_context, reworded, tidy};
 
 /// Why something did not run to its end.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ fn panic_message(payload: &dyn Any) -> &str {
 /// The root message of an error, on one line, without the layers DataFusion wraps around it.
 pub(crate) fn one_line(error: &DataFusionError) -> String {
     let message = root_message(error);
-    missing_table(&message).or_else(|| reworded(&message)).unwrap_or_else(|| tidy(&message))
+    reworded(&message).unwrap_or_else(|| tidy(&message))
 }
 
 /// Walks down to the message a person can act on.
@@ -149,14 +149,9 @@ fn root_message(error: &DataFusionError) -> String {
         DataFusionError::ResourcesExhausted(text) => {
             format!("out of memory: {text} (the limit is --memory-limit or datafusion.runtime.memory_limit)")
         }
-        DataFusionError::Internal(text) => format!("internal error of DataFusion: {text}"),
+        DataFusionError::Internal(text) => format!("{INTERNAL}{text}"),
         other => other.message().into_owned(),
     }
-}
-
-/// Most contexts name an optimizer rule, which helps nobody here; these two name the file or the bad value.
-fn keeps_context(text: &str) -> bool {
-    text.starts_with("Error when processing CSV file") || text.starts_with("Error parsing '")
 }
 
 fn external_message(error: &(dyn Error + Send + Sync + 'static)) -> String {
@@ -210,93 +205,6 @@ fn is_parquet_inside(error: &(dyn Error + Send + Sync + 'static)) -> bool {
         || error.downcast_ref::<Arc<DataFusionError>>().is_some_and(|inner| is_parquet(inner))
 }
 
-/// A quoted file name in FROM is looked up as a table, and so "table not found" is what DataFusion says of every file that
-/// it cannot use, whatever the reason.
-fn missing_table(message: &str) -> Option<String> {
-    let name = message.strip_prefix("table 'datafusion.public.")?.strip_suffix("' not found")?;
-    if let Some((scheme, _)) = name.split_once("://").filter(|(scheme, _)| *scheme != "file") {
-        return Some(no_object_store(name, scheme));
-    }
-    let path = Path::new(name.strip_prefix("file://").unwrap_or(name));
-    if path.is_dir() {
-        let what = match fs::read_dir(path) {
-            Ok(_) => format!("directory \"{name}\" holds no files of a known type ({KNOWN})"),
-            Err(error) => format!("directory \"{name}\": {}", io_message(&error)),
-        };
-        // A table may have been meant.
-        return Some(if name.contains(['/', '.']) { what } else { format!("table \"{name}\" not found, and {what}") });
-    }
-    if !name.contains(['/', '.']) {
-        return Some(format!("table \"{name}\" not found"));
-    }
-    Some(match File::open(path) {
-        Ok(_) => format!("file \"{name}\" is of no known type ({KNOWN})"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("file \"{name}\" not found"),
-        Err(error) => format!("file \"{name}\": {}", io_message(&error)),
-    })
-}
-
-const KNOWN: &str = "known: .parquet, .csv, .json, .arrow; or CREATE EXTERNAL TABLE";
-
-fn no_object_store(url: &str, scheme: &str) -> String {
-    format!("\"{url}\": object stores ({scheme}://) are not supported yet, only local files")
-}
-
-/// The message of an input/output error without the number that std adds.
-fn io_message(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// Messages of DataFusion that only its developers can read.
-fn reworded(message: &str) -> Option<String> {
-    let formats =
-        "known: parquet, csv, arrow, and json, which is one object per line; STORED AS chooses one for any name";
-    if let Some(extension) = message.strip_prefix("There is no registered file format with ext ") {
-        return Some(format!("COPY: \"{extension}\" is no known file format ({formats})"));
-    }
-    if message.starts_with("Format not explicitly set and unable to get file extension") {
-        return Some(format!("COPY: the name of the file has no extension that says its format ({formats})"));
-    }
-    if message.starts_with("Physical plan does not support logical expression Wildcard") {
-        return Some("* is no argument of this function: name a column (only count takes *)".to_owned());
-    }
-    let (_, rest) = message.split_once("No suitable object store found for ")?;
-    let url = rest.split(". See").next()?;
-    Some(no_object_store(url, url.split_once("://")?.0))
-}
-
-/// Prefixes that name the layer an error passed through, not what is wrong.
-const NOISE: [&str; 14] = [
-    "External error: ",
-    "External: ",
-    "Execution error: ",
-    "Error during planning: ",
-    "Arrow error: ",
-    "Arrow: ",
-    "Parquet error: ",
-    "Parquet argument error: ",
-    "Compute error: ",
-    "Object Store error: ",
-    "Generic LocalFileSystem error: ",
-    "Invalid argument error: ",
-    "This feature is not implemented: ",
-    "Invalid or Unsupported Configuration: ",
-];
-
-/// Removes leading noise, puts all lines on one, and makes control characters harmless.
-pub(crate) fn tidy(message: &str) -> String {
-    let mut rest = message.trim_start();
-    while let Some(stripped) = NOISE.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
-        rest = stripped.trim_start();
-    }
-    let lines: Vec<&str> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    lines.join(" ").chars().map(escape).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,11 +216,6 @@ mod tests {
         let shared = DataFusionError::Shared(Arc::new(DataFusionError::from(arrow)));
         let error = shared.context("Optimizer rule 'simplify_expressions' failed");
         assert_eq!(one_line(&error), "row 17: text has 9214 tokens");
-    }
-
-    #[test]
-    fn joins_lines_and_strips_nested_noise() {
-        assert_eq!(tidy("Execution error: External error: a\n  b\n\nc\x1b[0m"), "a b c\\u{1b}[0m");
     }
 
     #[test]

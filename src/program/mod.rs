@@ -6,45 +6,43 @@
 //! | file | what |
 //! |---|---|
 //! | `args.rs` | the command line: what may be typed, and what it means |
-//! | `setup.rs` | the SessionContext: this program's defaults, then what the command line says |
-//! | `job.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
+//! | `setup.rs` | the session that the command line asks for |
+//! | `job.rs` | what running statements need to know |
+//! | `runner.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
+//! | `signals.rs` | Ctrl-C, SIGTERM, SIGHUP |
+//! | `script.rs` | texts of SQL: where they come from, statement by statement |
 //! | `repl.rs` | the prompt |
 //! | `complete.rs` | what TAB completes there |
 //! | `split.rs` | SQL text to statements |
 //! | `statements.rs` | one statement to its result |
-//! | `copy.rs` | what this program adds to COPY |
-//! | `files.rs` | local files that get their name when they are whole, and only as long as their statement runs |
-//! | `staged.rs` | a file before it has its name, and what killed runs have left of that |
-//! | `writer.rs` | who writes a staged file, and whether that process has ended |
-//! | `sink.rs` | sinks that finish a file only when all rows reached it |
 //! | `print.rs` | rows to text, format by format |
 //! | `table.rs` | the table for people |
 //! | `output.rs` | where results go: standard output, or a file that appears whole |
 //! | `progress.rs` | how far a long query is |
 //! | `downloads.rs` | how far a download is |
 //! | `failure.rs` | one line an error, and what it is for the exit code |
+//! | `messages.rs` | what DataFusion says where this program says something else |
 //! | `commands.rs` | `embedsql models`, `embedsql cache` |
 
 mod args;
 mod commands;
 mod complete;
-mod copy;
 #[cfg(feature = "hub")]
 mod downloads;
 mod failure;
-mod files;
 mod job;
+mod messages;
 mod output;
 mod print;
 mod progress;
 mod repl;
+mod runner;
+mod script;
 mod setup;
-mod sink;
+mod signals;
 mod split;
-mod staged;
 mod statements;
 mod table;
-mod writer;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -53,14 +51,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use self::args::{Action, Args, Source};
 use self::failure::Failure;
-use self::files::WholeFiles;
-use self::job::{Job, Runner, Text, run_texts};
+use self::job::Job;
 use self::output::Output;
+use self::runner::Runner;
+use self::script::{Text, run_texts};
+use crate::files::Writes;
 
-/// How long the end of a failed run may wait for threads that are cleaning up.
+/// How long the end of a failed run may wait for stores that forget uploads, and for threads that are cleaning up.
 const LAST_WAIT: Duration = Duration::from_millis(200);
 
 /// Runs the program with a command line, its own name first, and gives its exit code.
@@ -89,14 +90,13 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime(args)?;
-    let files = WholeFiles::default();
-    let ctx = runtime.block_on(setup::session(args, files.clone()))?;
+    let (ctx, writes) = runtime.block_on(setup::session(args))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
     #[cfg(feature = "hub")]
     downloads::show(args.quiet);
     crate::observe_cache_troubles(Arc::new(failure::warn));
     crate::observe_model_warnings(Arc::new(failure::warn));
-    let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
+    let job = Job::new(ctx, writes.clone(), output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),
         false => runner.run(&job, run_texts(job.clone(), texts)),
@@ -109,8 +109,16 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     }
     failure::ignore_panics();
     output.discard();
+    settle(&writes);
     runtime.shutdown_timeout(LAST_WAIT);
     result
+}
+
+/// Waits for stores that are told to forget uploads, on a runtime of its own: a worker that embed() holds polls no timers.
+fn settle(writes: &Writes) {
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        let _ = runtime.block_on(async { timeout(LAST_WAIT, writes.settle()).await });
+    }
 }
 
 fn runtime(args: &Args) -> Result<Runtime, Failure> {

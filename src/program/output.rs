@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::failure::Failure;
-use super::staged::{Place, Staged, left_over, place, warn_of};
+use super::failure::{Failure, warn};
+use crate::files::{Doubtful, Staged, Target, left_over};
 
 /// The destination of all results of this run.
 #[derive(Debug)]
@@ -24,11 +24,11 @@ impl Output {
             return Ok(Self { file: None, staged: None });
         };
         let wrong = |e: io::Error| Failure::Usage(format!("--output {path:?}: {e}"));
-        match place(path).map_err(wrong)? {
-            Place::Folder => Err(wrong(io::Error::other("is a directory"))),
-            Place::Stream(stream) => Self::stream(&stream).map_err(wrong),
-            Place::File(target) => {
-                warn_of(&left_over(&target));
+        match Target::of(path).map_err(wrong)? {
+            Target::Folder => Err(wrong(io::Error::other("is a directory"))),
+            Target::Stream(stream) => Self::stream(&stream).map_err(wrong),
+            Target::File(target) => {
+                Doubtful::warning(&left_over(&target)).iter().for_each(|warning| warn(warning));
                 let (staged, file) = Staged::create(&target).map_err(wrong)?;
                 Ok(Self { file: Some(Mutex::new(file)), staged: Some(staged) })
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{EncoderOptions, LineDelimited, WriterBuilder, make_encoder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -147,15 +147,16 @@ fn row_count(rows: usize) -> String {
 
 /// The cells of EXPLAIN as they stand, each under its plan type.
 fn plan_text(batch: &RecordBatch) -> String {
-    let cell = |column: usize, row: usize| {
-        let text = batch.column(column).as_string_opt::<i32>();
-        text.map(|text| text.value(row)).unwrap_or_default()
-    };
     let mut text = String::new();
     for row in 0..batch.num_rows() {
-        text.push_str(&format!("-- {}\n{}\n", cell(0, row), cell(1, row).trim_end()));
+        text.push_str(&format!("-- {}\n{}\n", cell(batch, 0, row), cell(batch, 1, row).trim_end()));
     }
     text
+}
+
+fn cell(batch: &RecordBatch, column: usize, row: usize) -> &str {
+    let text = batch.column(column).as_string_opt::<i32>();
+    text.map(|text| text.value(row)).unwrap_or_default()
 }
 
 /// Rows as csv or tsv. Arrow's own writer refuses nested values and writes NULL and '' alike.
@@ -276,16 +277,6 @@ fn text_column(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         }
     }
     Ok(Arc::new(text.finish()))
-}
-
-/// Is this a list of floats, and so a vector?
-pub(crate) fn is_vector(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            item.data_type().is_floating()
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ use super::args::Source;
 use super::commands;
 use super::complete::{Names, SqlHelper};
 use super::failure::{self, Failure};
-use super::job::{Job, Runner, Text, run_texts};
+use super::job::Job;
 use super::print::{Format, Printer, Shape};
+use super::runner::Runner;
+use super::script::{Text, run_texts};
 use super::split;
 
 const PROMPT: &str = "embedsql> ";
@@ -196,29 +198,30 @@ fn quoted_file(name: &str) -> String {
 fn functions(ctx: &SessionContext, pattern: &str) -> Result<RecordBatch, Failure> {
     let state = ctx.state();
     let mut rows: Vec<[String; 3]> = Vec::new();
-    let mut add = |kind: &str, name: &str, documentation: Option<&Documentation>| {
-        if matches_pattern(name, pattern) {
-            let syntax = documentation.map(|d| d.syntax_example.trim()).filter(|s| !s.is_empty());
-            let syntax = syntax.map_or_else(|| format!("{name}(...)"), str::to_owned);
-            rows.push([name.to_owned(), kind.to_owned(), syntax]);
-        }
-    };
-    for (name, function) in state.scalar_functions() {
-        add("scalar", name, function.documentation());
-    }
-    for (name, function) in state.aggregate_functions() {
-        add("aggregate", name, function.documentation());
-    }
-    for (name, function) in state.window_functions() {
-        add("window", name, function.documentation());
-    }
-    for name in state.table_functions().keys() {
-        add("table", name, None);
-    }
+    rows.extend(state.scalar_functions().iter().map(|(name, function)| row("scalar", name, function.documentation())));
+    rows.extend(
+        state.aggregate_functions().iter().map(|(name, function)| row("aggregate", name, function.documentation())),
+    );
+    rows.extend(state.window_functions().iter().map(|(name, function)| row("window", name, function.documentation())));
+    rows.extend(state.table_functions().keys().map(|name| row("table", name, None)));
+    rows.retain(|[name, ..]| matches_pattern(name, pattern));
     rows.sort();
-    let column =
-        |index: usize| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row[index]))) };
-    Ok(RecordBatch::try_from_iter([("name", column(0)), ("kind", column(1)), ("syntax", column(2))])?)
+    Ok(RecordBatch::try_from_iter([
+        ("name", column(&rows, 0)),
+        ("kind", column(&rows, 1)),
+        ("syntax", column(&rows, 2)),
+    ])?)
+}
+
+/// What is said of a function.
+fn row(kind: &str, name: &str, documentation: Option<&Documentation>) -> [String; 3] {
+    let syntax = documentation.map(|d| d.syntax_example.trim()).filter(|s| !s.is_empty());
+    let syntax = syntax.map_or_else(|| format!("{name}(...)"), str::to_owned);
+    [name.to_owned(), kind.to_owned(), syntax]
+}
+
+fn column(rows: &[[String; 3]], index: usize) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row[index])))
 }
 
 fn matches_pattern(name: &str, pattern: &str) -> bool {

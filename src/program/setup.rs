@@ -1,56 +1,30 @@
-//! The SessionContext of this program: its defaults, then what the command line says.
+//! The session that the command line asks for.
 
-use std::sync::Arc;
-
-use crate::EmbedOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 
 use super::args::Args;
 use super::failure::{Failure, one_line};
-use super::files::WholeFiles;
-use super::sink::WholeSinks;
+use crate::SessionOptions;
+use crate::files::Writes;
 
-/// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
-/// 1.5 GB of 384-wide vectors, this is 30 MB.
-const MAX_ROW_GROUP_SIZE: usize = 20_000;
-
-/// Builds the session, which writes with `files`; whatever is wrong with a flag is a usage error that names the flag.
-pub(crate) async fn session(args: &Args, files: WholeFiles) -> Result<SessionContext, Failure> {
-    let mut config = SessionConfig::new().with_information_schema(true).with_option_extension(EmbedOptions::default());
-    config.options_mut().execution.parquet.max_row_group_size = MAX_ROW_GROUP_SIZE;
+/// Builds the session and gives what it writes; whatever is wrong with a flag is a usage error that names the flag.
+pub(crate) async fn session(args: &Args) -> Result<(SessionContext, Writes), Failure> {
+    let mut options = SessionOptions::default();
     let (runtime_settings, settings): (Vec<_>, Vec<_>) =
         settings(args).into_iter().partition(|s| s.key.starts_with("datafusion.runtime."));
     for setting in settings {
-        config.options_mut().set(&setting.key, &setting.value).map_err(|e| setting.usage(&one_line(&e)))?;
+        let set = options.config.options_mut().set(&setting.key, &setting.value);
+        set.map_err(|e| setting.usage(&one_line(&e)))?;
     }
-
-    let mut runtime = RuntimeEnvBuilder::new();
-    if let Some(bytes) = args.memory_limit {
-        runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
-    }
-    let runtime = Arc::new(runtime.build()?);
-    let local = ObjectStoreUrl::local_filesystem();
-    runtime.register_object_store(local.as_ref(), Arc::new(files));
-
-    // FROM 'docs.parquet' first: it builds a new context, and `register` must see the last one.
-    let state = SessionStateBuilder::new()
-        .with_config(config)
-        .with_runtime_env(runtime)
-        .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(WholeSinks))
-        .build();
-    let ctx = SessionContext::new_with_state(state).enable_url_table();
-    crate::register(&ctx)?;
+    options.memory_limit = args.memory_limit;
+    let writes = options.writes.clone();
+    let ctx = crate::session(options)?;
     for setting in runtime_settings {
         // These are no options of the session but of its runtime; only SET knows how to apply them.
         let sql = format!("SET {} = '{}'", setting.key, setting.value.replace('\'', "''"));
         ctx.sql(&sql).await.map_err(|e| setting.usage(&one_line(&e)))?;
     }
-    Ok(ctx)
+    Ok((ctx, writes))
 }
 
 /// One setting and the flag it came from.
@@ -61,6 +35,10 @@ struct Setting {
 }
 
 impl Setting {
+    fn new(flag: &'static str, key: &str, value: &str) -> Self {
+        Self { flag, key: key.to_owned(), value: value.to_owned() }
+    }
+
     fn usage(&self, message: &str) -> Failure {
         match self.flag {
             "--set" => Failure::Usage(format!("--set {}={}: {message}", self.key, self.value)),
@@ -80,9 +58,7 @@ fn settings(args: &Args) -> Vec<Setting> {
         ("--precision", "embed.precision", &args.precision),
         ("--cache", "embed.cache", &args.cache),
     ];
-    let flags = flags.into_iter().filter_map(|(flag, key, value)| {
-        value.as_ref().map(|value| Setting { flag, key: key.to_owned(), value: value.clone() })
-    });
-    let sets = args.set.iter().map(|(key, value)| Setting { flag: "--set", key: key.clone(), value: value.clone() });
+    let flags = flags.into_iter().filter_map(|(flag, key, value)| Some(Setting::new(flag, key, value.as_ref()?)));
+    let sets = args.set.iter().map(|(key, value)| Setting::new("--set", key, value));
     flags.chain(sets).collect()
 }

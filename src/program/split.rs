@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
-use super::failure::tidy;
+use super::messages::tidy;
 
 /// One statement, still unparsed: a syntax error in it must not keep the statements before it from running.
 #[derive(Debug)]

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::counts;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::Dialect;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -18,14 +17,14 @@ use futures::StreamExt;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tokio::sync::oneshot;
 
-use super::copy;
 use super::failure::{Failure, warn};
-use super::files::WholeFiles;
 use super::job::Job;
+use super::messages;
 use super::print::{Printer, Shape};
 use super::progress::Progress;
 use super::split::Statement;
-use super::staged::{shown, warn_of};
+use crate::counts;
+use crate::files::{Destination, Doubtful, Writes, only_file, prepare_copy};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,17 +34,17 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     let parsed = parsed(&job.ctx, statement)?;
     let named = named_file(&job.ctx, &parsed)?;
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
-    let named = copy::only_file(&plan).or(named);
-    let plan = copy::prepare(plan)?;
+    let named = only_file(&plan).or(named);
+    let plan = prepare_copy(plan)?;
     check_is_runnable(&plan)?;
-    let target = copy::Target::of(&plan);
-    job.files.next_statement();
+    let destination = Destination::of(&plan);
+    job.writes.next_statement();
     let result = run_plan(job, plan).await;
-    warn_of(&job.files.take_doubtful());
+    Doubtful::warning(&job.writes.take_doubtful()).iter().for_each(|warning| warn(warning));
     result.map_err(|failure| {
         // From here on nothing is completed.
-        job.files.discard();
-        unfinished(failure.in_file(&named), target.as_ref(), &job.files)
+        job.writes.discard();
+        unfinished(failure.in_file(&named), destination.as_ref(), &job.writes)
     })
 }
 
@@ -106,30 +105,29 @@ async fn print_stream(
 /// Rings when the patience is at its end. On a thread, because a worker that embed() holds polls no timers. Where the
 /// process may have no more threads there is no patience: the bell that nobody took is dropped, which rings it.
 fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
-    let bell = Box::new(move || {
+    let _ = spawn(Box::new(move || {
         thread::sleep(PATIENCE);
         // The printer may be done.
         let _ = ring.send(());
-    });
-    let _ = spawn(bell);
+    }));
 }
 
 /// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
-fn unfinished(failure: Failure, target: Option<&copy::Target>, files: &WholeFiles) -> Failure {
-    let message = match (failure, target) {
-        (Failure::Statement(message), Some(target)) if message.contains("while finalizing writes") => {
-            let why = files.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
-            format!("{} could not be written to its end{why}", target.statement())
+fn unfinished(failure: Failure, destination: Option<&Destination>, writes: &Writes) -> Failure {
+    let message = match (failure, destination) {
+        (Failure::Statement(message), Some(destination)) if messages::is_unfinished(&message) => {
+            let why = writes.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
+            format!("{} could not be written to its end{why}", destination.statement())
         }
         (Failure::Statement(message), _) => message,
         (other, _) => return other,
     };
-    let completed = files.completed();
+    let completed = writes.completed();
     let Some(first) = completed.first() else {
         return Failure::Statement(message);
     };
-    let (count, first) = (completed.len(), shown(first));
-    let folder = target.map(|target| format!(" in {:?}", target.path())).unwrap_or_default();
+    let (count, first) = (completed.len(), first);
+    let folder = destination.map(|destination| format!(" in {:?}", destination.path())).unwrap_or_default();
     Failure::Statement(format!("{message}; new files were left{folder}: {count}, such as {first:?}"))
 }
 

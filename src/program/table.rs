@@ -12,7 +12,8 @@ use datafusion::config::FormatOptions as Settings;
 use unicode_width::UnicodeWidthStr;
 
 use super::failure::Failure;
-use super::print::is_vector;
+use super::messages::escape;
+use crate::files::is_vector;
 
 /// Rows that decide the widths, unless they have [`CHUNK_BYTES`] before, or the program stops waiting for them.
 const CHUNK: usize = 1_000;
@@ -160,15 +161,6 @@ fn short_number(value: f64) -> String {
         size if size >= 1e6 || (size < 5e-5 && size > 0.0) => format!("{value:.3e}"),
         _ => format!("{value:.4}"),
     }
-}
-
-/// Keeps a row on one line and the terminal in its state.
-fn escape(text: &str) -> String {
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

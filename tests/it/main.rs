@@ -7,6 +7,7 @@ mod corpus;
 mod dml;
 mod errors;
 mod evil;
+mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod identity;

@@ -90,9 +90,9 @@ fn the_readme_has_no_gap_left_to_fill() {
 }
 
 #[test]
-fn only_functions_and_plan_know_planner_types() {
+fn only_functions_plan_and_files_know_planner_types() {
     let words = ["logical_expr", "physical_plan", "physical_expr", "datafusion::catalog", "datafusion::optimizer"];
-    assert_only_in(&["src/functions/", "src/plan/", "src/lib.rs", "src/program/"], &words);
+    assert_only_in(&["src/functions/", "src/plan/", "src/files/", "src/lib.rs", "src/program/"], &words);
 }
 
 #[test]
@@ -104,16 +104,13 @@ fn only_model_and_kernels_know_tensors() {
 
 #[test]
 fn only_the_engine_starts_threads() {
-    let words = [
-        "thread::spawn",
-        "thread::Builder",
-        "thread::scope",
-        "spawn_blocking",
-        "tokio::spawn",
-        "rayon",
-        "Runtime::new",
-    ];
+    let words = ["thread::spawn", "thread::Builder", "thread::scope", "rayon", "Runtime::new", "runtime::Builder"];
     assert_only_in(&["src/engine/", "src/program/"], &words);
+    // Who writes waits on the threads of the runtime that runs the query.
+    assert_only_in(
+        &["src/engine/", "src/files/", "src/program/"],
+        &["spawn_blocking", "tokio::spawn", "runtime.spawn"],
+    );
 }
 
 #[test]
@@ -121,6 +118,23 @@ fn the_library_prints_nothing_and_changes_no_environment() {
     let print = ["print!", "println!", "dbg!", "stdout()", "stderr()"];
     let process = ["set_var", "remove_var", "set_current_dir", "process::exit", "process::abort"];
     assert_only_in(&["src/program/"], &[print.as_slice(), process.as_slice()].concat());
+}
+
+/// The program is what anybody could write with this crate: it names what the root exports, and nothing behind that.
+#[test]
+fn the_program_is_a_user_of_the_crate() {
+    let lib = read("src/lib.rs");
+    let private = lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let private: Vec<&str> = private.collect();
+    assert!(private.len() >= 8 && private.contains(&"engine"), "{private:?}");
+    for source in sources().iter().filter(|source| source.is_in(&["src/program/"])) {
+        for (number, line) in &source.code {
+            let paths = line.split("crate::").skip(1).flat_map(|rest| rest.split(['{', ',']));
+            let mut modules = paths.filter_map(|path| path.trim().split_once("::")).map(|(module, _)| module);
+            assert!(!modules.any(|module| private.contains(&module)), "{}:{number}: {line}", source.path);
+        }
+    }
+    assert_only_in(&["src/bin/"], &["program::"]);
 }
 
 #[test]
@@ -181,7 +195,7 @@ fn entries(folder: &str) -> BTreeSet<String> {
 #[test]
 fn the_map_of_the_sources_names_what_is_there() {
     assert_eq!(table("src/lib.rs"), entries("src"));
-    for folder in ["cache", "engine", "functions", "kernels", "model", "plan", "program"] {
+    for folder in ["cache", "engine", "files", "functions", "kernels", "model", "plan", "program"] {
         let mut there = entries(&format!("src/{folder}"));
         there.remove("mod.rs");
         there.remove("tests.rs");
