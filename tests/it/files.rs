@@ -49,7 +49,7 @@ async fn the_session_of_the_library_writes_whole_files_with_embed() {
     let target = folder.path().join("v.parquet").display().to_string();
     let copy = format!("COPY (SELECT id, embed(body) AS v FROM 'sql/docs.parquet' LIMIT 3) TO '{target}'");
     run(&ctx, &copy).await;
-    assert_eq!(writes.completed(), [target.clone()]);
+    assert_eq!(writes.completed(), [target.as_str()]);
     writes.next_statement();
     let failed = ctx.sql(&format!("COPY ({FAILING}) TO '{target}'")).await.expect("planned").collect().await;
     assert!(failed.expect_err("it divides by zero").to_string().contains("Divide by zero"));
