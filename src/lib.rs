@@ -32,6 +32,7 @@
 //! | place | what |
 //! |---|---|
 //! | `lib.rs` | front door: this page, re-exports, [`register`] |
+//! | `access.rs` | [`Access`]: what a host lets a session do, and how it hears what happens there |
 //! | `options.rs` | [`EmbedOptions`]: every setting, its unit, its default and why |
 //! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
 //! | `functions/` | one file per SQL function; a face, not a body |
@@ -61,6 +62,7 @@
 //! `tests/it/invariants.rs` holds I1, I2 and I5; `tests/it/tidy.rs` holds I3 and I4 by reading the sources.
 //! I6 is held by counting allocations, in `src/model/tests.rs` and `src/engine/model_batch.rs`.
 
+mod access;
 mod cache;
 mod engine;
 mod error;
@@ -74,12 +76,10 @@ mod plan;
 #[doc(hidden)]
 pub mod stages;
 
-pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
+pub use access::{Access, Download, Event};
+pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
-pub use model::observe_model_warnings;
-#[cfg(feature = "hub")]
-pub use model::{Download, observe_downloads};
 pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
 pub use options::{Device, EmbedOptions, Precision, parse_size};
 pub use plan::EmbedPlanner;
@@ -115,8 +115,23 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 /// register_with(&ctx, EmbedOptions { model: "BAAI/bge-small-en-v1.5".into(), ..Default::default() })?;
 /// # datafusion::error::Result::<()>::Ok(())
 /// ```
+///
+/// What the session may do to come by models stays as it was, see [`register_as`].
 pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> {
+    put_into(ctx, options, session_of(ctx).unwrap_or_default())
+}
+
+/// Puts `embed` and its sisters into a session, with these settings, and says what the session may do to come by models and
+/// who is told what happens meanwhile. SQL changes the settings; no SQL changes the [`Access`].
+///
+/// The model of `options` is the host's own choice and allowed from wherever it comes, under that very name.
+pub fn register_as(ctx: &SessionContext, options: EmbedOptions, access: Access) -> Result<()> {
     let session = session_of(ctx).unwrap_or_default();
+    session.set_access(access.with_own_model(&options.model));
+    put_into(ctx, options, session)
+}
+
+fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) -> Result<()> {
     let state = ctx.state_ref();
     let mut state = state.write();
     state.config_mut().options_mut().extensions.insert(options);

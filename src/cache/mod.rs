@@ -7,6 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `key.rs` | what a vector depends on beside its text |
 //! | `segment.rs` | a pair of files: keys, and vectors with checksums |
 //! | `space.rs` | the segments of one space, and where a key is |
 //! | `numbers.rs` | what of this crate a vector depends on |
@@ -20,12 +21,13 @@
 //! a file was cut, and all of them were several times slower. The price is an index in memory, some 50 bytes a vector.
 
 mod access;
+mod key;
 mod numbers;
 mod segment;
 mod space;
 mod upkeep;
 
-pub(crate) use numbers::{ARITHMETIC, TOKENISING};
+pub(crate) use key::{SpaceKey, VectorLimits};
 pub(crate) use segment::{Kept, Key};
 pub(crate) use space::Space;
 pub use upkeep::Pruned;
@@ -35,13 +37,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use segment::Shape;
 use upkeep::{LOCK_FILE, Upkeep};
 
 /// The file that says what the folder is, and in which format.
@@ -49,63 +47,6 @@ const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "datafusion-embed vectors 2\n";
 /// How the file begins in any format.
 const ANY_FORMAT: &str = "datafusion-embed vectors ";
-
-type Observer = Arc<dyn Fn(&str) + Send + Sync>;
-
-static OBSERVER: RwLock<Option<Observer>> = RwLock::new(None);
-
-/// Calls `observer` with one line when a cache cannot be used any longer, a full disk for one: the query goes on without
-/// it, and the library itself prints nothing. One observer per process; a later one takes the place of the former.
-pub fn observe_cache_troubles(observer: Arc<dyn Fn(&str) + Send + Sync>) {
-    *OBSERVER.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
-}
-
-fn tell(trouble: &str) {
-    if let Some(observer) = OBSERVER.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        observer(trouble);
-    }
-}
-
-/// Everything a vector depends on but its text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpaceKey {
-    /// For people; the fingerprint is what counts.
-    pub(crate) model: String,
-    pub(crate) fingerprint: String,
-    pub(crate) precision: String,
-    pub(crate) device: String,
-    /// Instructions of the kernels: other ones add up in another order.
-    pub(crate) kernels: String,
-    pub(crate) prompt: String,
-    pub(crate) max_tokens: usize,
-    pub(crate) dimensions: usize,
-    /// Whether longer texts were cut; where they are an error none is here.
-    pub(crate) truncate: bool,
-    /// [`ARITHMETIC`].
-    pub(crate) arithmetic: u32,
-    /// [`TOKENISING`].
-    pub(crate) tokenising: u32,
-}
-
-impl SpaceKey {
-    /// A hash of all the rest but the model's name.
-    fn hash(&self) -> [u8; 16] {
-        let Self { fingerprint, precision, device, kernels, prompt, .. } = self;
-        let Self { max_tokens, dimensions, truncate, arithmetic, tokenising, .. } = self;
-        let texts = format!("{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}");
-        let numbers = format!("{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}\0{tokenising}");
-        *Sha256::digest(format!("{texts}\0{numbers}")).first_chunk().expect("16 of 32 bytes")
-    }
-
-    /// The folder's name.
-    fn folder(&self) -> String {
-        hex(&self.hash())
-    }
-
-    fn shape(&self) -> Shape {
-        Shape { values: self.dimensions, space: self.hash() }
-    }
-}
 
 /// A folder of vectors, shared by the sessions of this process.
 #[derive(Debug)]
@@ -340,10 +281,6 @@ fn check_format(path: &Path, shown: &str) -> Result<()> {
         }
         Err(error) => Err(refuse(&format!("cannot be read: {error}"))),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

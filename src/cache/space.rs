@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::key::SpaceKey;
 use super::segment::{self, Kept, Key, OnDisk, Segment, Shape, Writer};
 use super::upkeep::{self, Upkeep};
-use super::{CacheUse, SpaceKey, access, lock, tell};
+use super::{CacheUse, access, lock};
+use crate::access::{Access, Event};
 
 /// The file that says what a space is for.
 pub(super) const DESCRIPTION: &str = "space.json";
@@ -66,9 +68,8 @@ struct Followed {
 #[derive(Debug, Default)]
 struct Writing {
     writer: Option<(Writer, u32)>,
-    /// Whether nothing more is written until the next query, and whether that was told.
+    /// Whether nothing more is written until the next query.
     stopped: bool,
-    told: bool,
     /// When the first vector was written that a loss of power would cost; `None` where there is none.
     unsynced_since: Option<Instant>,
     /// Bytes that the whole folder may hold, 0 for any.
@@ -138,20 +139,20 @@ impl Space {
         Look::Nothing
     }
 
-    /// Keeps vectors, `[keys, dimensions]`; `cut` says which texts were cut. Where that is not possible it is told once, and
-    /// the rest of the query goes on without.
-    pub(crate) fn put(&self, keys: &[Key], cut: &[bool], vectors: &[f32]) {
+    /// Keeps vectors, `[keys, dimensions]`; `cut` says which texts were cut. Where that is not possible the session
+    /// is told once, and the rest of the query goes on without.
+    pub(crate) fn put(&self, keys: &[Key], cut: &[bool], vectors: &[f32], session: &Access) {
         let mut writing = lock(&self.writing);
         if writing.stopped || keys.is_empty() {
             return;
         }
         if let Err(error) = self.add(&mut writing, keys, cut, vectors) {
-            if !writing.told {
-                let directory = self.directory().display();
-                tell(&format!("cache \"{directory}\" cannot be written: {error}; vectors are not kept, queries go on"));
-            }
             // What was written in part has no key, or no place in a segment that goes on.
-            *writing = Writing { stopped: true, told: true, most_bytes: writing.most_bytes, ..Writing::default() };
+            *writing = Writing { stopped: true, most_bytes: writing.most_bytes, ..Writing::default() };
+            drop(writing);
+            let cache = format!("cache \"{}\" cannot be written", self.directory().display());
+            let trouble = Event::CacheTrouble(format!("{cache}: {error}; vectors are not kept, queries go on"));
+            session.tell_once(&cache, &trouble);
         }
     }
 

@@ -5,7 +5,11 @@ use std::io::{Seek, SeekFrom, Write};
 
 use proptest::prelude::*;
 
+use super::key::SpaceKey;
+use super::numbers::{ARITHMETIC, TOKENISING};
+use super::segment::Shape;
 use super::*;
+use crate::access::{Access, Event};
 
 const DIM: usize = 24;
 
@@ -46,9 +50,14 @@ fn vector(i: usize) -> Vec<f32> {
 }
 
 fn put(space: &Space, range: std::ops::Range<usize>) {
+    put_in(space, range, &Access::local());
+}
+
+/// What a query of this session keeps.
+fn put_in(space: &Space, range: std::ops::Range<usize>, session: &Access) {
     let keys: Vec<_> = range.clone().map(key).collect();
     let cut: Vec<_> = range.clone().map(is_cut).collect();
-    space.put(&keys, &cut, &range.flat_map(vector).collect::<Vec<_>>());
+    space.put(&keys, &cut, &range.flat_map(vector).collect::<Vec<_>>(), session);
 }
 
 /// Every third text was cut.
@@ -232,13 +241,12 @@ fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_told_once_and_the_rest_goes_on_without() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static TOLD: AtomicUsize = AtomicUsize::new(0);
-    observe_cache_troubles(Arc::new(|trouble| {
-        assert!(trouble.contains("cannot be written") && trouble.contains("queries go on"), "{trouble}");
-        TOLD.fetch_add(1, Ordering::Relaxed);
-    }));
+fn a_full_disk_is_told_once_to_the_session_that_writes_and_the_rest_goes_on_without() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let [first, second] = ["first", "second"].map(|name| {
+        let told = Arc::clone(&told);
+        Access::local().with_events(move |event| lock(&told).push((name, event.clone())))
+    });
     let folder = tempfile::tempdir().expect("a folder");
     let cache = other_process(folder.path());
     let space = cache.space(space_key(), 0);
@@ -248,9 +256,21 @@ fn a_full_disk_is_told_once_and_the_rest_goes_on_without() {
     let path = folder.path().join(SpaceKey { prompt: "p".to_owned(), ..name.clone() }.folder());
     fs::write(&path, "in the way").expect("write");
     let blocked = cache.space(SpaceKey { prompt: "p".to_owned(), ..name }, 0);
-    put(&blocked, 0..10);
-    put(&blocked, 10..20);
-    assert_eq!((found(&blocked, 0..20), TOLD.load(Ordering::Relaxed)), (0, 1));
+    put_in(&blocked, 0..10, &first);
+    put_in(&blocked, 10..20, &first);
+    assert_eq!((found(&blocked, 0..20), lock(&told).len()), (0, 1));
+    // Another query tries again, and the session knows it already.
+    blocked.refresh();
+    put_in(&blocked, 0..10, &first);
+    assert_eq!(lock(&told).len(), 1);
+    blocked.refresh();
+    put_in(&blocked, 0..10, &second);
+    put_in(&blocked, 10..20, &second);
+    assert_eq!(lock(&told).iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["first", "second"]);
+    for (_, event) in lock(&told).iter() {
+        let Event::CacheTrouble(trouble) = event else { panic!("{event:?}") };
+        assert!(trouble.contains("cannot be written") && trouble.contains("queries go on"), "{trouble}");
+    }
     assert_eq!(found(&space, 0..10), 10, "others are not touched");
 }
 

@@ -24,9 +24,10 @@ pub(crate) use query::{BATCHES_PER_WORKER, Feed, Query};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey, TOKENISING};
+use crate::access::Access;
+use crate::cache::{Cache, Space, SpaceKey, VectorLimits};
 use crate::error::{Error, Result};
 use crate::model::{self, Allowance, Description, Found, Model, Place, Role};
 use crate::options::{Device, EmbedOptions};
@@ -44,6 +45,7 @@ pub(crate) struct Session {
     /// Raised by [`Session::cancel`]: a call that began under an older number stops.
     generation: Arc<AtomicU64>,
     literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
+    access: RwLock<Access>,
 }
 
 /// What a literal's vector depends on (I1).
@@ -63,6 +65,8 @@ pub(crate) struct Call {
     pub(crate) options: EmbedOptions,
     /// Which prompt goes before each text.
     pub(crate) role: Role,
+    /// What the session may do to come by the model, and whom it tells; `options.offline` is in it.
+    pub(crate) access: Access,
     /// Model batches in flight.
     pub(crate) concurrency: usize,
     /// The model as it was when the call was planned; `None` where that is not known, and it is taken as it is now.
@@ -74,7 +78,7 @@ impl Call {
     pub(crate) fn model(&self) -> Result<Arc<Found>> {
         match &self.planned {
             Some(found) => Ok(Arc::clone(found)),
-            None => model::find(&self.options.model, self.options.offline),
+            None => model::find(&self.options.model, &self.access),
         }
     }
 
@@ -119,34 +123,34 @@ impl Call {
 
     /// Where the vectors of this call are kept, if they are.
     fn space(&self, model: &Found, dimensions: usize, max_tokens: usize) -> Result<Option<Arc<Space>>> {
-        let EmbedOptions { cache, cache_size, offline, truncate, .. } = &self.options;
+        let EmbedOptions { cache, cache_size, truncate, .. } = &self.options;
         if cache.is_empty() {
             return Ok(None);
         }
-        let place = self.place();
-        let description = &model.description;
-        let key = SpaceKey {
-            model: description.name.clone(),
-            fingerprint: model.fingerprint(*offline)?.to_owned(),
-            precision: place.precision.to_string(),
-            device: place.device.to_string(),
-            kernels: crate::kernel_path()?,
-            prompt: description.prompt(self.role).to_owned(),
-            max_tokens,
-            dimensions,
-            truncate: *truncate,
-            arithmetic: ARITHMETIC,
-            tokenising: TOKENISING,
-        };
+        let Description { name, .. } = &*model.description;
+        let fingerprint = model.fingerprint(&self.access)?;
+        let limits = VectorLimits { max_tokens, dimensions, truncate: *truncate };
+        let prompt = model.description.prompt(self.role);
+        let key = SpaceKey::new(name, fingerprint, self.place(), &crate::kernel_path()?, prompt, limits);
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }
 
     fn load(&self, model: &Found) -> Result<Arc<Model>> {
-        model.load(self.options.offline, self.place(), self.options.model_memory)
+        model.load(&self.access, self.place(), self.options.model_memory)
     }
 }
 
 impl Session {
+    /// What the session may do to come by a model, and whom it tells, for a call that is to stay offline or not.
+    pub(crate) fn access(&self, offline: bool) -> Access {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).clone().and_offline(offline)
+    }
+
+    /// From now on, for what is planned from now on.
+    pub(crate) fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
     /// The share of the pool of calls on this device that may have so many batches at once: one for all queries that say the
     /// same, so that those that say something else, or run elsewhere, neither lend nor borrow of it.
     fn lane(&self, device: Device, concurrency: usize) -> Arc<Lane> {

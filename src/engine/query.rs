@@ -178,7 +178,7 @@ impl Shared {
         let Loaded { model, unpooled } = self.loaded()?;
         let vectors = model.encode(&batch.ids, &batch.starts, *unpooled, self.dimensions, room, go_on)?;
         if let Some(space) = &self.space {
-            space.put(&batch.keys, &batch.cut, &vectors);
+            space.put(&batch.keys, &batch.cut, &vectors, &self.call.access);
         }
         Ok(vectors)
     }
@@ -403,6 +403,7 @@ fn too_long(text: &str, length: usize, limit: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Access;
     use crate::model::Role;
     use crate::options::EmbedOptions;
 
@@ -416,7 +417,7 @@ mod tests {
     fn two(most_bytes: usize) -> Two {
         let session = Session::default();
         let options = EmbedOptions { model: "tests/fixtures/tiny-bert".to_owned(), ..EmbedOptions::default() };
-        let call = Call { options, role: Role::Plain, concurrency: 2, planned: None };
+        let call = Call { options, role: Role::Plain, access: Access::local(), concurrency: 2, planned: None };
         let query = Query::start(&session, most_bytes);
         let feed = || query.feed(&session, &call, Arc::default()).expect("the fixture");
         let (a, b) = (feed(), feed());

@@ -88,7 +88,8 @@ impl Settings {
             (0, _) => 2,
             (wanted, _) => wanted,
         };
-        Call { options, role, concurrency, planned: None }
+        let access = self.session.access(options.offline);
+        Call { options, role, access, concurrency, planned: None }
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `files.rs` | where a model's files come from: compiled in, a directory, the hub |
-//! | `hub.rs` | the hub's commits, and the cache folder that its tools share |
-//! | `download.rs` | requests to the hub; one file from there into the cache |
+//! | `origin.rs` | what a model's name stands for |
+//! | `sources/` | where files come from: what every source can say; compiled in, a directory |
+//! | `hub/` | the hub as a source, and the cache folder that its tools share |
+//! | `snapshot.rs` | a model's files at one moment, the only way to what is made of them |
+//! | `model_file.rs` | one of them, opened |
+//! | `fingerprint.rs` | what tells a model's vectors from those of any other |
 //! | `description.rs` | what the small files say: modules, pooling, prompts, limits |
 //! | `config.rs` | reading `config.json` |
 //! | `architecture.rs` | what an encoder is made of, as data |
@@ -29,41 +32,43 @@ mod candle;
 mod catalog;
 mod config;
 mod description;
-#[cfg(feature = "hub")]
-mod download;
 mod encoder;
 mod families;
-mod files;
+mod fingerprint;
 #[cfg(feature = "hub")]
 mod hub;
+mod model_file;
 mod names;
+mod origin;
 mod parts;
 mod pieces;
 mod pooling;
 mod rope;
 mod settings;
+mod snapshot;
+mod sources;
 mod steps;
 mod tokenizer;
 mod tokenizer_file;
 mod weights;
 
-pub use catalog::observe_model_warnings;
 pub(crate) use catalog::{Found, Place, find, loaded};
 pub(crate) use description::{Description, Role};
 pub(crate) use encoder::Room;
-pub(crate) use files::{BUNDLED_NAME, is_bundled, stored};
-#[cfg(feature = "hub")]
-pub use hub::{Download, observe_downloads};
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use origin::stored;
 pub(crate) use pieces::Allowance;
+pub(crate) use sources::{BUNDLED_NAME, Stored, is_bundled};
 pub(crate) use tokenizer::Tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::options::{Device, Precision};
 use encoder::CpuEncoder;
-use files::ModelFiles;
+use snapshot::{Files, Snapshot};
 use steps::Step;
 use tokenizer::TextTokenizer;
 use weights::Weights;
@@ -90,11 +95,9 @@ enum Encoder {
 
 impl Model {
     /// Loads tokenizer and weights. The device is a real one, never `auto`.
-    fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
-        // Of a hub model it is no small file: it comes now, with the weights.
-        files.has(&format!("{}tokenizer.json", description.folder), offline)?;
+    fn load(files: Files<'_>, description: Arc<Description>, place: Place) -> Result<Self> {
         let tokenizer = guarded(&description.name, || TextTokenizer::load(files, &description))?;
-        let weights = Weights::open(files, &description.folder, offline)?;
+        let weights = Weights::open(files, &description.folder)?;
         let Place { device, precision } = place;
         if device != Device::Cpu && precision != Precision::F32 {
             return Err(Error::Setting(format!(
@@ -118,16 +121,18 @@ impl Model {
                 return Err(Error::Device(format!("device {device} is not built in")));
             }
         };
-        let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
+        let steps = description.steps.iter().map(|step| step.load(files)).collect::<Result<_>>()?;
         files.require_current()?;
         Ok(Self { description, tokenizer, encoder, steps })
     }
 
     /// Loads a directory as it is now, whatever was read of it before.
     pub(crate) fn load_directory(directory: &str) -> Result<Self> {
-        let files = ModelFiles::find(directory, true)?;
-        let description = Arc::new(Description::read(&files, true)?);
-        Self::load(&files, description, Place { device: Device::Cpu, precision: Precision::F32 }, true)
+        let access = Access::local();
+        let snapshot = Snapshot::find(directory, &access)?;
+        let files = snapshot.files(&access);
+        let description = Arc::new(Description::read(files)?);
+        Self::load(files, description, Place { device: Device::Cpu, precision: Precision::F32 })
     }
 
     /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.

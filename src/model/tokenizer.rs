@@ -10,9 +10,9 @@ use tokenizers::normalizers::{BertNormalizer, Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection};
 
 use super::description::Description;
-use super::files::ModelFiles;
 use super::pieces::{Allowance, Cuts};
 use super::settings::{Letters, TokenizerSettings};
+use super::snapshot::Files;
 use super::tokenizer_file;
 use crate::error::{Error, Result};
 
@@ -59,7 +59,7 @@ pub(crate) struct TextTokenizer {
 
 impl TextTokenizer {
     /// Reads `tokenizer.json`. Its own truncation and padding are settings of whoever saved it last and are ignored.
-    pub(crate) fn load(files: &ModelFiles, description: &Description) -> Result<Self> {
+    pub(crate) fn load(files: Files<'_>, description: &Description) -> Result<Self> {
         let path = format!("{}tokenizer.json", description.folder);
         let text = files.require_text(&path)?;
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));

@@ -13,7 +13,7 @@ use datafusion::prelude::SessionContext;
 use datafusion_embed::check_model;
 use tempfile::TempDir;
 
-use crate::support::{copy_folder, count, run, session, vectors_by_id};
+use crate::support::{copy_folder, count, offline, run, session, vectors_by_id};
 
 const WEIGHTS: &str = "model.safetensors";
 const OTHER: &str = "tests/fixtures/architectures/electra";
@@ -190,7 +190,7 @@ async fn run_again(ctx: &SessionContext, sql: &str) {
 fn error_of(model: &Model) -> String {
     let path = model.0.path().display().to_string();
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || drop(sender.send(check_model(&path, true).map(drop))));
+    thread::spawn(move || drop(sender.send(check_model(&path, &offline()).map(drop))));
     let found = receiver.recv_timeout(Duration::from_secs(60)).expect("no hang");
     let message = found.expect_err("no model").to_string();
     assert!(message.starts_with("model directory ") && !message.contains('\n'), "{message}");
@@ -261,7 +261,7 @@ fn a_link_that_leads_nowhere_is_no_missing_file() {
     // Links that lead somewhere are what hub caches are made of.
     fs::remove_file(model.file("1_Pooling")).expect("removed");
     std::os::unix::fs::symlink("elsewhere", model.file("1_Pooling")).expect("linked");
-    check_model(&model.0.path().display().to_string(), true).expect("a model");
+    check_model(&model.0.path().display().to_string(), &offline()).expect("a model");
 }
 
 #[test]
@@ -276,10 +276,13 @@ fn a_huge_text_file_is_refused_before_it_is_read() {
 fn a_model_without_modules_says_how_it_is_pooled() {
     let model = Model::new();
     fs::remove_file(model.file("modules.json")).expect("removed");
-    let check = check_model(&model.0.path().display().to_string(), true).expect("a model");
+    let check = check_model(&model.0.path().display().to_string(), &offline()).expect("a model");
     let assumption = check.assumption.expect("pooling is said nowhere");
     assert!(assumption.starts_with("no modules.json: pooled by mean"), "{assumption}");
-    assert_eq!(check_model(&Model::new().0.path().display().to_string(), true).expect("a model").assumption, None);
+    assert_eq!(
+        check_model(&Model::new().0.path().display().to_string(), &offline()).expect("a model").assumption,
+        None
+    );
 }
 
 #[cfg(feature = "bundled-model")]

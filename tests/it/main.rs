@@ -1,5 +1,6 @@
 //! One integration binary: every further one would link DataFusion again.
 
+mod access;
 mod cache;
 #[cfg(all(feature = "cli", unix))]
 mod copy;

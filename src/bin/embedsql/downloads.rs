@@ -1,22 +1,34 @@
-//! Progress of model downloads: bars on standard error, for people only.
+//! What the library tells this program of: progress of model downloads, as bars on standard error, and what it warns of.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use datafusion_embed::Download;
+use datafusion_embed::{Access, Download, Event};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Shows a bar for each file that a model needs, unless nobody would see it.
-pub(crate) fn show(quiet: bool) {
-    if quiet || !io::stderr().is_terminal() {
-        return;
-    }
-    let all = MultiProgress::new();
-    let bars: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
-    datafusion_embed::observe_downloads(Arc::new(move |download: &Download| {
-        let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bars.entry(download.file.clone()).or_insert_with(|| all.add(bar(&download.file)));
+/// Allows everything, for whoever sits at this program may read his own files; downloads are shown, and `warn` gets each line
+/// that the library warns with.
+pub(crate) fn access(quiet: bool, warn: fn(&str)) -> Access {
+    let bars = (!quiet && io::stderr().is_terminal()).then(Bars::default);
+    Access::default().with_events(move |event| match (event, &bars) {
+        (Event::Download(download), Some(bars)) => bars.show(download),
+        (Event::ModelWarning(line) | Event::CacheTrouble(line), _) => warn(line),
+        _ => {}
+    })
+}
+
+/// A bar for each file that a model needs, for people only.
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    by_file: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn show(&self, download: &Download) {
+        let mut bars = self.by_file.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(download.file.clone()).or_insert_with(|| self.all.add(bar(&download.file)));
         if let Some(total) = download.total {
             bar.set_length(total);
         }
@@ -26,7 +38,7 @@ pub(crate) fn show(quiet: bool) {
             bar.finish_and_clear();
             bars.remove(&download.file);
         }
-    }));
+    }
 }
 
 fn bar(file: &str) -> ProgressBar {

@@ -20,7 +20,7 @@
 //! | `table.rs` | the table for people |
 //! | `output.rs` | where results go: standard output, or a file that appears whole |
 //! | `progress.rs` | how far a long query is |
-//! | `downloads.rs` | how far a download is |
+//! | `downloads.rs` | how far a download is, and what the library warns of |
 //! | `error.rs` | one line an error, and what it is for the exit code |
 //! | `models.rs` | `embedsql models` |
 //! | `cache.rs` | `embedsql cache` |
@@ -29,7 +29,6 @@ mod args;
 mod cache;
 mod complete;
 mod copy;
-#[cfg(feature = "hub")]
 mod downloads;
 mod error;
 mod files;
@@ -88,10 +87,6 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let files = WholeFiles::default();
     let ctx = runtime.block_on(session::session(args, files.clone()))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
-    #[cfg(feature = "hub")]
-    downloads::show(args.quiet);
-    datafusion_embed::observe_cache_troubles(Arc::new(error::warn));
-    datafusion_embed::observe_model_warnings(Arc::new(error::warn));
     let job = Job::new(ctx, files, output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
         true => repl::run(&runner, &job),

@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::common::config::FormatOptions;
-use datafusion_embed::{ModelCheck, check_model, known_models, pull_model};
+use datafusion_embed::{Access, ModelCheck, check_model, known_models, pull_model};
 
 use crate::args::{Args, ModelsAction};
+use crate::downloads;
 use crate::error::Failure;
 use crate::output::Output;
 use crate::print::{Printer, Shape};
 
 /// Does what the command line asks for.
 pub(crate) fn run(args: &Args, action: Option<&ModelsAction>) -> Result<(), Failure> {
-    #[cfg(feature = "hub")]
-    crate::downloads::show(args.quiet);
+    let access = downloads::access(args.quiet, |_| {});
     written(args, |output| match action {
         None => print(args, output, &list()?),
-        Some(ModelsAction::Pull { name }) => print(args, output, &pull(name)?),
-        Some(ModelsAction::Check { name }) => check(args, output, name),
+        Some(ModelsAction::Pull { name }) => print(args, output, &pull(name, &access)?),
+        Some(ModelsAction::Check { name }) => check(args, output, name, &access),
     })
 }
 
@@ -46,14 +46,14 @@ pub(crate) fn list() -> Result<RecordBatch, Failure> {
     ])
 }
 
-fn pull(name: &str) -> Result<RecordBatch, Failure> {
-    let revision = pull_model(name).map_err(failed)?;
+fn pull(name: &str, access: &Access) -> Result<RecordBatch, Failure> {
+    let revision = pull_model(name, access).map_err(failed)?;
     rows(&[("model", vec![Some(name.to_owned())]), ("revision", vec![revision])])
 }
 
 /// Two tables: what the model is, and how it does in each precision.
-fn check(args: &Args, output: &Output, name: &str) -> Result<(), Failure> {
-    let check = check_model(name, false).map_err(failed)?;
+fn check(args: &Args, output: &Output, name: &str, access: &Access) -> Result<(), Failure> {
+    let check = check_model(name, access).map_err(failed)?;
     let facts = facts(&check);
     let (names, values): (Vec<_>, Vec<_>) = facts.into_iter().map(|(name, value)| (Some(name), Some(value))).unzip();
     print(args, output, &rows(&[("property", names), ("value", values)])?)?;

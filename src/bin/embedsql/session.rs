@@ -7,10 +7,11 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_embed::EmbedOptions;
+use datafusion_embed::{EmbedOptions, register_as};
 
 use crate::args::Args;
-use crate::error::{Failure, one_line};
+use crate::downloads;
+use crate::error::{Failure, one_line, warn};
 use crate::files::WholeFiles;
 use crate::sink::WholeSinks;
 
@@ -28,6 +29,8 @@ pub(crate) async fn session(args: &Args, files: WholeFiles) -> Result<SessionCon
         config.options_mut().set(&setting.key, &setting.value).map_err(|e| setting.usage(&one_line(&e)))?;
     }
 
+    let options = config.options().extensions.get::<EmbedOptions>().cloned().unwrap_or_default();
+
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = args.memory_limit {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
@@ -44,7 +47,7 @@ pub(crate) async fn session(args: &Args, files: WholeFiles) -> Result<SessionCon
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .build();
     let ctx = SessionContext::new_with_state(state).enable_url_table();
-    datafusion_embed::register(&ctx)?;
+    register_as(&ctx, options, downloads::access(args.quiet, warn))?;
     for setting in runtime_settings {
         // These are no options of the session but of its runtime; only SET knows how to apply them.
         let sql = format!("SET {} = '{}'", setting.key, setting.value.replace('\'', "''"));

@@ -1,0 +1,17 @@
+//! Where the files of a model come from. The hub is a source too, in a folder of its own.
+//!
+//! | file | what |
+//! |---|---|
+//! | `source.rs` | what every source can say |
+//! | `bundled.rs` | compiled in |
+//! | `directory.rs` | a directory of this machine |
+
+mod bundled;
+mod directory;
+mod source;
+
+pub(crate) use bundled::{BUNDLED_NAME, is_bundled};
+pub(super) use bundled::{Bundled, SHORT_NAME};
+pub(super) use directory::{Directory, dangling, is_there};
+pub(crate) use source::Stored;
+pub(super) use source::{Location, Source};
