@@ -126,6 +126,7 @@ impl Access {
     }
 
     /// Whether the network is not to be touched.
+    #[cfg(any(test, feature = "hub"))]
     pub(crate) fn is_offline(&self) -> bool {
         self.offline
     }
@@ -167,7 +168,7 @@ impl Access {
         // Not held while somebody is told: he may ask for another model.
         let is_new = sink.told.lock().unwrap_or_else(PoisonError::into_inner).insert(subject.to_owned());
         if is_new {
-            (sink.tell)(event);
+            self.tell(event);
         }
     }
 }

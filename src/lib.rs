@@ -118,7 +118,7 @@ pub fn register(ctx: &SessionContext) -> Result<()> {
 ///
 /// What the session may do to come by models stays as it was, see [`register_as`].
 pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> {
-    put_into(ctx, options, session_of(ctx).unwrap_or_default())
+    put_into(ctx, options, session_or_new(ctx))
 }
 
 /// Puts `embed` and its sisters into a session, with these settings, and says what the session may do to come by models and
@@ -126,8 +126,11 @@ pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<()> 
 ///
 /// The model of `options` is the host's own choice and allowed from wherever it comes, under that very name.
 pub fn register_as(ctx: &SessionContext, options: EmbedOptions, access: Access) -> Result<()> {
-    let session = session_of(ctx).unwrap_or_default();
-    session.set_access(access.with_own_model(&options.model));
+    let access = access.with_own_model(&options.model);
+    let session = session_or_new(ctx);
+    session.set_access(access.clone());
+    // Also where SQL drops the functions and the host registers again.
+    ctx.state_ref().write().config_mut().set_extension(Arc::new(access));
     put_into(ctx, options, session)
 }
 
@@ -188,6 +191,17 @@ pub fn features() -> Vec<&'static str> {
         ("metal", cfg!(feature = "metal")),
     ];
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The session of this context, or a new one with the access that the host gave.
+fn session_or_new(ctx: &SessionContext) -> Arc<Session> {
+    session_of(ctx).unwrap_or_else(|| {
+        let session = Session::default();
+        if let Some(access) = ctx.state_ref().read().config().get_extension::<Access>() {
+            session.set_access(access.as_ref().clone());
+        }
+        Arc::new(session)
+    })
 }
 
 /// The session that [`register`] gave this context.

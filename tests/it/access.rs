@@ -90,6 +90,13 @@ async fn what_was_planned_before_the_host_forbids_it_is_refused_after_that() {
     assert_refused(&ctx, &[], "SELECT * FROM vectors", OTHER).await;
     register_with(&ctx, EmbedOptions { model: OTHER.to_owned(), ..EmbedOptions::default() }).expect("registered");
     assert_refused(&ctx, &[], "SELECT embed('x')", OTHER).await;
+    // Nor does one whose functions somebody removed by SQL.
+    for function in ["embed", "embed_query", "embed_document", "embed_tokens"] {
+        run(&ctx, &format!("DROP FUNCTION {function}")).await;
+    }
+    register(&ctx).expect("registered");
+    assert_refused(&ctx, &[], "SELECT embed('x')", OTHER).await;
+    run(&ctx, &format!("SELECT embed('x', '{TINY}')")).await;
 }
 
 #[cfg(feature = "bundled-model")]

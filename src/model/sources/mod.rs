@@ -12,6 +12,8 @@ mod source;
 
 pub(crate) use bundled::{BUNDLED_NAME, is_bundled};
 pub(super) use bundled::{Bundled, SHORT_NAME};
-pub(super) use directory::{Directory, dangling, is_there};
+#[cfg(feature = "hub")]
+pub(super) use directory::is_there;
+pub(super) use directory::{Directory, dangling};
 pub(crate) use source::Stored;
 pub(super) use source::{Location, Source};
