@@ -16,6 +16,23 @@
 //! ```
 //!
 //! ```text
+//! DISTINCT ON
+//!     SELECT DISTINCT ON (grp) embed(body) AS e FROM docs ORDER BY grp, id
+//! before
+//!     Projection: first_value(e) ORDER BY [docs.grp ASC NULLS LAST, docs.id ASC NULLS LAST] AS e
+//!       Sort: docs.grp ASC NULLS LAST
+//!         Aggregate: groupBy=[[docs.grp]], aggr=[[first_value(embed(docs.body) AS e) ORDER BY [docs.grp ASC NULLS LAST, docs.id ASC NULLS LAST]]]
+//!           TableScan: docs projection=[id, grp, body]
+//! after
+//!     Projection: __embed_2 AS e
+//!       Embed: embed(__embed_1) AS __embed_2
+//!         Projection: __embed_0 AS __embed_1
+//!           Sort: docs.grp ASC NULLS LAST
+//!             Aggregate: groupBy=[[docs.grp]], aggr=[[first_value(docs.body) ORDER BY [docs.grp ASC NULLS LAST, docs.id ASC NULLS LAST] AS __embed_0]]
+//!               TableScan: docs projection=[id, grp, body]
+//! ```
+//!
+//! ```text
 //! aggregate
 //!     SELECT max(cosine_similarity(embed(title), embed(body))) AS most FROM docs GROUP BY grp
 //! before
@@ -40,7 +57,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use super::columns::column_at;
 use super::lifted::Lifted;
 use super::lifter::Lifter;
-use crate::plan::calls::{can_be_late, has_call, parts, with_text};
+use crate::plan::calls::{has_call, late_part, parts, with_text};
 
 impl Lifter {
     pub(super) fn aggregate(&mut self, aggregate: Aggregate, mut input: Lifted) -> Result<Lifted> {
@@ -78,10 +95,8 @@ impl Lifter {
     fn pick_text(&mut self, input: &Lifted, expr: &Expr) -> Result<Option<(Expr, Expr)>> {
         let Some(AggregateFunction { func, params }) = picking(expr) else { return Ok(None) };
         let argument = input.resolve(params.args[0].clone())?;
-        if !can_be_late(&argument) {
-            return Ok(None);
-        }
-        let Some((_, text, _)) = parts(&argument) else { return Ok(None) };
+        let Some(call) = late_part(&argument) else { return Ok(None) };
+        let Some((_, text, _)) = parts(call) else { return Ok(None) };
         let mut params = params.clone();
         params.args = vec![text.clone()];
         let others = params.order_by.iter().map(|key| &key.expr).chain(params.filter.as_deref());
@@ -92,7 +107,7 @@ impl Lifter {
         }
         let name = self.name();
         let picked = Expr::AggregateFunction(AggregateFunction { func: Arc::clone(func), params }).alias(&name);
-        Ok(Some((picked, with_text(&argument, Expr::Column(Column::new_unqualified(name))))))
+        Ok(Some((picked, with_text(call, Expr::Column(Column::new_unqualified(name))))))
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `join.rs` | join condition | one with a call runs above an inner join with keys, as conditions of its inputs do |
 //! | `union.rs` | union | a column that is late in all inputs by the same expression is late above, its texts side by side |
 //! | `aggregate.rs` | first_value | and `last_value` of a vector pick its text |
+//! | `aggregate.rs` | DISTINCT ON | is `first_value` by then |
 //! | `aggregate.rs` | aggregate | other arguments run below |
 //! | `window.rs` | window | passes late columns on; what its functions need runs below |
 //! | `scan.rs` | table scan | filters with a call leave it |
