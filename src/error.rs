@@ -21,6 +21,9 @@ pub enum Error {
     /// A text cannot be embedded under the current settings.
     #[error("{0}")]
     Text(String),
+    /// A statement asks for a file that cannot be written, or not there.
+    #[error("{0}")]
+    Write(String),
     /// The session was asked to stop its running calls, see [`cancel`](crate::cancel).
     #[error("embed: cancelled")]
     Cancelled,

@@ -32,6 +32,7 @@
 //! | place | what |
 //! |---|---|
 //! | `lib.rs` | front door: this page, re-exports, [`register`] |
+//! | `access.rs` | [`Access`]: what a host lets a session do, and how it hears what happens there |
 //! | `options.rs` | [`EmbedOptions`]: every setting, its unit, its default and why |
 //! | `error.rs` | one [`Error`], converted to `DataFusionError` at the border |
 //! | `functions/` | one file per SQL function; a face, not a body |
@@ -42,8 +43,11 @@
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
+//! | `files/` | writing: a file or an object is there complete or not there; what may be removed |
+//! | `session.rs` | the session that program, wheel and cluster share |
 //! | `stages.rs` | each stage alone, for the benches |
-//! | `bin/embedsql/` | the program: a *user* of the crate, sees public items only |
+//! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
+//! | `bin/` | its `main` |
 //!
 //! # Invariants
 //!
@@ -51,21 +55,53 @@
 //!   its neighbours, the batch size, the partition count or the row order. On the CPU this holds to the bit for one
 //!   machine and one kernel path.
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
-//! * **I3** Only `functions/`, `plan/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only `engine/`
-//!   starts threads.
+//! * **I3** Only `functions/`, `plan/`, `files/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only
+//!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime).
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only to fetch a model
 //!   that was asked for by hub id.
 //! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
 //!   literal; an equal literal is embedded at most once per query, however often it occurs.
 //! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
 //!
+//! `program/` is a user of the library: it prints, and has threads that wait.
+//!
 //! `tests/it/invariants.rs` holds I1, I2 and I5; `tests/it/tidy.rs` holds I3 and I4 by reading the sources.
-//! I6 is held by counting allocations, in `src/model/tests.rs` and `src/engine/model_batch.rs`.
+//! I6 is held by counting allocations, in `src/model/tests.rs` and `src/engine/ticket.rs`. `tests/it/structure.rs` holds that no
+//! two files import each other and that nothing stands twice.
+//!
+//! # Who owns what
+//!
+//! * *What decides a vector* is data: a call (`engine/call.rs`) is what a plan writes down. The device, the concurrency, folders and
+//!   sizes are the *machine's*, and are asked for where the plan runs.
+//! * A *session* is found, never carried: it lies in the configuration of a context, under an entry that has no settings.
+//!   `engine/mod.rs` has a table of what lives from when to when.
+//! * A *snapshot* of a model's files is the only way to its weights, its fingerprint and its space in a cache.
+//! * A device has one *lane*, whose workers serve every session of the process.
+//! * What a statement writes is in `files/`, and so is the list of what may ever be removed.
+//!
+//! # Words
+//!
+//! | word | here |
+//! |---|---|
+//! | model batch | what one forward pass takes: the tokens of some texts end to end |
+//! | record batch | Arrow's |
+//! | backend | a model's arithmetic on one device, pooling and steps included |
+//! | lane, share | the workers of a device; how many of them a session may keep busy |
+//! | feed, slot | a stream's access to its query: texts go in; where each one's vector will be |
+//! | ticket | a model batch on its way, wanted by any number of streams |
+//! | memo | what a query remembers, so that equal texts go through the model once |
+//! | space, segment | a folder of kept vectors that depend on the same; a pair of files in it |
+//! | snapshot | a model's files at one moment |
+//! | late | of a call: not needed yet where the plan stands, so it runs higher up |
+//! | cut | of a text: longer than the model reads |
+//! | precision, role | arithmetic of the encoder; which prompt goes before a text |
 
+mod access;
 mod cache;
 mod engine;
 mod error;
 pub mod expr_fn;
+pub mod files;
 mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;
@@ -73,18 +109,21 @@ mod model;
 mod models;
 mod options;
 mod plan;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod program;
+mod session;
 #[doc(hidden)]
 pub mod stages;
 
-pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, observe_cache_troubles, prune_cache, verify_cache};
+pub use access::{Access, Download, Event};
+pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
-pub use model::observe_model_warnings;
-#[cfg(feature = "hub")]
-pub use model::{Download, observe_downloads};
 pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
 pub use options::{Device, EmbedOptions, Precision, parse_size};
 pub use plan::EmbedPlanner;
+pub use session::SessionOptions;
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -118,8 +157,26 @@ pub fn register(ctx: &SessionContext) -> Result<Vec<String>> {
 /// register_with(&ctx, EmbedOptions::default().model("BAAI/bge-small-en-v1.5"))?;
 /// # datafusion::error::Result::<()>::Ok(())
 /// ```
+///
+/// What the session may do to come by models stays as it was, see [`register_as`].
 pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<Vec<String>> {
-    let session = session_of(ctx).unwrap_or_default();
+    put_into(ctx, options, session_or_new(ctx))
+}
+
+/// Puts `embed` and its sisters into a session, with these settings, and says what the session may do to come by models and
+/// who is told what happens meanwhile. SQL changes the settings; no SQL changes the [`Access`].
+///
+/// The model of `options` is the host's own choice and allowed from wherever it comes, under that very name.
+pub fn register_as(ctx: &SessionContext, options: EmbedOptions, access: Access) -> Result<Vec<String>> {
+    let access = access.with_own_model(&options.model);
+    let session = session_or_new(ctx);
+    session.set_access(access.clone());
+    // Also where SQL drops the functions and the host registers again.
+    ctx.state_ref().write().config_mut().set_extension(Arc::new(access));
+    put_into(ctx, options, session)
+}
+
+fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) -> Result<Vec<String>> {
     let state = ctx.state_ref();
     let mut state = state.write();
     let extensions = &mut state.config_mut().options_mut().extensions;
@@ -131,6 +188,29 @@ pub fn register_with(ctx: &SessionContext, options: EmbedOptions) -> Result<Vec<
     }
     plan::install(&mut state);
     Ok(replaced)
+}
+
+/// A session as the program has it: `embed` and its sisters, files by their names in FROM, exports that are complete or not
+/// there, and vectors in Parquet row groups that a writer has the memory for.
+///
+/// A host that has a session already takes [`register`] for the functions and [`files`] for the rest.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use datafusion_embed::SessionOptions;
+///
+/// let ctx = datafusion_embed::session(SessionOptions::default())?;
+/// let rows = ctx.sql("SELECT title FROM 'sql/docs.parquet' LIMIT 3").await?.collect().await?;
+/// assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 3);
+/// # datafusion::error::Result::<()>::Ok(())
+/// # }).unwrap();
+/// ```
+pub fn session(options: SessionOptions) -> Result<SessionContext> {
+    let access = options.access.clone();
+    let ctx = session::without_functions(options)?;
+    let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
+    register_as(&ctx, options.unwrap_or_default(), access)?;
+    Ok(ctx)
 }
 
 /// Makes every embed call that runs in this session stop soon: workers look between the layers of a model. The calls
@@ -181,6 +261,17 @@ pub fn features() -> Vec<&'static str> {
         ("metal", cfg!(feature = "metal")),
     ];
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The session of this context, or a new one with the access that the host gave.
+fn session_or_new(ctx: &SessionContext) -> Arc<Session> {
+    session_of(ctx).unwrap_or_else(|| {
+        let session = Session::default();
+        if let Some(access) = ctx.state_ref().read().config().get_extension::<Access>() {
+            session.set_access(access.as_ref().clone());
+        }
+        Arc::new(session)
+    })
 }
 
 /// The session that [`register`] gave this context.

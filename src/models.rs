@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::access::Access;
 use crate::error::Result;
-use crate::model::{self, Description, Found, Model, Pass, Place, Role, Scratch};
+use crate::model::{self, Description, Found, Model, Pass, Place, Role, Scratch, Stored};
 use crate::options::{Device, Precision};
 
 /// A model that can be used without the network, or whose weights are in memory.
@@ -26,8 +27,9 @@ pub struct KnownModel {
 /// The bundled model, the models in the hub's cache folder, and those that this process has loaded, by name.
 pub fn known_models() -> Vec<KnownModel> {
     let mut found = BTreeMap::new();
-    for (name, source, revision, bytes) in model::stored() {
-        let known = KnownModel { name, source: source.to_owned(), revision, bytes, loaded: Vec::new() };
+    for Stored { name, kind, revision, bytes } in model::stored() {
+        let (source, revision) = (kind.to_owned(), Some(revision));
+        let known = KnownModel { name, source, revision, bytes, loaded: Vec::new() };
         found.insert((known.name.clone(), known.revision.clone()), known);
     }
     for (model, place) in model::loaded() {
@@ -50,9 +52,10 @@ pub fn known_models() -> Vec<KnownModel> {
 /// # Errors
 ///
 /// [`Error::Model`](crate::Error::Model) where the model is not found, cannot be fetched or does not run here; the files that came stay.
-pub fn pull_model(name: &str) -> Result<Option<String>> {
-    let model = model::find(name, false)?;
-    model.fingerprint(false)?;
+/// [`Error::Setting`](crate::Error::Setting) where it would have to come from where `access` does not allow it.
+pub fn pull_model(name: &str, access: &Access) -> Result<Option<String>> {
+    let model = model::find(name, access)?;
+    model.fingerprint(access)?;
     Ok(model.description.revision.clone())
 }
 
@@ -104,15 +107,16 @@ pub struct PrecisionCheck {
 ///
 /// # Errors
 ///
-/// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here at all.
-pub fn check_model(name: &str, offline: bool) -> Result<ModelCheck> {
-    let found = model::find(name, offline)?;
+/// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here at all,
+/// [`Error::Setting`](crate::Error::Setting) where it would have to come from where `access` does not allow it.
+pub fn check_model(name: &str, access: &Access) -> Result<ModelCheck> {
+    let found = model::find(name, access)?;
     let description = &found.description;
-    let fingerprint = found.fingerprint(offline)?.to_owned();
-    let exact = found.load(offline, place(Precision::F32), usize::MAX)?;
+    let fingerprint = found.fingerprint(access)?.to_string();
+    let exact = found.load(access, place(Precision::F32), usize::MAX)?;
     let expected = vectors(&exact)?.0;
     let all = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let precisions = all.map(|precision| (precision, check_precision(&found, offline, precision, &expected)));
+    let precisions = all.map(|precision| (precision, check_precision(&found, access, precision, &expected)));
     Ok(ModelCheck {
         name: description.name.clone(),
         source: description.source.to_owned(),
@@ -151,12 +155,12 @@ fn place(precision: Precision) -> Place {
 
 fn check_precision(
     found: &Found,
-    offline: bool,
+    access: &Access,
     precision: Precision,
     expected: &[Vec<f32>],
 ) -> Result<PrecisionCheck> {
     let start = Instant::now();
-    let loaded = found.load_alone(offline, place(precision))?;
+    let loaded = found.load_alone(access, place(precision))?;
     let load = start.elapsed();
     let (vectors, tokens_per_second) = vectors(&loaded)?;
     let cosines: Vec<f64> = vectors.iter().zip(expected).map(|(a, b)| cosine(a, b)).collect();

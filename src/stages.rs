@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::kernels::{Arithmetic, Converted, Epilogue, PackedMatrix, Path};
 use crate::model::{self, FlatBatch, Model, Pass, Place, Role, Scratch};
@@ -34,8 +35,8 @@ impl ModelBatch {
 impl Stages {
     /// Loads the bundled model on the CPU.
     pub fn load(precision: Precision) -> std::result::Result<Self, Error> {
-        let place = Place { device: Device::Cpu, precision };
-        let model = model::find(&EmbedOptions::default().model, true)?.load(true, place, usize::MAX)?;
+        let (access, place) = (Access::local(), Place { device: Device::Cpu, precision });
+        let model = model::find(&EmbedOptions::default().model, &access)?.load(&access, place, usize::MAX)?;
         Ok(Self { model, scratch: Scratch::default() })
     }
 

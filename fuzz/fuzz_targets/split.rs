@@ -4,13 +4,13 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/bin/embedsql/split.rs"]
+#[path = "../../src/program/split.rs"]
 mod split;
 
 use split::Broken;
 
 /// What the splitter has of the program.
-mod error {
+mod messages {
     pub(crate) fn tidy(message: &str) -> String {
         message.to_owned()
     }

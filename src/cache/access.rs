@@ -4,10 +4,10 @@
 //! purpose, and what is made inside is the group's too.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::files::write_whole;
 
 /// Most bytes of a small file: what is longer is none of ours.
 const SMALL: u64 = 1 << 20;
@@ -65,18 +65,9 @@ pub(super) fn options(folder: &Path) -> OpenOptions {
     options
 }
 
-/// Writes a small file whole.
+/// Writes a small file whole; `upkeep` knows its parts by their names.
 pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    // Two threads may write the same file at once.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let part = folder.join(format!("{name}.{}-{count}.part", process::id()));
-    let mut file = options(folder).write(true).create_new(true).open(&part)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&part, folder.join(name)));
-    if written.is_err() {
-        let _ = fs::remove_file(part);
-    }
-    written
+    write_whole(folder, name, bytes, options(folder))
 }
 
 /// Whether the group may write there.

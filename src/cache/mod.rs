@@ -7,10 +7,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `folder.rs` | a folder of vectors: its spaces |
+//! | `format.rs` | what a folder is known by |
+//! | `key.rs` | what a vector depends on beside its text |
 //! | `segment.rs` | a pair of files: keys, and vectors with checksums |
 //! | `space.rs` | the segments of one space, and where a key is |
 //! | `numbers.rs` | what of this crate a vector depends on |
 //! | `upkeep.rs` | removing the oldest vectors, joining small segments |
+//! | `usage.rs` | what a folder holds, and what it did for this process |
 //! | `access.rs` | who may read what is made |
 //!
 //! A vector counts only if its checksum is right; whatever else is found there is a miss.
@@ -20,129 +24,30 @@
 //! a file was cut, and all of them were several times slower. The price is an index in memory, some 50 bytes a vector.
 
 mod access;
+mod folder;
+mod format;
+mod key;
 mod numbers;
 mod segment;
 mod space;
 mod upkeep;
+mod usage;
 
-pub(crate) use numbers::{ARITHMETIC, TOKENISING};
+pub(crate) use folder::Cache;
+pub(crate) use key::{SpaceKey, VectorLimits};
 pub(crate) use segment::Key;
 pub(crate) use space::{Kept, Space};
 pub use upkeep::Pruned;
+pub use usage::CacheUse;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use segment::Shape;
-use upkeep::{LOCK_FILE, Upkeep};
-
-/// The file that says what the folder is, and in which format.
-const FORMAT_FILE: &str = "FORMAT";
-const FORMAT: &str = "datafusion-embed vectors 2\n";
-/// How the file begins in any format.
-const ANY_FORMAT: &str = "datafusion-embed vectors ";
-
-type Observer = Arc<dyn Fn(&str) + Send + Sync>;
-
-static OBSERVER: RwLock<Option<Observer>> = RwLock::new(None);
-
-/// Calls `observer` with one line when a cache cannot be used any longer, a full disk for one: the query goes on without
-/// it, and the library itself prints nothing. One observer per process; a later one takes the place of the former.
-pub fn observe_cache_troubles(observer: Arc<dyn Fn(&str) + Send + Sync>) {
-    *OBSERVER.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
-}
-
-fn tell(trouble: &str) {
-    if let Some(observer) = OBSERVER.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        observer(trouble);
-    }
-}
-
-/// Everything a vector depends on but its text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpaceKey {
-    /// For people; the fingerprint is what counts.
-    pub(crate) model: String,
-    pub(crate) fingerprint: String,
-    pub(crate) precision: String,
-    pub(crate) device: String,
-    /// Instructions of the kernels: other ones add up in another order.
-    pub(crate) kernels: String,
-    pub(crate) prompt: String,
-    pub(crate) max_tokens: usize,
-    pub(crate) dimensions: usize,
-    /// Whether longer texts were cut; where they are an error none is here.
-    pub(crate) truncate: bool,
-    /// [`ARITHMETIC`].
-    pub(crate) arithmetic: u32,
-    /// [`TOKENISING`].
-    pub(crate) tokenising: u32,
-}
-
-impl SpaceKey {
-    /// A hash of all the rest but the model's name.
-    fn hash(&self) -> [u8; 16] {
-        let Self { fingerprint, precision, device, kernels, prompt, .. } = self;
-        let Self { max_tokens, dimensions, truncate, arithmetic, tokenising, .. } = self;
-        let texts = format!("{fingerprint}\0{precision}\0{device}\0{kernels}\0{prompt}");
-        let numbers = format!("{max_tokens}\0{dimensions}\0{truncate}\0{arithmetic}\0{tokenising}");
-        *Sha256::digest(format!("{texts}\0{numbers}")).first_chunk().expect("16 of 32 bytes")
-    }
-
-    /// The folder's name.
-    fn folder(&self) -> String {
-        hex(&self.hash())
-    }
-
-    fn shape(&self) -> Shape {
-        Shape { values: self.dimensions, space: self.hash() }
-    }
-}
-
-/// A folder of vectors, shared by the sessions of this process.
-#[derive(Debug)]
-pub(crate) struct Cache {
-    directory: PathBuf,
-    spaces: Mutex<HashMap<String, Arc<Space>>>,
-}
-
-/// What a folder holds for one model under one set of settings, and what it did for this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CacheUse {
-    /// Name of the model.
-    pub model: String,
-    /// SHA-256 over its configuration, tokenizer and weights.
-    pub fingerprint: String,
-    /// Arithmetic of the vectors.
-    pub precision: String,
-    /// Device that computed them.
-    pub device: String,
-    /// The prompt before every text.
-    pub prompt: String,
-    /// Length of a vector.
-    pub dim: usize,
-    /// Truncation length.
-    pub max_tokens: usize,
-    /// Vectors.
-    pub entries: u64,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Vectors that queries of this process found.
-    pub hits: u64,
-    /// Vectors that they did not find.
-    pub misses: u64,
-    /// Vectors that were there and not right; they count as misses too.
-    pub damaged: u64,
-}
+use format::{ANY_FORMAT, FORMAT, FORMAT_FILE};
+use upkeep::Upkeep;
 
 /// What a folder of [`EmbedOptions::cache`](crate::EmbedOptions::cache) holds, by model.
 ///
@@ -216,138 +121,6 @@ fn existing(directory: &str) -> Result<Arc<Cache>> {
 
 fn not_found(directory: &str) -> Error {
     Error::Setting(format!("cache \"{directory}\" not found: it is no folder of embed.cache"))
-}
-
-fn unusable(directory: &str, error: &io::Error) -> Error {
-    Error::Setting(format!("embed.cache: \"{directory}\" cannot be used: {error}; give a folder that can be written"))
-}
-
-static CACHES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Cache>>>> = LazyLock::new(Mutex::default);
-
-impl Cache {
-    /// Opens a folder, which is made if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Setting`] where the folder cannot be used at all, or is one of another format.
-    pub(crate) fn open(directory: &str) -> Result<Arc<Self>> {
-        access::create_cache(Path::new(directory)).map_err(|error| unusable(directory, &error))?;
-        let path = fs::canonicalize(directory).map_err(|error| unusable(directory, &error))?;
-        // Under the lock: several streams of a query begin at once.
-        let mut caches = lock(&CACHES);
-        check_format(&path, directory)?;
-        let cache =
-            caches.entry(path.clone()).or_insert_with(|| Arc::new(Self { directory: path, spaces: Mutex::default() }));
-        Ok(Arc::clone(cache))
-    }
-
-    /// The vectors of a space, with what other processes added since it was asked for last. Beyond `most_bytes` the oldest
-    /// of the folder are removed, 0 being any number.
-    pub(crate) fn space(&self, key: SpaceKey, most_bytes: u64) -> Arc<Space> {
-        let folder = key.folder();
-        let space = {
-            let mut spaces = lock(&self.spaces);
-            let new = || Arc::new(Space::new(self.directory.join(&folder), key));
-            Arc::clone(spaces.entry(folder.clone()).or_insert_with(new))
-        };
-        if most_bytes > 0
-            && upkeep::bytes_below(&self.directory) > most_bytes
-            && let Ok(Some(upkeep)) = Upkeep::try_begin(&self.directory)
-        {
-            upkeep.evict(most_bytes, Space::part_of(most_bytes));
-        }
-        space.limit(most_bytes);
-        space.join();
-        space.refresh();
-        space
-    }
-
-    /// Ends what this process writes: a query that runs begins another segment.
-    fn end_segments(&self) {
-        let spaces: Vec<_> = lock(&self.spaces).values().cloned().collect();
-        spaces.iter().for_each(|space| space.end_segment());
-    }
-
-    /// Every space of the folder, by model.
-    fn usage(&self) -> Vec<CacheUse> {
-        let mut found: Vec<_> = self.all().map(|space| space.usage()).collect();
-        found.sort_by(|a, b| (&a.model, &a.precision, &a.prompt).cmp(&(&b.model, &b.precision, &b.prompt)));
-        found
-    }
-
-    /// Every space of the folder, as it is now.
-    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
-        let folders = upkeep::spaces(&self.directory).unwrap_or_default().into_iter();
-        let spaces = folders.filter_map(|folder| self.found(&folder));
-        spaces.inspect(|space| space.refresh())
-    }
-
-    /// Reads every vector and gives how many are right and how many are not.
-    fn verify(&self) -> (u64, u64) {
-        self.all().fold((0, 0), |(right, wrong), space| {
-            let (more_right, more_wrong) = space.verify();
-            (right + more_right, wrong + more_wrong)
-        })
-    }
-
-    /// The space of a folder that describes itself.
-    fn found(&self, folder: &Path) -> Option<Arc<Space>> {
-        let name = folder.file_name()?.to_str()?;
-        if let Some(space) = lock(&self.spaces).get(name) {
-            return Some(Arc::clone(space));
-        }
-        let key: SpaceKey = serde_json::from_str(&access::text(&folder.join(space::DESCRIPTION)).ok()?).ok()?;
-        Some(Arc::new(Space::new(folder.to_owned(), key)))
-    }
-}
-
-/// Makes a folder again that was removed while it was in use, and says what it is.
-fn mark_again(directory: &Path) -> io::Result<()> {
-    if directory.join(FORMAT_FILE).exists() {
-        return Ok(());
-    }
-    access::create_cache(directory)?;
-    check_format(directory, &directory.display().to_string()).map_err(|error| io::Error::other(error.to_string()))
-}
-
-fn refused(directory: &str, what: &str) -> Error {
-    let ways_out = "give another folder, or remove this one (embedsql cache clear)";
-    Error::Setting(format!("embed.cache: \"{directory}\" {what}; {ways_out}"))
-}
-
-/// Looks what the folder is, and writes it where it is new.
-fn check_format(path: &Path, shown: &str) -> Result<()> {
-    let file = path.join(FORMAT_FILE);
-    let refuse = |what: &str| refused(shown, what);
-    match access::text(&file) {
-        Ok(format) if format == FORMAT => Ok(()),
-        Ok(format) => {
-            let first: String = format.lines().next().unwrap_or_default().chars().take(60).collect();
-            Err(refuse(&format!("has the format \"{first}\" and not \"{}\"", FORMAT.trim_end())))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Another process may begin at the same moment.
-            let is_foreign = |name: &OsStr| !name.to_string_lossy().starts_with(FORMAT_FILE) && name != LOCK_FILE;
-            if fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_foreign(&entry.file_name()))) {
-                // It may have begun a space since the file was looked for.
-                return match access::text(&file) {
-                    Ok(format) if format == FORMAT => Ok(()),
-                    _ => Err(refuse("has files of something else in it")),
-                };
-            }
-            let written = access::write(path, FORMAT_FILE, FORMAT.as_bytes());
-            written.map_err(|error| refuse(&format!("cannot be written: {error}")))
-        }
-        Err(error) => Err(refuse(&format!("cannot be read: {error}"))),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

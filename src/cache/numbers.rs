@@ -63,6 +63,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::access::Access;
     use crate::model::{self, Allowance, FlatBatch, Model, Pass, Place, Role, Scratch, is_bundled};
     use crate::options::{BUNDLED_NAME, Device, Precision};
 
@@ -102,10 +103,10 @@ mod tests {
     }
 
     fn load(name: &str, precision: Precision) -> Arc<Model> {
-        let place = Place { device: Device::Cpu, precision };
+        let (access, place) = (Access::local(), Place { device: Device::Cpu, precision });
         let folder = format!("{FIXTURES}/{name}");
         let folder = if name == BUNDLED_NAME { name } else { &folder };
-        let model = model::find(folder, true).and_then(|found| found.load(true, place, usize::MAX));
+        let model = model::find(folder, &access).and_then(|found| found.load(&access, place, usize::MAX));
         model.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
@@ -119,6 +120,11 @@ mod tests {
         let mut models: Vec<_> = folders.chain(tiny).chain(bundled).collect();
         models.sort();
         models
+    }
+
+    /// The first digits of a hash.
+    fn shown(hash: Sha256) -> String {
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn hash_tokens(name: &str) -> String {
@@ -137,7 +143,7 @@ mod tests {
                 }
             }
         }
-        super::super::hex(&hash.finalize()[..8])
+        shown(hash)
     }
 
     fn hash_vectors(name: &str) -> String {
@@ -153,7 +159,7 @@ mod tests {
             let vectors = model.encode(&batch, &pass, &mut Scratch::default());
             vectors.expect("vectors").iter().for_each(|x| hash.update(x.to_bits().to_le_bytes()));
         }
-        super::super::hex(&hash.finalize()[..8])
+        shown(hash)
     }
 
     /// Compares with what is written above; where that differs it says what to do.

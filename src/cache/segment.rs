@@ -14,12 +14,13 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
-use super::{access, lock};
+use super::access;
 
 /// 128 bits of a text's hash: what foresees one of them could as well foresee SHA-256.
 pub(crate) type Key = [u8; KEY];
@@ -171,11 +172,11 @@ impl Segment {
         if !self.was_read.load(Ordering::Relaxed) {
             self.was_read.store(true, Ordering::Relaxed);
         }
-        if let Some(file) = self.file.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        if let Some(file) = self.file.read().as_ref() {
             return Ok(Arc::clone(file));
         }
-        let mut open = lock(&OPEN);
-        let mut own = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN.lock();
+        let mut own = self.file.write();
         if let Some(file) = own.as_ref() {
             return Ok(Arc::clone(file));
         }
@@ -194,7 +195,7 @@ impl Segment {
 
     #[cfg(not(unix))]
     fn read_at(&self, mut file: &File, bytes: &mut [u8], place: u64) -> io::Result<()> {
-        let _held = lock(&self.position);
+        let _held = self.position.lock();
         file.seek(SeekFrom::Start(place))?;
         file.read_exact(bytes)
     }
@@ -212,7 +213,7 @@ fn close_some(open: &mut VecDeque<Weak<Segment>>) {
             spared += 1;
             open.push_back(first);
         } else {
-            *segment.file.write().unwrap_or_else(PoisonError::into_inner) = None;
+            *segment.file.write() = None;
         }
     }
 }

@@ -4,17 +4,20 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use sha2::{Digest, Sha256};
 
+use super::access;
+use super::format::mark_again;
+use super::key::{DESCRIPTION, SpaceKey};
 use super::segment::{self, Key, OnDisk, Segment, Shape, Writer, take};
 use super::upkeep::{self, Upkeep};
-use super::{CacheUse, SpaceKey, access, lock, tell};
+use super::usage::CacheUse;
+use crate::access::{Access, Event};
 
-/// The file that says what a space is for.
-pub(super) const DESCRIPTION: &str = "space.json";
 /// Entries after which a segment ends: some 400 MB of usual vectors.
 const MOST_ENTRIES: u64 = 1 << 18;
 /// The part of `embed.cache_size` that one segment may have.
@@ -74,9 +77,8 @@ struct Followed {
 #[derive(Debug, Default)]
 struct Writing {
     writer: Option<(Writer, u32)>,
-    /// Whether nothing more is written until the next query, and whether that was told.
+    /// Whether nothing more is written until the next query.
     stopped: bool,
-    told: bool,
     /// When the first vector was written that a loss of power would cost; `None` where there is none.
     unsynced_since: Option<Instant>,
     /// Bytes that the whole folder may hold, 0 for any.
@@ -204,20 +206,20 @@ impl Space {
         Look::Nothing
     }
 
-    /// Keeps vectors, `[keys, dimensions]`; `cut` says which texts were cut. Where that is not possible it is told once, and
-    /// the rest of the query goes on without.
-    pub(crate) fn put(&self, keys: &[Key], cut: &[bool], vectors: &[f32]) {
-        let mut writing = lock(&self.writing);
+    /// Keeps vectors, `[keys, dimensions]`; `cut` says which texts were cut. Where that is not possible the session
+    /// is told once, and the rest of the query goes on without.
+    pub(crate) fn put(&self, keys: &[Key], cut: &[bool], vectors: &[f32], session: &Access) {
+        let mut writing = self.writing.lock();
         if writing.stopped || keys.is_empty() {
             return;
         }
         if let Err(error) = self.add(&mut writing, keys, cut, vectors) {
-            if !writing.told {
-                let directory = self.directory().display();
-                tell(&format!("cache \"{directory}\" cannot be written: {error}; vectors are not kept, queries go on"));
-            }
             // What was written in part has no key, or no place in a segment that goes on.
-            *writing = Writing { stopped: true, told: true, most_bytes: writing.most_bytes, ..Writing::default() };
+            *writing = Writing { stopped: true, most_bytes: writing.most_bytes, ..Writing::default() };
+            drop(writing);
+            let cache = format!("cache \"{}\" cannot be written", self.directory().display());
+            let trouble = Event::CacheTrouble(format!("{cache}: {error}; vectors are not kept, queries go on"));
+            session.tell_once(&cache, &trouble);
         }
     }
 
@@ -250,13 +252,13 @@ impl Space {
             writing.end()?;
         }
         if writing.writer.is_none() {
-            super::mark_again(self.directory())?;
+            mark_again(self.directory())?;
             self.make_room(writing.most_bytes)?;
             close_a_writer(&self.writing);
             let writer = Writer::create(&self.folder, self.shape, None)?;
             self.describe()?;
             let segment = self.write().take_in(Segment::new(&self.folder, &writer.name));
-            lock(&self.followed).insert(writer.name.clone(), Followed { segment, read: u64::MAX });
+            self.followed.lock().insert(writer.name.clone(), Followed { segment, read: u64::MAX });
             writer.publish()?;
             writing.writer = Some((writer, segment));
         }
@@ -307,17 +309,17 @@ impl Space {
     /// What was written survives a loss of power from here on.
     pub(crate) fn sync(&self) {
         // The next write tells what is wrong.
-        let _ = lock(&self.writing).sync();
+        let _ = self.writing.lock().sync();
     }
 
     /// Ends this process's segment, so that it can be removed.
     pub(super) fn end_segment(&self) {
-        let _ = lock(&self.writing).end();
+        let _ = self.writing.lock().end();
     }
 
     /// Joins small segments where there are many.
     pub(super) fn join(&self) {
-        let most_bytes = match lock(&self.writing).most_bytes {
+        let most_bytes = match self.writing.lock().most_bytes {
             0 => u64::MAX,
             most => Self::part_of(most),
         };
@@ -327,12 +329,12 @@ impl Space {
     /// Takes in what others changed. Begins to write again where that failed.
     pub(super) fn refresh(&self) {
         self.update();
-        lock(&self.writing).stopped = false;
+        self.writing.lock().stopped = false;
     }
 
     /// Reads the keys that others added, and lets go of segments that are gone with all their keys.
     fn update(&self) {
-        let mut followed = lock(&self.followed);
+        let mut followed = self.followed.lock();
         for _ in 0..3 {
             // Where the folder cannot be looked at now, what is known goes on.
             let Ok(on_disk) = self.on_disk() else { return };
@@ -407,7 +409,7 @@ impl Space {
 
     /// Remembers how much the folder may hold.
     pub(super) fn limit(&self, most_bytes: u64) {
-        lock(&self.writing).most_bytes = most_bytes;
+        self.writing.lock().most_bytes = most_bytes;
     }
 
     /// What the space holds, and what it did for this process.
@@ -457,11 +459,11 @@ impl Space {
     }
 
     fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write()
     }
 }
 
@@ -531,7 +533,7 @@ impl Writing {
 
 /// Ends the oldest segment that this process writes, where it writes too many, before `of` begins one.
 fn close_a_writer(of: &Arc<Mutex<Writing>>) {
-    let mut writers = lock(&WRITERS);
+    let mut writers = WRITERS.lock();
     let is_other = |known: &Weak<Mutex<Writing>>| !Weak::ptr_eq(known, &Arc::downgrade(of));
     writers.retain(|known| known.strong_count() > 0 && is_other(known));
     for _ in 0..writers.len() {
@@ -542,8 +544,8 @@ fn close_a_writer(of: &Arc<Mutex<Writing>>) {
         let Some(writing) = oldest.upgrade() else { continue };
         // One that is busy in this moment is not waited for: it may be waiting here.
         match writing.try_lock() {
-            Ok(mut writing) => drop(writing.end()),
-            Err(_) => writers.push_back(oldest),
+            Some(mut writing) => drop(writing.end()),
+            None => writers.push_back(oldest),
         }
     }
     writers.push_back(Arc::downgrade(of));

@@ -2,10 +2,17 @@
 
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use super::format::{LOCK_FILE, check_format};
+use super::key::{DESCRIPTION, SpaceKey};
+use super::numbers::{ARITHMETIC, TOKENISING};
+use super::segment::Shape;
 use super::*;
+use crate::access::{Access, Event};
 
 const DIM: usize = 24;
 
@@ -30,7 +37,7 @@ fn other_process(directory: &Path) -> Cache {
     if !directory.join(FORMAT_FILE).exists() && fs::create_dir_all(directory).is_ok() {
         access::write(directory, FORMAT_FILE, FORMAT.as_bytes()).expect("written");
     }
-    Cache { directory: directory.to_owned(), spaces: Mutex::default() }
+    Cache::new(directory.to_owned())
 }
 
 fn key(i: usize) -> Key {
@@ -46,9 +53,14 @@ fn vector(i: usize) -> Vec<f32> {
 }
 
 fn put(space: &Space, range: std::ops::Range<usize>) {
+    put_in(space, range, &Access::local());
+}
+
+/// What a query of this session keeps.
+fn put_in(space: &Space, range: std::ops::Range<usize>, session: &Access) {
     let keys: Vec<_> = range.clone().map(key).collect();
     let cut: Vec<_> = range.clone().map(is_cut).collect();
-    space.put(&keys, &cut, &range.flat_map(vector).collect::<Vec<_>>());
+    space.put(&keys, &cut, &range.flat_map(vector).collect::<Vec<_>>(), session);
 }
 
 /// Every third text was cut.
@@ -248,7 +260,7 @@ fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
     let space = folder.path().join(space_key().folder());
     let of_space = ["vectors", "keys"].map(|extension| files(folder.path(), extension).remove(0));
     let others = [FORMAT_FILE, LOCK_FILE].map(|name| folder.path().join(name));
-    for file in of_space.iter().chain(&others).chain([&space.join(space::DESCRIPTION)]) {
+    for file in of_space.iter().chain(&others).chain([&space.join(DESCRIPTION)]) {
         let saved = fs::read(file).ok();
         let _ = fs::remove_file(file);
         assert!(std::process::Command::new("mkfifo").arg(file).status().expect("mkfifo").success());
@@ -266,13 +278,12 @@ fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_told_once_and_the_rest_goes_on_without() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static TOLD: AtomicUsize = AtomicUsize::new(0);
-    observe_cache_troubles(Arc::new(|trouble| {
-        assert!(trouble.contains("cannot be written") && trouble.contains("queries go on"), "{trouble}");
-        TOLD.fetch_add(1, Ordering::Relaxed);
-    }));
+fn a_full_disk_is_told_once_to_the_session_that_writes_and_the_rest_goes_on_without() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let [first, second] = ["first", "second"].map(|name| {
+        let told = Arc::clone(&told);
+        Access::local().with_events(move |event| told.lock().push((name, event.clone())))
+    });
     let folder = tempfile::tempdir().expect("a folder");
     let cache = other_process(folder.path());
     let space = cache.space(space_key(), 0);
@@ -282,9 +293,21 @@ fn a_full_disk_is_told_once_and_the_rest_goes_on_without() {
     let path = folder.path().join(SpaceKey { prompt: "p".to_owned(), ..name.clone() }.folder());
     fs::write(&path, "in the way").expect("write");
     let blocked = cache.space(SpaceKey { prompt: "p".to_owned(), ..name }, 0);
-    put(&blocked, 0..10);
-    put(&blocked, 10..20);
-    assert_eq!((found(&blocked, 0..20), TOLD.load(Ordering::Relaxed)), (0, 1));
+    put_in(&blocked, 0..10, &first);
+    put_in(&blocked, 10..20, &first);
+    assert_eq!((found(&blocked, 0..20), told.lock().len()), (0, 1));
+    // Another query tries again, and the session knows it already.
+    blocked.refresh();
+    put_in(&blocked, 0..10, &first);
+    assert_eq!(told.lock().len(), 1);
+    blocked.refresh();
+    put_in(&blocked, 0..10, &second);
+    put_in(&blocked, 10..20, &second);
+    assert_eq!(told.lock().iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["first", "second"]);
+    for (_, event) in told.lock().iter() {
+        let Event::CacheTrouble(trouble) = event else { panic!("{event:?}") };
+        assert!(trouble.contains("cannot be written") && trouble.contains("queries go on"), "{trouble}");
+    }
     assert_eq!(found(&space, 0..10), 10, "others are not touched");
 }
 
@@ -321,7 +344,7 @@ fn one_row_segments(directory: &Path, range: std::ops::Range<usize>) {
         writer.add(&[key(i)], &[is_cut(i)], &vector(i)).expect("written");
         writer.publish().expect("shown");
     }
-    fs::write(folder.join(space::DESCRIPTION), serde_json::to_vec(&space_key()).expect("text")).expect("written");
+    fs::write(folder.join(DESCRIPTION), serde_json::to_vec(&space_key()).expect("text")).expect("written");
 }
 
 #[test]

@@ -11,11 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::access;
+use super::format::LOCK_FILE;
+use super::key::DESCRIPTION;
 use super::segment::{self, Key, Newest, OnDisk, Shape, Writer, hold, list, read_keys, split_name};
-use super::space::DESCRIPTION;
 
-/// The file whose lock is the folder's.
-pub(super) const LOCK_FILE: &str = "LOCK";
 /// How long a command waits for another process that holds the lock: a join takes about a second.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Small segments that a space may have before they are joined.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use datafusion::config::ConfigOptions;
 
-use crate::cache::{ARITHMETIC, Cache, Space, SpaceKey, TOKENISING};
+use crate::access::Access;
+use crate::cache::{Cache, Space, SpaceKey, VectorLimits};
 use crate::error::{Error, Result};
-use crate::model::{self, Description, Found, Model, Place, Role};
+use crate::model::{self, Description, Fingerprint, Found, Model, Place, Role};
 use crate::options::{Device, EmbedOptions, Precision};
 
 /// Everything that decides a vector beside its text (I1), as it can be written down in a plan.
@@ -64,27 +65,30 @@ impl Call {
 }
 
 /// What decides where and how a call runs, and no bit of its vectors: the settings of the machine that runs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub(super) options: EmbedOptions,
+    /// What the session may do to come by models, and whom it tells; `options.offline` is in it.
+    pub(super) access: Access,
     target_partitions: usize,
 }
 
 impl Machine {
-    /// The settings of a session's configuration, or `otherwise` where it has none.
-    pub(crate) fn new(config: &ConfigOptions, otherwise: &EmbedOptions) -> Self {
-        let options = config.extensions.get::<EmbedOptions>().unwrap_or(otherwise);
-        Self { options: options.clone(), target_partitions: config.execution.target_partitions }
+    /// The settings of a session's configuration, or `otherwise` where it has none, under what the host lets the session do.
+    pub(super) fn new(config: &ConfigOptions, otherwise: &EmbedOptions, access: Access) -> Self {
+        let options = config.extensions.get::<EmbedOptions>().unwrap_or(otherwise).clone();
+        let access = access.and_offline(options.offline);
+        Self { options, access, target_partitions: config.execution.target_partitions }
     }
 
     /// A model by its name, as its files are now.
     pub(crate) fn find(&self, model: &str) -> Result<Arc<Found>> {
-        model::find(model, self.options.offline)
+        model::find(model, &self.access)
     }
 
     /// The fingerprint of a model's files.
-    pub(super) fn fingerprint<'a>(&self, model: &'a Found) -> Result<&'a str> {
-        model.fingerprint(self.options.offline)
+    pub(super) fn fingerprint<'a>(&self, model: &'a Found) -> Result<&'a Fingerprint> {
+        model.fingerprint(&self.access)
     }
 
     /// Most bytes of vectors that a query remembers.
@@ -107,7 +111,7 @@ impl Machine {
     }
 
     pub(super) fn load(&self, call: &Call, model: &Found) -> Result<Arc<Model>> {
-        model.load(self.options.offline, self.place(call), self.options.model_memory)
+        model.load(&self.access, self.place(call), self.options.model_memory)
     }
 
     /// Where the vectors of a call are kept, if they are.
@@ -122,21 +126,10 @@ impl Machine {
         if cache.is_empty() {
             return Ok(None);
         }
-        let place = self.place(call);
-        let description = &model.description;
-        let key = SpaceKey {
-            model: description.name.clone(),
-            fingerprint: self.fingerprint(model)?.to_owned(),
-            precision: place.precision.to_string(),
-            device: place.device.to_string(),
-            kernels: model::kernel_path()?,
-            prompt: description.prompt(call.role).to_owned(),
-            max_tokens,
-            dimensions,
-            truncate: call.truncate,
-            arithmetic: ARITHMETIC,
-            tokenising: TOKENISING,
-        };
+        let (place, description) = (self.place(call), &model.description);
+        let limits = VectorLimits { max_tokens, dimensions, truncate: call.truncate };
+        let (fingerprint, prompt) = (self.fingerprint(model)?, description.prompt(call.role));
+        let key = SpaceKey::new(&description.name, fingerprint, place, &model::kernel_path()?, prompt, limits);
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }
 }

@@ -1,9 +1,11 @@
 //! What `embed_models()` shows: exact counts for each model of a session, kept when a model is unloaded.
 
 use std::ops::Add;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::batch::Batch;
 use crate::model::{Description, Place};
@@ -101,7 +103,7 @@ impl Add for Counts {
 impl Registry {
     /// The counters of a model at a place.
     pub(super) fn counters(&self, description: &Arc<Description>, place: Place) -> Arc<Counters> {
-        let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.0.lock();
         if let Some(entry) = models.iter().find(|entry| entry.is_of(description, place)) {
             return Arc::clone(&entry.counters);
         }
@@ -112,7 +114,7 @@ impl Registry {
 
     /// Every model with its counts.
     pub(super) fn usage(&self) -> Vec<ModelUse> {
-        let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let models = self.0.lock();
         models.iter().map(Entry::usage).collect()
     }
 }

@@ -62,7 +62,7 @@ impl Encoding {
         let pass = Pass { unpooled: *unpooled, dimensions: self.dimensions, go_on };
         let vectors = model.encode(&batch.flat, &pass, scratch)?;
         if let Some(space) = &self.space {
-            space.put(&batch.keys, &batch.cut, &vectors);
+            space.put(&batch.keys, &batch.cut, &vectors, &self.machine.access);
         }
         self.count(|counters| counters.batch(batch, start.elapsed()));
         Ok(vectors)

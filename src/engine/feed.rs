@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Waker;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::call::{Call, Machine};
 use super::counters::Counters;
@@ -24,7 +26,7 @@ pub(crate) const BATCHES_PER_WORKER: usize = 2;
 /// The lane of a device: its workers serve every session of the process.
 fn lane_of(device: Device) -> &'static Lane<Job> {
     static LANES: LazyLock<Mutex<HashMap<Device, &'static Lane<Job>>>> = LazyLock::new(Mutex::default);
-    LANES.lock().unwrap_or_else(PoisonError::into_inner).entry(device).or_insert_with(Lane::start)
+    LANES.lock().entry(device).or_insert_with(Lane::start)
 }
 
 /// What a plan was made with: whoever runs it has to come to the same.
@@ -32,6 +34,8 @@ fn lane_of(device: Device) -> &'static Lane<Job> {
 pub(crate) struct Planned {
     /// Length of a vector.
     pub(crate) dimensions: usize,
+    /// [`Description::digest`](crate::model::Description::digest) of the model.
+    pub(crate) description: String,
     /// Of the model's files, where it was known.
     pub(crate) fingerprint: Option<String>,
 }
@@ -50,9 +54,15 @@ impl Planned {
                 self.dimensions
             )));
         }
+        if found.description.digest() != self.description {
+            return Err(Error::Model(format!(
+                "model \"{name}\": its files say something else than where the query was planned; use the same model in both \
+                 places, or plan the query again"
+            )));
+        }
         let Some(planned) = &self.fingerprint else { return Ok(()) };
-        let here = machine.fingerprint(found)?;
-        if here == planned {
+        let here = machine.fingerprint(found)?.to_string();
+        if here == *planned {
             return Ok(());
         }
         Err(Error::Model(format!(
@@ -296,6 +306,7 @@ mod tests {
     use datafusion::config::ConfigOptions;
 
     use super::*;
+    use crate::access::Access;
     use crate::engine::query::Common;
     use crate::model::Role;
     use crate::options::EmbedOptions;
@@ -310,7 +321,7 @@ mod tests {
     fn two(most_bytes: usize) -> Two {
         let common = Arc::<Common>::default();
         let options = EmbedOptions::default().model("tests/fixtures/tiny-bert").concurrency(2);
-        let machine = Machine::new(&ConfigOptions::new(), &options);
+        let machine = Machine::new(&ConfigOptions::new(), &options, Access::local());
         let call = Call::new(&options, Role::Plain, None);
         let query = Query::start(&common, most_bytes);
         let feed = || Feed::open(&query, &call, &machine, None, Arc::default()).expect("the fixture");

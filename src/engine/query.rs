@@ -7,8 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::call::{Call, Machine};
 use super::counters::{Counters, Registry};
@@ -35,7 +37,7 @@ impl Common {
     /// The share of all calls of the session on this device that may have so many batches at once: those that say something
     /// else, or run elsewhere, neither lend nor borrow of it.
     fn share(&self, device: Device, concurrency: usize) -> Arc<Share> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.shares.lock();
         let share = shares.entry((device, concurrency)).or_insert_with(|| Arc::new(Share::new(concurrency)));
         Arc::clone(share)
     }
@@ -80,7 +82,7 @@ impl Query {
 
     /// The model of a call, the same for the whole query.
     pub(super) fn model(&self, call: &Call, machine: &Machine) -> Result<Arc<Found>> {
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.models.lock();
         if let Some(found) = models.get(&call.model) {
             return Ok(Arc::clone(found));
         }
@@ -123,7 +125,7 @@ impl Query {
     }
 
     pub(super) fn memo(&self) -> MutexGuard<'_, Memo> {
-        self.memo.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memo.lock()
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::call::{Call, Machine};
 use super::counters::ModelUse;
 use super::feed::Feed;
 use super::query::{Common, Query};
+use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::model::{Allowance, Place};
+use crate::options::EmbedOptions;
 
 /// Most vectors of literals that one session remembers, see [`Session::embed_literal`]: a few MiB.
 const REMEMBERED_LITERALS: usize = 4096;
@@ -23,6 +26,7 @@ const REMEMBERED_LITERALS: usize = 4096;
 pub(crate) struct Session {
     common: Arc<Common>,
     literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
+    access: RwLock<Access>,
 }
 
 /// What a literal's vector depends on (I1), on any machine.
@@ -39,6 +43,17 @@ impl Session {
     /// The session that a configuration belongs to, if functions were registered there.
     pub(crate) fn of(config: &ConfigOptions) -> Option<Arc<Self>> {
         config.extensions.get::<SessionEntry>().map(|entry| Arc::clone(&entry.0))
+    }
+
+    /// What decides how a call runs in this session, under a configuration of it.
+    pub(crate) fn machine(&self, config: &ConfigOptions, otherwise: &EmbedOptions) -> Machine {
+        let access = self.access.read().clone();
+        Machine::new(config, otherwise, access)
+    }
+
+    /// What the session may do to come by a model, and whom it tells, from now on.
+    pub(crate) fn set_access(&self, access: Access) {
+        *self.access.write() = access;
     }
 
     /// A query that begins now and remembers vectors of up to `most_bytes`.
@@ -108,7 +123,7 @@ impl Session {
     }
 
     fn literals(&self) -> MutexGuard<'_, HashMap<LiteralKey, Vec<f32>>> {
-        self.literals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.literals.lock()
     }
 }
 

@@ -5,9 +5,11 @@
 //! wants it any more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::batch::{Batch, KeptBatch, Limits};
 use super::encoding::Encoding;
@@ -189,7 +191,7 @@ impl Ticket {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

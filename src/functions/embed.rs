@@ -16,7 +16,7 @@ use datafusion_macros::user_doc;
 use super::settings::Settings;
 use super::text::{self, TextColumn, literal_text};
 use crate::engine::{Call, Session};
-use crate::model::Role;
+use crate::model::{Found, Role};
 
 /// The embedding function in one of its roles.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -40,9 +40,9 @@ impl Embed {
         self.settings.call(self.role, model)
     }
 
-    /// The fingerprint of a call's model, where it is known without reading the weights.
-    pub(crate) fn known_fingerprint(&self, call: &Call) -> Result<Option<String>> {
-        Ok(self.settings.find(call)?.known_fingerprint().map(str::to_owned))
+    /// The model of a call as its small files say now.
+    pub(crate) fn find(&self, call: &Call) -> Result<Arc<Found>> {
+        self.settings.find(call)
     }
 }
 

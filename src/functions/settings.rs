@@ -42,13 +42,14 @@ impl Settings {
 
     /// The model of a call as its small files say now.
     pub(super) fn find(&self, call: &Call) -> Result<Arc<Found>> {
-        Ok(Machine::new(&ConfigOptions::default(), &self.options).find(&call.model)?)
+        Ok(self.session.machine(&ConfigOptions::default(), &self.options).find(&call.model)?)
     }
 
     /// The session and the machine that a call runs in.
     pub(super) fn running(&self, config: &ConfigOptions) -> (Arc<Session>, Machine) {
         let session = Session::of(config).unwrap_or_else(|| Arc::clone(&self.session));
-        (session, Machine::new(config, &self.options))
+        let machine = session.machine(config, &self.options);
+        (session, machine)
     }
 }
 

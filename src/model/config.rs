@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::files::ModelFiles;
+use super::snapshot::Files;
 use crate::error::{Error, Result};
 
 /// No size in a configuration is larger than this: a damaged file must not become a huge allocation.
@@ -20,12 +20,12 @@ pub(super) struct Config {
 
 impl Config {
     /// Reads a file that the model must have.
-    pub(super) fn read(files: &ModelFiles, path: &str) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>, path: &str) -> Result<Self> {
         Self::find(files, path)?.ok_or_else(|| files.missing(path))
     }
 
     /// Reads a file, `None` where the model has none.
-    pub(super) fn find(files: &ModelFiles, path: &str) -> Result<Option<Self>> {
+    pub(super) fn find(files: Files<'_>, path: &str) -> Result<Option<Self>> {
         let values = files.json(path)?;
         Ok(values.map(|values| Self { label: files.label(), path: path.to_owned(), values }))
     }

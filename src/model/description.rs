@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use super::architecture::Architecture;
 use super::config::{self, Config};
 use super::families;
-use super::files::ModelFiles;
+use super::fingerprint::Fingerprint;
 use super::pooling::{Pooling, PoolingMode};
 use super::settings::{Prompts, TokenizerSettings, TransformerSettings};
+use super::snapshot::Files;
 use super::steps::StepShape;
 use super::weights::{Weights, weight_files};
 use crate::error::{Error, Result};
@@ -96,9 +97,14 @@ struct Modules {
 }
 
 impl Description {
+    /// A hash of all that the small files say: what was planned with it cannot be run with another one.
+    pub(crate) fn digest(&self) -> String {
+        Sha256::digest(format!("{self:?}")).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Reads and checks the small files. A static model has no other description of its table than the header of its
-    /// weights, which `offline` keeps from being fetched.
-    pub(crate) fn read(files: &ModelFiles, offline: bool) -> Result<Self> {
+    /// weights, which come now then.
+    pub(crate) fn read(files: Files<'_>) -> Result<Self> {
         if files.text("adapter_config.json")?.is_some() {
             let known = "none: merge the adapter into the model (peft's merge_and_unload) and save that";
             return Err(unsupported(files, "adapter_config.json", "an adapter", "PEFT", known));
@@ -117,7 +123,7 @@ impl Description {
         let tokenizer = TokenizerSettings::read(files, &folder)?;
         let (mut architecture, pooling, include_prompt, max_tokens);
         if is_static {
-            let (rows, width) = Weights::open(files, &folder, offline)?.static_shape()?;
+            let (rows, width) = Weights::open(files, &folder)?.static_shape()?;
             architecture = families::fixed(rows, width);
             (pooling, include_prompt) = (Pooling(vec![PoolingMode::Mean]), true);
             max_tokens = architecture.places;
@@ -144,9 +150,9 @@ impl Description {
             steps.push(step);
         }
         Ok(Self {
-            name: files.name.clone(),
-            source: files.source(),
-            revision: files.revision.clone(),
+            name: files.source().name().to_owned(),
+            source: files.source().kind(),
+            revision: files.source().revision().map(str::to_owned),
             dim: prompts.truncate.map_or(dim, |cut| cut.min(dim)),
             folder,
             architecture,
@@ -163,8 +169,8 @@ impl Description {
         })
     }
 
-    /// SHA-256 over the model's files, each by its name and its content: the same files in another place are the same model.
-    pub(super) fn fingerprint(&self, files: &ModelFiles, offline: bool) -> Result<String> {
+    /// What tells this model's vectors from those of any other.
+    pub(super) fn fingerprint(&self, files: Files<'_>) -> Result<Fingerprint> {
         let mut paths = vec!["modules.json".to_owned()];
         if self.has_modules {
             paths.push("config_sentence_transformers.json".to_owned());
@@ -173,23 +179,13 @@ impl Description {
         let of_folder =
             ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|file| format!("{}{file}", self.folder));
         paths.extend(of_folder);
-        paths.extend(weight_files(files, &self.folder, offline)?);
+        paths.extend(weight_files(files, &self.folder)?);
         paths.extend(self.pooling_folder.iter().map(|folder| format!("{folder}config.json")));
         for folder in self.steps.iter().filter_map(StepShape::folder) {
             paths.push(format!("{folder}config.json"));
-            paths.extend(weight_files(files, folder, offline)?);
+            paths.extend(weight_files(files, folder)?);
         }
-        paths.sort();
-        paths.dedup();
-        let mut hash = Sha256::new();
-        for path in paths {
-            if let Some(content) = files.hash(&path, offline)? {
-                hash.update(path.as_bytes());
-                hash.update([0]);
-                hash.update(content);
-            }
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Fingerprint::of(files, paths)
     }
 
     /// What is not said in the model's files and was taken to be as sentence-transformers takes it, if something was.
@@ -227,7 +223,7 @@ impl Description {
 
 impl Modules {
     /// Reads `modules.json`. Without one a model is its Transformer alone, as in sentence-transformers.
-    fn read(files: &ModelFiles) -> Result<Option<Self>> {
+    fn read(files: Files<'_>) -> Result<Option<Self>> {
         const KNOWN: &str =
             "Transformer and Pooling, or StaticEmbedding; then Dense, LayerNorm, Normalize, Dropout in any order";
         let mut found = Self { first: String::new(), is_static: false, pooling: None, steps: Vec::new() };
@@ -269,7 +265,7 @@ fn default_pooling(config: &Config) -> Result<PoolingMode> {
 }
 
 /// A module's folder: empty or ending in `/`, never outside the model.
-fn folder(files: &ModelFiles, path: &str) -> Result<String> {
+fn folder(files: Files<'_>, path: &str) -> Result<String> {
     let path = path.trim_matches('/');
     if path.split('/').any(|part| part == "..") {
         return Err(unsupported(files, "modules.json", "path", path, "a folder inside the model"));
@@ -279,7 +275,7 @@ fn folder(files: &ModelFiles, path: &str) -> Result<String> {
 
 /// Reads the Pooling module: `pooling_mode` (a name or a list of names) or the old boolean keys.
 /// Gives whether the prompt is pooled too.
-fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pooling, bool)> {
+fn read_pooling(files: Files<'_>, folder: &str, hidden: usize) -> Result<(Pooling, bool)> {
     let config = Config::read(files, &format!("{folder}config.json"))?;
     for key in ["embedding_dimension", "word_embedding_dimension"] {
         let size = config.size(&[key], hidden)?;
@@ -287,30 +283,13 @@ fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pool
             return Err(config.unsupported(key, &size.to_string(), &format!("hidden_size {hidden}")));
         }
     }
-    let mode = |name: &str| {
-        let found = PoolingMode::ALL.iter().find(|(_, known, _)| *known == name);
-        let known = || PoolingMode::ALL.map(|(_, name, _)| name).join(", ");
-        found.map(|(mode, _, _)| *mode).ok_or_else(|| config.unsupported("pooling_mode", name, &known()))
-    };
-    let mut modes = Vec::new();
-    match config.value("pooling_mode") {
+    let mut modes = match config.value("pooling_mode") {
         Some(Value::Array(names)) => {
-            for name in names {
-                modes.push(mode(name.as_str().unwrap_or_default())?);
-            }
+            names.iter().map(|name| pooling_mode(&config, name.as_str().unwrap_or_default())).collect::<Result<_>>()?
         }
-        Some(_) => modes.push(mode(config.text("pooling_mode")?.unwrap_or_default())?),
-        None => {
-            for key in config.keys().filter(|key| key.starts_with("pooling_mode_")) {
-                if config.flag(key, false)? && !PoolingMode::ALL.iter().any(|(_, _, old)| *old == key) {
-                    return Err(config.unsupported(key, "true", "the other pooling modes"));
-                }
-            }
-            for (mode, _, old) in PoolingMode::ALL {
-                modes.extend(config.flag(old, false)?.then_some(mode));
-            }
-        }
-    }
+        Some(_) => vec![pooling_mode(&config, config.text("pooling_mode")?.unwrap_or_default())?],
+        None => old_pooling_modes(&config)?,
+    };
     if let Some(twice) = modes.iter().enumerate().find_map(|(i, mode)| modes[..i].contains(mode).then_some(*mode)) {
         return Err(config.unsupported("pooling_mode", &Pooling(vec![twice, twice]).to_string(), "each mode once"));
     }
@@ -321,7 +300,28 @@ fn read_pooling(files: &ModelFiles, folder: &str, hidden: usize) -> Result<(Pool
     Ok((Pooling(modes), config.flag("include_prompt", true)?))
 }
 
+/// The pooling mode of this name.
+fn pooling_mode(config: &Config, name: &str) -> Result<PoolingMode> {
+    let found = PoolingMode::ALL.iter().find(|(_, known, _)| *known == name);
+    let known = || PoolingMode::ALL.map(|(_, name, _)| name).join(", ");
+    found.map(|(mode, _, _)| *mode).ok_or_else(|| config.unsupported("pooling_mode", name, &known()))
+}
+
+/// The pooling modes of a file that has a key for each.
+fn old_pooling_modes(config: &Config) -> Result<Vec<PoolingMode>> {
+    for key in config.keys().filter(|key| key.starts_with("pooling_mode_")) {
+        if config.flag(key, false)? && !PoolingMode::ALL.iter().any(|(_, _, old)| *old == key) {
+            return Err(config.unsupported(key, "true", "the other pooling modes"));
+        }
+    }
+    let mut modes = Vec::new();
+    for (mode, _, old) in PoolingMode::ALL {
+        modes.extend(config.flag(old, false)?.then_some(mode));
+    }
+    Ok(modes)
+}
+
 /// The error for a value that a file has and this crate does not support.
-fn unsupported(files: &ModelFiles, path: &str, key: &str, value: &str, known: &str) -> Error {
+fn unsupported(files: Files<'_>, path: &str, key: &str, value: &str, known: &str) -> Error {
     config::unsupported(&files.label(), path, key, value, known)
 }

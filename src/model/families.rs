@@ -316,11 +316,9 @@ fn modernbert(config: &Config) -> Result<Architecture> {
     let every = config.size(&["global_attn_every_n_layers"], 3)?;
     let local = Reach { before: local, after: local };
     let layers = by_kind(config, sizes.layers, local, |layer| layer % every != 0)?;
-    let theta =
-        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.positive(key)?.unwrap_or(default));
     let rotary = vec![
-        theta("full_attention", "global_rope_theta", 160_000.0)?,
-        theta("sliding_attention", "local_rope_theta", 10_000.0)?,
+        rotary_of_kind(config, "full_attention", head, "global_rope_theta", 160_000.0)?,
+        rotary_of_kind(config, "sliding_attention", head, "local_rope_theta", 10_000.0)?,
     ];
     let bias = config.flag("attention_bias", false)?;
     let feed_forward_bias = config.flag("mlp_bias", false)?;
@@ -398,13 +396,11 @@ fn gemma3(config: &Config) -> Result<Architecture> {
         Reach::WHOLE => LayerShape { reach: reach(!both_ways), ..layer },
         _ => layer,
     });
-    let theta =
-        |kind, key, default| RotaryShape::read(config, Some(kind), head, config.positive(key)?.unwrap_or(default));
     let rotary = vec![
-        theta("full_attention", "rope_theta", 1_000_000.0)?,
+        rotary_of_kind(config, "full_attention", head, "rope_theta", 1_000_000.0)?,
         // Scaling is for the layers that see the whole text.
         match config.object("rope_parameters")? {
-            Some(_) => theta("sliding_attention", "rope_local_base_freq", 10_000.0)?,
+            Some(_) => rotary_of_kind(config, "sliding_attention", head, "rope_local_base_freq", 10_000.0)?,
             None => RotaryShape::of(config, config.positive("rope_local_base_freq")?.unwrap_or(10_000.0), head)?,
         },
     ];
@@ -633,25 +629,34 @@ fn reach(causal: bool) -> Reach {
 /// Layers that see the whole text and layers that see a window, as `layer_types` says or else the family's pattern; the
 /// former have the first kind of rotary positions, the latter the second.
 fn by_kind(config: &Config, count: usize, local: Reach, pattern: impl Fn(usize) -> bool) -> Result<Vec<LayerShape>> {
-    let layer = |is_local: bool| LayerShape {
-        reach: if is_local { local } else { Reach::WHOLE },
-        rotary: Some(usize::from(is_local)),
-        bare: false,
-    };
     let Some(kinds) = config.value("layer_types") else {
-        return Ok((0..count).map(|i| layer(pattern(i))).collect());
+        return Ok((0..count).map(|i| layer_of_kind(pattern(i), local)).collect());
     };
     let kinds = kinds.as_array().map(Vec::as_slice).unwrap_or_default();
     if kinds.len() < count {
         let known = format!("one for each of the {count} layers");
         return Err(config.unsupported("layer_types", &format!("{} entries", kinds.len()), &known));
     }
-    let kind = |value: &Value| match value.as_str() {
-        Some("full_attention") => Ok(layer(false)),
-        Some("sliding_attention") => Ok(layer(true)),
-        _ => Err(config.unsupported("layer_types", &value.to_string(), "full_attention, sliding_attention")),
-    };
-    kinds[..count].iter().map(kind).collect()
+    kinds[..count].iter().map(|kind| Ok(layer_of_kind(is_local(config, kind)?, local))).collect()
+}
+
+/// Whether an entry of `layer_types` is a layer that sees a window.
+fn is_local(config: &Config, kind: &Value) -> Result<bool> {
+    match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(config.unsupported("layer_types", &kind.to_string(), "full_attention, sliding_attention")),
+    }
+}
+
+fn layer_of_kind(is_local: bool, local: Reach) -> LayerShape {
+    let reach = if is_local { local } else { Reach::WHOLE };
+    LayerShape { reach, rotary: Some(usize::from(is_local)), bare: false }
+}
+
+/// Rotary positions of the layers of one kind, whose base stands under a key of its own.
+fn rotary_of_kind(config: &Config, kind: &str, head: usize, key: &str, default: f64) -> Result<RotaryShape> {
+    RotaryShape::read(config, Some(kind), head, config.positive(key)?.unwrap_or(default))
 }
 
 fn refuse_decoder(config: &Config) -> Result<()> {

@@ -2,9 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `files.rs` | where a model's files come from: compiled in, a directory, the hub |
-//! | `hub.rs` | the hub's commits, and the cache folder that its tools share |
-//! | `download.rs` | requests to the hub; one file from there into the cache |
+//! | `origin.rs` | what a model's name stands for |
+//! | `sources/` | where files come from: what every source can say; compiled in, a directory |
+//! | `hub/` | the hub as a source, and the cache folder that its tools share |
+//! | `snapshot.rs` | a model's files at one moment, the only way to what is made of them |
+//! | `model_file.rs` | one of them, opened |
+//! | `fingerprint.rs` | what tells a model's vectors from those of any other |
 //! | `description.rs` | what the small files say: modules, pooling, prompts, limits |
 //! | `config.rs` | reading `config.json` |
 //! | `architecture.rs` | what an encoder is made of, as data |
@@ -26,6 +29,8 @@
 //! | `pooling.rs` | one row per token -> one row per text |
 //! | `steps.rs` | one row per text -> the vector: Dense, LayerNorm, Normalize |
 //! | `device.rs` | which device a setting means, and which instructions the CPU has |
+//! | `ready.rs` | a model that is ready: text -> tokens, model batch -> vectors |
+//! | `place.rs` | where a model runs |
 //! | `catalog.rs` | each model loaded once per process |
 
 mod architecture;
@@ -37,21 +42,25 @@ mod catalog;
 mod config;
 mod description;
 mod device;
-#[cfg(feature = "hub")]
-mod download;
 mod encoder;
 mod families;
-mod files;
+mod fingerprint;
 mod head;
 #[cfg(feature = "hub")]
 mod hub;
+mod model_file;
 mod names;
+mod origin;
 mod parts;
 mod pieces;
+mod place;
 mod pooling;
+mod ready;
 mod rope;
 mod scratch;
 mod settings;
+mod snapshot;
+mod sources;
 mod steps;
 mod tokenizer;
 mod tokenizer_file;
@@ -59,172 +68,17 @@ mod weights;
 
 pub(crate) use backend::{BatchShape, Pass};
 pub(crate) use batch::FlatBatch;
-pub use catalog::observe_model_warnings;
-pub(crate) use catalog::{Found, Place, find, loaded};
+pub(crate) use catalog::{Found, find, loaded};
 pub(crate) use description::{Description, Role};
 pub(crate) use device::{kernel_path, resolved};
-pub(crate) use files::{is_bundled, stored};
-#[cfg(feature = "hub")]
-pub use hub::{Download, observe_downloads};
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use origin::stored;
 pub(crate) use pieces::Allowance;
+pub(crate) use place::Place;
+pub(crate) use ready::Model;
 pub(crate) use scratch::Scratch;
+pub(crate) use sources::{Stored, is_bundled};
 pub(crate) use tokenizer::Tokens;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-
-use crate::error::{Error, Result};
-use crate::options::{Device, Precision};
-use backend::Backend;
-use encoder::Cpu;
-use files::ModelFiles;
-use head::Head;
-use tokenizer::TextTokenizer;
-use weights::Weights;
-
-/// A loaded model: shared by every session and partition of the process.
-#[derive(Debug)]
-pub(crate) struct Model {
-    /// What its files say.
-    pub(crate) description: Arc<Description>,
-    tokenizer: TextTokenizer,
-    backend: Box<dyn Backend>,
-}
-
-impl Model {
-    /// Loads tokenizer and weights. The device is a real one, never `auto`.
-    fn load(files: &ModelFiles, description: Arc<Description>, place: Place, offline: bool) -> Result<Self> {
-        // Of a hub model it is no small file: it comes now, with the weights.
-        files.has(&format!("{}tokenizer.json", description.folder), offline)?;
-        let tokenizer = guarded(&description.name, || TextTokenizer::load(files, &description))?;
-        let weights = Weights::open(files, &description.folder, offline)?;
-        let steps = description.steps.iter().map(|step| step.load(files, offline)).collect::<Result<_>>()?;
-        let backend = load_backend(&description, &weights, place, Head::new(&description, steps))?;
-        files.require_current()?;
-        Ok(Self { description, tokenizer, backend })
-    }
-
-    /// Loads a directory as it is now, whatever was read of it before.
-    pub(crate) fn load_directory(directory: &str) -> Result<Self> {
-        let files = ModelFiles::find(directory, true)?;
-        let description = Arc::new(Description::read(&files, true)?);
-        Self::load(&files, description, Place { device: Device::Cpu, precision: Precision::F32 }, true)
-    }
-
-    /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.
-    pub(crate) fn unpooled(&self, role: Role, max_tokens: usize) -> Result<usize> {
-        let prompt = self.description.prompt(role);
-        if self.description.include_prompt || prompt.is_empty() {
-            return Ok(0);
-        }
-        self.tokenizer.prompt_tokens(prompt, max_tokens)
-    }
-
-    /// Bytes of its weights in memory.
-    pub(crate) fn size(&self) -> usize {
-        self.backend.size()
-    }
-
-    /// The batches that it runs best.
-    pub(crate) fn shape(&self) -> BatchShape {
-        self.backend.shape()
-    }
-
-    /// Tokens of `prompt + text`, cut to `max_tokens`.
-    pub(crate) fn tokenize(
-        &self,
-        prompt: &str,
-        text: &str,
-        max_tokens: usize,
-        allowance: &Allowance<'_>,
-    ) -> Result<Tokens> {
-        guarded(&self.description.name, || self.tokenizer.tokenize(prompt, text, max_tokens, allowance))
-    }
-
-    /// Some texts in one model batch, each cut to the model's limit.
-    pub(crate) fn batch_of(&self, role: Role, texts: &[impl AsRef<str>]) -> Result<FlatBatch> {
-        let (prompt, limit) = (self.description.prompt(role), self.description.max_tokens);
-        let mut batch = FlatBatch::new();
-        for text in texts {
-            batch.push(&self.tokenize(prompt, text.as_ref(), limit, &Allowance::FREE)?.ids);
-        }
-        Ok(batch)
-    }
-
-    /// Tokens that every text has beside its own.
-    pub(crate) fn special_tokens(&self) -> usize {
-        self.tokenizer.special
-    }
-
-    /// Number of tokens of `prompt + text` before truncation, special tokens counted.
-    pub(crate) fn count_tokens(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
-        guarded(&self.description.name, || self.tokenizer.count(prompt, text, allowance))
-    }
-
-    /// Runs one model batch and gives `[texts, dimensions]`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Cancelled`] where `pass.go_on` says no, what the device says, and vectors that are no numbers.
-    pub(crate) fn encode(&self, batch: &FlatBatch, pass: &Pass<'_>, scratch: &mut Scratch) -> Result<Vec<f32>> {
-        self.check_batch(batch)?;
-        let vectors = self.backend.vectors(batch, pass, scratch)?;
-        if vectors.iter().any(|x| !x.is_finite()) {
-            return Err(Error::Model(format!(
-                "model \"{}\": a vector came out as NaN or infinite; its weights are damaged or too large for f32",
-                self.description.name
-            )));
-        }
-        Ok(vectors)
-    }
-
-    /// What the tables have rows for. `tokenizer_file.rs` refuses a file that can give other ids; this is for what nobody
-    /// thought of, once per batch.
-    fn check_batch(&self, batch: &FlatBatch) -> Result<()> {
-        let Description { name, architecture, .. } = &*self.description;
-        let wrong = |reason| Error::Model(format!("model \"{name}\": {reason}; its tokenizer.json is damaged"));
-        let largest = batch.ids().iter().max().map_or(0, |&id| id as usize);
-        if largest >= architecture.vocabulary {
-            return Err(wrong(tokenizer_file::outside(largest, architecture.vocabulary)));
-        }
-        let longest = batch.longest();
-        if longest > architecture.places {
-            return Err(wrong(format!("a text of {longest} tokens is longer than the {} places", architecture.places)));
-        }
-        Ok(())
-    }
-}
-
-/// Puts a model's weights where it shall run.
-fn load_backend(
-    Description { architecture, .. }: &Description,
-    weights: &Weights,
-    Place { device, precision }: Place,
-    head: Head,
-) -> Result<Box<dyn Backend>> {
-    device.require_built_in()?;
-    match device {
-        Device::Cpu | Device::Auto => Ok(Box::new(Cpu::load(architecture, weights, precision, head)?)),
-        _ if precision != Precision::F32 => {
-            Err(Error::Setting(format!("embed.precision: {precision} runs on the cpu only, device is {device}")))
-        }
-        #[cfg(feature = "candle")]
-        _ => {
-            let device = candle::open_device(device)?;
-            Ok(Box::new(candle::CandleEncoder::load(architecture, weights, &device, head)?))
-        }
-        #[cfg(not(feature = "candle"))]
-        _ => Err(Error::Device(format!("device {device} is not built in"))),
-    }
-}
-
-/// A `tokenizer.json` can say what its library stops on, a damaged table of characters for instance: an error of that model.
-fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let reason = "its library stopped in the middle of it, so the file is damaged; fetch it again";
-        Err(Error::Model(format!("model \"{name}\": tokenizer.json: {reason}")))
-    })
-}
 
 #[cfg(test)]
 mod tests;

@@ -85,12 +85,13 @@ impl RotaryShape {
     /// Frequencies for so many values of a head, which fall from 1 to nearly `1 / theta`, rounded step by step as PyTorch
     /// rounds them.
     fn plain(theta: f64, turned: usize) -> Self {
-        let frequency = |i: usize| {
-            let exponent = i as f32 / turned as f32;
-            1.0 / (theta as f32 as f64).powf(f64::from(exponent)) as f32
-        };
-        Self { frequencies: (0..turned).step_by(2).map(frequency).collect(), scale: 1.0, holds_beyond: true }
+        let frequencies = (0..turned).step_by(2).map(|i| plain_frequency(theta, i as f32 / turned as f32)).collect();
+        Self { frequencies, scale: 1.0, holds_beyond: true }
     }
+}
+
+fn plain_frequency(theta: f64, exponent: f32) -> f32 {
+    1.0 / (theta as f32 as f64).powf(f64::from(exponent)) as f32
 }
 
 /// What a longer context than the model was trained on does to the frequencies.
@@ -106,6 +107,11 @@ struct Scaling<'a> {
 impl Scaling<'_> {
     fn need(&self, key: &str) -> Result<f64> {
         self.parameters.positive(key)?.ok_or_else(|| self.parameters.unsupported(key, "missing", "a positive number"))
+    }
+
+    /// A number that 0 stands for no more than a missing one does.
+    fn number(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.parameters.number(key)?.filter(|x| *x != 0.0).unwrap_or(default))
     }
 
     fn factor(&self) -> Result<f32> {
@@ -169,10 +175,8 @@ impl Scaling<'_> {
         let factor = self.need("factor")?;
         let dim = 2.0 * shape.frequencies.len() as f64;
         let trained = self.trained()?;
-        let number =
-            |key: &str, default: f64| Ok(self.parameters.number(key)?.filter(|x| *x != 0.0).unwrap_or(default));
         let place = |turns: f64| dim * (trained / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
-        let (mut low, mut high) = (place(number("beta_fast", 32.0)?), place(number("beta_slow", 1.0)?));
+        let (mut low, mut high) = (place(self.number("beta_fast", 32.0)?), place(self.number("beta_slow", 1.0)?));
         if self.truncate {
             (low, high) = (low.floor(), high.ceil());
         }

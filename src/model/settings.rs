@@ -1,30 +1,30 @@
 //! What stands beside `config.json`: prompts, the Transformer module's settings, the tokenizer's.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::json;
 
 use super::config::Config;
 use super::families::MOST_PLACES;
-use super::files::ModelFiles;
+use super::snapshot::Files;
 use crate::error::Result;
 
 /// `config_sentence_transformers.json`
 #[derive(Debug, Default)]
 pub(super) struct Prompts {
-    pub(super) by_name: HashMap<String, String>,
+    pub(super) by_name: BTreeMap<String, String>,
     pub(super) default: Option<String>,
     /// Values that sentence-transformers keeps of a vector.
     pub(super) truncate: Option<usize>,
 }
 
 impl Prompts {
-    pub(super) fn read(files: &ModelFiles) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>) -> Result<Self> {
         let Some(config) = Config::find(files, "config_sentence_transformers.json")? else {
             return Ok(Self::default());
         };
         config.expect("model_type", &json!("SentenceTransformer"))?;
-        let mut by_name = HashMap::new();
+        let mut by_name = BTreeMap::new();
         if let Some(prompts) = config.object("prompts")? {
             for name in prompts.keys() {
                 by_name.insert(name.to_owned(), prompts.text(name)?.unwrap_or_default().to_owned());
@@ -55,17 +55,16 @@ pub(super) struct TransformerSettings {
 
 impl TransformerSettings {
     /// Reads the module's settings.
-    pub(super) fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>, folder: &str) -> Result<Self> {
         let Some(path) = Self::path(files, folder)? else { return Ok(Self::default()) };
         Config::find(files, &path)?.map_or_else(|| Ok(Self::default()), Self::of)
     }
 
     /// Where they are: under the first of the names that sentence-transformers gave them.
-    pub(super) fn path(files: &ModelFiles, folder: &str) -> Result<Option<String>> {
+    pub(super) fn path(files: Files<'_>, folder: &str) -> Result<Option<String>> {
         for family in SETTINGS_OF {
             let path = format!("{folder}sentence_{family}_config.json");
-            // Small files came when the model was found.
-            if files.has(&path, true)? {
+            if files.has(&path)? {
                 return Ok(Some(path));
             }
         }
@@ -157,7 +156,7 @@ pub(super) struct Letters {
 }
 
 impl TokenizerSettings {
-    pub(super) fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+    pub(super) fn read(files: Files<'_>, folder: &str) -> Result<Self> {
         let config = Config::find(files, &format!("{folder}tokenizer_config.json"))?;
         config.as_ref().map_or_else(|| Ok(Self::default()), Self::of)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::config::Config;
-use super::files::ModelFiles;
+use super::snapshot::Files;
 use super::weights::Weights;
 use crate::error::Result;
 
@@ -213,7 +213,7 @@ impl fmt::Display for StepShape {
 
 impl StepShape {
     /// Reads a Dense module's configuration; `width` is that of the rows that come in.
-    pub(super) fn dense(files: &ModelFiles, folder: &str, width: usize) -> Result<Self> {
+    pub(super) fn dense(files: Files<'_>, folder: &str, width: usize) -> Result<Self> {
         let config = Config::read(files, &format!("{folder}config.json"))?;
         for key in ["module_input_name", "module_output_name"] {
             config.expect(key, &"sentence_embedding".into())?;
@@ -246,7 +246,7 @@ impl StepShape {
     }
 
     /// Reads a LayerNorm module's configuration.
-    pub(super) fn layer_norm(files: &ModelFiles, folder: &str, width: usize) -> Result<Self> {
+    pub(super) fn layer_norm(files: Files<'_>, folder: &str, width: usize) -> Result<Self> {
         let config = Config::read(files, &format!("{folder}config.json"))?;
         let said = config.size(&["dimension"], width)?;
         if said != width {
@@ -273,10 +273,10 @@ impl StepShape {
     }
 
     /// Reads the module's weights.
-    pub(super) fn load(&self, files: &ModelFiles, offline: bool) -> Result<Step> {
+    pub(super) fn load(&self, files: Files<'_>) -> Result<Step> {
         match self {
             Self::Dense { folder, inputs, outputs, bias, residual, activation } => {
-                let weights = Weights::open(files, folder, offline)?;
+                let weights = Weights::open(files, folder)?;
                 let residual = match residual {
                     false => Residual::None,
                     true if inputs == outputs => Residual::Input,
@@ -294,7 +294,7 @@ impl StepShape {
                 })
             }
             Self::LayerNorm { folder, width } => {
-                let weights = Weights::open(files, folder, offline)?;
+                let weights = Weights::open(files, folder)?;
                 let tensor = |part| weights.tensor(part, &[*width]);
                 Ok(Step::LayerNorm { weight: tensor("norm.weight")?, bias: tensor("norm.bias")? })
             }

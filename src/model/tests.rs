@@ -3,13 +3,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
+use super::head::Head;
 use super::pooling::PoolingMode;
+use super::ready::load_backend;
+use super::snapshot::Snapshot;
+use super::weights::Weights;
 use super::*;
-use crate::options::BUNDLED_NAME;
+use crate::access::Access;
+use crate::error::{Error, Result};
+use crate::options::{BUNDLED_NAME, Device, Precision};
 
 const CPU: Place = Place { device: Device::Cpu, precision: Precision::F32 };
 
@@ -43,8 +50,8 @@ fn expected_lengths(name: &str) -> Vec<usize> {
 }
 
 fn fixture_model(name: &str) -> Model {
-    let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
-    load_from(&files, CPU).expect("model")
+    let snapshot = Snapshot::find(&fixtures().join(name).display().to_string(), &Access::local()).expect("fixture");
+    load_from(&snapshot, CPU).expect("model")
 }
 
 fn bundled_model() -> Model {
@@ -52,19 +59,18 @@ fn bundled_model() -> Model {
 }
 
 fn bundled_model_in(precision: Precision) -> Model {
-    let files = ModelFiles::find(BUNDLED_NAME, true).expect("bundled");
-    let description = Description::read(&files, true).expect("description");
-    Model::load(&files, Arc::new(description), Place { precision, ..CPU }, true).expect("model")
+    let snapshot = Snapshot::find(BUNDLED_NAME, &Access::local()).expect("bundled");
+    load_from(&snapshot, Place { precision, ..CPU }).expect("model")
 }
 
 /// The same model with its encoder replaced by candle's, on candle's CPU device.
-fn on_candle(mut model: Model, files: &ModelFiles) -> Model {
-    let weights = Weights::open(files, &model.description.folder, true).expect("weights");
-    let steps =
-        model.description.steps.iter().map(|step| step.load(files, true)).collect::<Result<_>>().expect("steps");
-    let head = Head::new(&model.description, steps);
+fn on_candle(mut model: Model, snapshot: &Snapshot) -> Model {
+    let (access, description) = (Access::local(), Arc::clone(&model.description));
+    let weights = Weights::open(snapshot.files(&access), &description.folder).expect("weights");
+    let steps = description.steps.iter().map(|step| step.load(snapshot.files(&access)));
+    let head = Head::new(&description, steps.collect::<Result<_>>().expect("steps"));
     let place = Place { device: Device::Candle, ..CPU };
-    model.backend = load_backend(&model.description, &weights, place, head).expect("candle's CPU device");
+    model.backend = load_backend(&description, &weights, place, head).expect("candle's CPU device");
     model
 }
 
@@ -164,9 +170,10 @@ fn every_architecture_gives_the_same_vectors_on_candles_device() {
     let texts = architecture_texts();
     let mut wrong = Vec::new();
     for name in architectures() {
-        let files = ModelFiles::find(&fixtures().join("architectures").join(&name).display().to_string(), true)
-            .expect("fixture");
-        let model = on_candle(fixture_model(&format!("architectures/{name}")), &files);
+        let snapshot =
+            Snapshot::find(&fixtures().join("architectures").join(&name).display().to_string(), &Access::local())
+                .expect("fixture");
+        let model = on_candle(fixture_model(&format!("architectures/{name}")), &snapshot);
         let expected = expected_in(&format!("expected/{name}.safetensors"), "query");
         let difference = difference(&encode(&model, &texts, Role::Query, 16), &expected);
         if difference.is_nan() || difference > 2e-5 {
@@ -183,8 +190,8 @@ fn vectors_are_cut_as_sentence_transformers_cuts_them() {
     let cut = expected_in("expected/nomic-bert.safetensors", "plain.truncated");
     let copy = copy_of("architectures/nomic-bert");
     change(&copy.path().join("config_sentence_transformers.json"), "truncate_dim", 16.into());
-    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
-    let model = load_from(&files, CPU).expect("model");
+    let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("copy");
+    let model = load_from(&snapshot, CPU).expect("model");
     assert!(difference(&encode(&model, &texts, Role::Plain, 16), &cut) <= 2e-5);
     let model = fixture_model("architectures/nomic-bert");
     for (text, mut expected) in texts.iter().zip(cut) {
@@ -206,8 +213,8 @@ fn long_texts_match_the_naive_twin() {
         let copy = copy_of(&format!("architectures/{name}"));
         change(&copy.path().join("config.json"), key, 4096.into());
         change(&copy.path().join("sentence_bert_config.json"), "max_seq_length", 4096.into());
-        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
-        let load = || load_from(&files, CPU).expect("model");
+        let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("copy");
+        let load = || load_from(&snapshot, CPU).expect("model");
         let texts = [words.join(" ").repeat(2), "one short text beside it".to_owned()];
         let model = load();
         let lengths: Vec<_> =
@@ -215,7 +222,7 @@ fn long_texts_match_the_naive_twin() {
         assert!(lengths[0] > 1000, "{name}: {lengths:?} tokens");
         let vectors = encode(&model, &texts, Role::Plain, 2);
         assert!(vectors == encode(&model, &texts, Role::Plain, 1), "{name}: the same bits alone");
-        let difference = difference(&vectors, &encode(&on_candle(load(), &files), &texts, Role::Plain, 1));
+        let difference = difference(&vectors, &encode(&on_candle(load(), &snapshot), &texts, Role::Plain, 1));
         assert!(difference <= 2e-5, "{name}: {difference}");
     }
 }
@@ -225,11 +232,12 @@ fn long_texts_match_the_naive_twin() {
 fn lower_precisions_stay_near_f32_for_every_architecture() {
     let texts = architecture_texts();
     for name in architectures() {
-        let files = ModelFiles::find(&fixtures().join("architectures").join(&name).display().to_string(), true);
-        let files = files.expect("fixture");
-        let exact = encode(&load_from(&files, CPU).expect("model"), &texts, Role::Plain, 16);
+        let snapshot =
+            Snapshot::find(&fixtures().join("architectures").join(&name).display().to_string(), &Access::local());
+        let snapshot = snapshot.expect("fixture");
+        let exact = encode(&load_from(&snapshot, CPU).expect("model"), &texts, Role::Plain, 16);
         for (precision, least) in [(Precision::Bf16, 0.999), (Precision::Int8, 0.98)] {
-            let model = load_from(&files, Place { precision, ..CPU }).expect("model");
+            let model = load_from(&snapshot, Place { precision, ..CPU }).expect("model");
             let vectors = encode(&model, &texts, Role::Plain, 16);
             assert!(
                 vectors == encode(&model, &texts, Role::Plain, 1),
@@ -261,10 +269,10 @@ fn a_precision_that_is_not_safe_for_a_model_is_refused() {
             values.chunks_mut(64).for_each(|row| row[0] = 1e-6);
         });
     }
-    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("copy");
-    load_from(&files, CPU).expect("f32 runs");
-    load_from(&files, Place { precision: Precision::Bf16, ..CPU }).expect("bf16 has exponents");
-    let message = load_from(&files, Place { precision: Precision::Int8, ..CPU }).expect_err("not safe").to_string();
+    let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("copy");
+    load_from(&snapshot, CPU).expect("f32 runs");
+    load_from(&snapshot, Place { precision: Precision::Bf16, ..CPU }).expect("bf16 has exponents");
+    let message = load_from(&snapshot, Place { precision: Precision::Int8, ..CPU }).expect_err("not safe").to_string();
     assert!(message.contains("int8 moves the vectors") && message.contains("use f32, or try bf16"), "{message}");
 }
 
@@ -289,8 +297,10 @@ fn change(path: &Path, key: &str, value: serde_json::Value) {
     fs::write(path, json.to_string()).expect("write");
 }
 
-fn load_from(files: &ModelFiles, place: Place) -> Result<Model> {
-    Model::load(files, Arc::new(Description::read(files, true)?), place, true)
+fn load_from(snapshot: &Snapshot, place: Place) -> Result<Model> {
+    let access = Access::local();
+    let files = snapshot.files(&access);
+    Model::load(files, Arc::new(Description::read(files)?), place)
 }
 
 /// What a damaged file does to a key.
@@ -365,8 +375,8 @@ proptest! {
             }
         }
         fs::write(path, bytes).expect("write");
-        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
-        if let Ok(model) = load_from(&files, CPU) {
+        let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
+        if let Ok(model) = load_from(&snapshot, CPU) {
             let tokens = model.tokenize("", "a damaged model", model.description.max_tokens, &Allowance::FREE).expect("tokens").ids;
             // NaN is an error here too.
             let _ = run(&model, &[&tokens], model.description.dim);
@@ -389,8 +399,8 @@ proptest! {
         let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("file")).expect("json");
         damage_at(&mut json, &path, value);
         fs::write(&file, json.to_string()).expect("write");
-        let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
-        if let Ok(model) = load_from(&files, CPU) {
+        let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
+        if let Ok(model) = load_from(&snapshot, CPU) {
             for text in ["", "a damaged model", "é東京\u{301}\u{200d} x.y_z  1234567890 </s> [CLS] <mask>"] {
                 let Ok(tokens) = model.tokenize("", text, model.description.max_tokens, &Allowance::FREE) else { continue };
                 let vectors = run(&model, &[&tokens.ids], model.description.dim);
@@ -475,8 +485,9 @@ fn files_below(directory: &Path, found: &mut Vec<PathBuf>) {
 fn every_pooling_mode_matches_sentence_transformers() {
     let texts = texts();
     let mut tiny = fixture_model("tiny-bert");
-    let files = ModelFiles::find(&fixtures().join("tiny-bert").display().to_string(), true).expect("fixture");
-    let weights = Weights::open(&files, &tiny.description.folder, true).expect("weights");
+    let snapshot =
+        Snapshot::find(&fixtures().join("tiny-bert").display().to_string(), &Access::local()).expect("fixture");
+    let weights = Weights::open(snapshot.files(&Access::local()), &tiny.description.folder).expect("weights");
     for (mode, name, _) in PoolingMode::ALL {
         let description = Arc::get_mut(&mut tiny.description).expect("only owner");
         description.pooling = pooling::Pooling(vec![mode]);
@@ -516,8 +527,8 @@ fn the_bundled_model_is_the_original_within_its_f16_weights() {
 fn the_device_path_gives_the_vectors_of_sentence_transformers() {
     let texts = texts();
     for name in ["tiny-bert", "tiny-bert-cls"] {
-        let files = ModelFiles::find(&fixtures().join(name).display().to_string(), true).expect("fixture");
-        let model = on_candle(fixture_model(name), &files);
+        let snapshot = Snapshot::find(&fixtures().join(name).display().to_string(), &Access::local()).expect("fixture");
+        let model = on_candle(fixture_model(name), &snapshot);
         let difference = difference(&encode(&model, &texts, Role::Plain, 16), &expected(&format!("{name}.plain")));
         assert!(difference <= 1e-5, "{name}: {difference}");
     }
@@ -526,8 +537,8 @@ fn the_device_path_gives_the_vectors_of_sentence_transformers() {
 #[test]
 fn our_forward_pass_matches_candles_on_the_same_weights() {
     let texts = texts();
-    let files = ModelFiles::find(BUNDLED_NAME, true).expect("bundled");
-    let twin = encode(&on_candle(bundled_model(), &files), &texts, Role::Plain, 1);
+    let snapshot = Snapshot::find(BUNDLED_NAME, &Access::local()).expect("bundled");
+    let twin = encode(&on_candle(bundled_model(), &snapshot), &texts, Role::Plain, 1);
     assert_close("bundled", &encode(&bundled_model(), &texts, Role::Plain, 32), &twin, 1e-5);
 }
 
@@ -611,7 +622,7 @@ fn copy_folder(from: &Path, to: &Path) {
 
 /// Loads a directory and gives the error.
 fn load_error(directory: &Path) -> String {
-    let load = || load_from(&ModelFiles::find(&directory.display().to_string(), true)?, CPU);
+    let load = || load_from(&Snapshot::find(&directory.display().to_string(), &Access::local())?, CPU);
     load().expect_err("a damaged model").to_string()
 }
 
@@ -673,8 +684,8 @@ fn a_missing_file_is_named_and_a_missing_normalize_folder_is_fine() {
     }
     let copy = copy_of("tiny-bert");
     fs::remove_dir_all(copy.path().join("2_Normalize")).expect("remove");
-    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
-    assert!(Description::read(&files, true).expect("description").normalizes());
+    let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
+    assert!(Description::read(snapshot.files(&Access::local())).expect("description").normalizes());
 }
 
 #[test]
@@ -709,9 +720,8 @@ fn weights_that_overflow_are_an_error_and_not_a_vector() {
     bytes[length - 40_000..].fill(0x7f);
     let copy = copy_of("tiny-bert");
     fs::write(copy.path().join("model.safetensors"), bytes).expect("write");
-    let files = ModelFiles::find(&copy.path().display().to_string(), true).expect("directory");
-    let description = Arc::new(Description::read(&files, true).expect("description"));
-    let model = Model::load(&files, description, CPU, true).expect("model");
+    let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
+    let model = load_from(&snapshot, CPU).expect("model");
     let message = run(&model, &[&[2, 7, 3]], 32).expect_err("NaN").to_string();
     assert!(message.contains("NaN"), "{message}");
 }
@@ -736,8 +746,8 @@ fn a_stopped_batch_is_cancelled() {
 /// I6, as far as a batch goes: the number of allocations does not depend on the number of texts.
 #[test]
 fn a_batch_of_many_texts_takes_no_more_allocations_than_one_of_few() {
-    let files = ModelFiles::find("tests/fixtures/tiny-bert", true).expect("a model");
-    let model = load_from(&files, CPU).expect("it loads");
+    let snapshot = Snapshot::find("tests/fixtures/tiny-bert", &Access::local()).expect("a model");
+    let model = load_from(&snapshot, CPU).expect("it loads");
     let mut scratch = Scratch::default();
     let pass = Pass { unpooled: 0, dimensions: 32, go_on: &|| true };
     let mut allocations = |texts: usize| {

@@ -2,17 +2,19 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+
+use parking_lot::Mutex;
+use std::sync::OnceLock;
 #[cfg(test)]
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokenizers::normalizers::{BertNormalizer, Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection};
 
 use super::description::Description;
-use super::files::ModelFiles;
 use super::pieces::{Allowance, Cuts};
 use super::settings::{Letters, TokenizerSettings};
+use super::snapshot::Files;
 use super::tokenizer_file;
 use crate::error::{Error, Result};
 
@@ -59,7 +61,7 @@ pub(crate) struct TextTokenizer {
 
 impl TextTokenizer {
     /// Reads `tokenizer.json`. Its own truncation and padding are settings of whoever saved it last and are ignored.
-    pub(crate) fn load(files: &ModelFiles, description: &Description) -> Result<Self> {
+    pub(crate) fn load(files: Files<'_>, description: &Description) -> Result<Self> {
         let path = format!("{}tokenizer.json", description.folder);
         let text = files.require_text(&path)?;
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
@@ -233,7 +235,7 @@ impl TextTokenizer {
         }
         if self.is_long(&read) {
             self.afford(text, read.len(), allowance)?;
-            alone = Some(self.whole.lock().unwrap_or_else(PoisonError::into_inner));
+            alone = Some(self.whole.lock());
             allowance.check()?;
         }
         let encoding = self.encode(prompt, &read)?;

@@ -9,7 +9,8 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
 use super::config::MAX_WIDTH;
-use super::files::{ModelFile, ModelFiles};
+use super::model_file::ModelFile;
+use super::snapshot::Files;
 use crate::error::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -45,17 +46,17 @@ struct ShardIndex {
 
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `folder`.
-    pub(crate) fn open(files: &ModelFiles, folder: &str, offline: bool) -> Result<Self> {
+    pub(crate) fn open(files: Files<'_>, folder: &str) -> Result<Self> {
         let mut weights = Self { label: files.label(), shards: Vec::new(), tensors: HashMap::new() };
-        for path in weight_files(files, folder, offline)? {
-            let shard = files.open(&path, offline)?.ok_or_else(|| files.missing(&path))?;
+        for path in weight_files(files, folder)? {
+            let shard = files.open(&path)?.ok_or_else(|| files.missing(&path))?;
             weights.add_shard(files, path, shard)?;
         }
         Ok(weights)
     }
 
     /// Reads the header of a file and notes where its tensors are.
-    fn add_shard(&mut self, files: &ModelFiles, path: String, bytes: ModelFile) -> Result<()> {
+    fn add_shard(&mut self, files: Files<'_>, path: String, bytes: ModelFile) -> Result<()> {
         let damaged = |reason: String| Error::Model(format!("{}: {path}: {reason}", self.label));
         let length = bytes.len();
         let header_length =
@@ -170,13 +171,11 @@ impl Weights {
         let rows = self.find(table).map_or(0, |(_, info)| info.shape[0]);
         let mut words = self.table(table, &[rows, width])?;
         if self.has("mapping") {
-            let row = |index: i64| {
-                let start = usize::try_from(index).ok().filter(|&index| index < rows).map(|index| index * width);
-                start.ok_or_else(|| self.wrong("mapping", &format!("names row {index} of {rows}")))
-            };
             let mut mapped = Vec::new();
             for index in self.whole_numbers("mapping", tokens)? {
-                mapped.extend_from_slice(&words[row(index)?..][..width]);
+                let row = usize::try_from(index).ok().filter(|&row| row < rows);
+                let row = row.ok_or_else(|| self.wrong("mapping", &format!("names row {index} of {rows}")))?;
+                mapped.extend_from_slice(&words[row * width..][..width]);
             }
             words = mapped;
         }
@@ -238,13 +237,13 @@ fn old_name(name: &str) -> String {
 }
 
 /// The weight files of a model, relative to its root.
-pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> Result<Vec<String>> {
+pub(super) fn weight_files(files: Files<'_>, folder: &str) -> Result<Vec<String>> {
     let single = format!("{folder}{SINGLE}");
-    if files.has(&single, offline)? {
+    if files.has(&single)? {
         return Ok(vec![single]);
     }
     let index = format!("{folder}{INDEX}");
-    if files.has(&index, offline)?
+    if files.has(&index)?
         && let Some(ShardIndex { weight_map }) = files.json(&index)?
     {
         let shards: BTreeSet<_> = weight_map.into_values().map(|file| format!("{folder}{file}")).collect();
@@ -253,7 +252,7 @@ pub(super) fn weight_files(files: &ModelFiles, folder: &str, offline: bool) -> R
         }
         return Ok(shards.into_iter().collect());
     }
-    if files.has(&format!("{folder}pytorch_model.bin"), offline)? {
+    if files.has(&format!("{folder}pytorch_model.bin"))? {
         return Err(Error::Model(format!(
             "{}: only pytorch_model.bin found, which is never read because it can run code; convert it with \
              `SentenceTransformer(name).save(directory, safe_serialization=True)`",

@@ -6,7 +6,7 @@
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{Case, ScalarFunction};
+use datafusion::logical_expr::expr::{Alias, Case, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 
 use crate::functions::{Embed, literal_text};
@@ -59,35 +59,54 @@ pub(super) fn plan_has_call(plan: &LogicalPlan) -> bool {
     found
 }
 
+/// Whether a call may be evaluated above where an expression has it: the expression has one, and columns, and no part that
+/// must stay where it is.
+pub(super) fn can_be_late(expr: &Expr) -> bool {
+    has_call(expr) && can_move(expr) && !keeps_calls(expr) && !expr.column_refs().is_empty()
+}
+
+/// The part of a column's expression that can be late, if one can: its name stays with the column.
+pub(super) fn late_part(expr: &Expr) -> Option<&Expr> {
+    let expr = match expr {
+        Expr::Alias(Alias { expr, metadata: None, .. }) => expr.as_ref(),
+        other => other,
+    };
+    can_be_late(expr).then_some(expr)
+}
+
 /// Whether an expression gives the same value wherever in the plan it is evaluated: nothing volatile, no subquery, nothing
 /// that only its place can resolve.
-pub(super) fn can_move(expr: &Expr) -> bool {
-    let fixed = |expr: &Expr| {
-        matches!(
-            expr,
-            Expr::ScalarSubquery(_)
-                | Expr::InSubquery(_)
-                | Expr::Exists(_)
-                | Expr::SetComparison(_)
-                | Expr::OuterReferenceColumn(_, _)
-                | Expr::Unnest(_)
-                | Expr::AggregateFunction(_)
-                | Expr::WindowFunction(_)
-                | Expr::GroupingSet(_)
-                | Expr::Placeholder(_)
-                | Expr::LambdaVariable(_)
-        )
-    };
+fn can_move(expr: &Expr) -> bool {
     // The closure never fails.
-    !expr.is_volatile() && !expr.exists(|expr| Ok(fixed(expr))).unwrap_or(true)
+    !expr.is_volatile() && !expr.exists(|expr| Ok(is_bound_to_its_place(expr))).unwrap_or(true)
+}
+
+fn is_bound_to_its_place(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::ScalarSubquery(_)
+            | Expr::InSubquery(_)
+            | Expr::Exists(_)
+            | Expr::SetComparison(_)
+            | Expr::OuterReferenceColumn(_, _)
+            | Expr::Unnest(_)
+            | Expr::AggregateFunction(_)
+            | Expr::WindowFunction(_)
+            | Expr::GroupingSet(_)
+            | Expr::Placeholder(_)
+            | Expr::LambdaVariable(_)
+    )
 }
 
 /// Whether an expression keeps plain calls however it is lifted: which arguments of a lazy function are evaluated when, only
 /// the function knows.
-pub(super) fn keeps_calls(expr: &Expr) -> bool {
-    let lazy = |expr: &Expr| matches!(expr, Expr::ScalarFunction(f) if f.func.short_circuits() && has_call(expr));
+fn keeps_calls(expr: &Expr) -> bool {
     // The closure never fails.
-    expr.exists(|expr| Ok(lazy(expr))).unwrap_or(true)
+    expr.exists(|expr| Ok(is_lazy_function(expr) && has_call(expr))).unwrap_or(true)
+}
+
+fn is_lazy_function(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(function) if function.func.short_circuits())
 }
 
 /// Whether an expression is NULL where all its columns are NULL: so it may be evaluated above an outer join.
@@ -130,6 +149,17 @@ struct Condition {
 }
 
 impl Condition {
+    /// Where none of the first branches of a CASE matches.
+    fn after(case: &Case, branches: usize) -> Self {
+        let unless = case.when_then_expr[..branches].iter().map(|(when, _)| when.as_ref().clone()).collect();
+        Self { operand: case.expr.clone(), unless, when: None }
+    }
+
+    /// Whether this holds for every row.
+    fn is_always(&self) -> bool {
+        self.unless.is_empty() && self.when.is_none()
+    }
+
     fn exprs(&self) -> impl Iterator<Item = &Expr> {
         self.operand.as_deref().into_iter().chain(&self.unless).chain(&self.when)
     }
@@ -142,7 +172,6 @@ impl Condition {
 
     /// The text, NULL where the part is not evaluated. CASE evaluates its conditions in order, as the expression itself does.
     fn apply(&self, text: Expr, null: &Expr) -> Expr {
-        let branch = |when: &Expr, then: Expr| (Box::new(when.clone()), Box::new(then));
         let mut branches: Vec<_> = self.unless.iter().map(|when| branch(when, null.clone())).collect();
         let otherwise = match &self.when {
             Some(when) => {
@@ -152,6 +181,18 @@ impl Condition {
             None => text,
         };
         Expr::Case(Case::new(self.operand.clone(), branches, Some(Box::new(otherwise))))
+    }
+}
+
+fn branch(when: &Expr, then: Expr) -> (Box<Expr>, Box<Expr>) {
+    (Box::new(when.clone()), Box::new(then))
+}
+
+impl Taken {
+    /// Whether the call was taken out for all rows for which these conditions hold.
+    fn covers(&self, conditions: &[Condition]) -> bool {
+        let mut pairs = self.conditions.iter().zip(conditions);
+        self.conditions.len() <= conditions.len() && pairs.all(|(known, here)| known.is_implied_by(here))
     }
 }
 
@@ -167,18 +208,17 @@ impl Extractor<'_> {
             return Ok(expr);
         }
         match expr {
-            Expr::Case(case) => self.visit_case(case, conditions),
+            Expr::Case(case) => self.visit_case(&case, conditions),
             Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
                 let shown = left.as_ref().clone();
                 let when = if op == Operator::And { shown.is_not_false() } else { shown.is_not_true() };
                 let left = self.visit(*left, conditions)?;
-                conditions.push(Condition { operand: None, unless: Vec::new(), when: Some(when) });
-                let right = self.visit(*right, conditions);
-                conditions.pop();
-                Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right?))))
+                let condition = Condition { operand: None, unless: Vec::new(), when: Some(when) };
+                let right = self.visit_under(condition, &right, conditions)?;
+                Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, right)))
             }
             // See keeps_calls.
-            Expr::ScalarFunction(ref function) if function.func.short_circuits() => Ok(expr),
+            expr if is_lazy_function(&expr) => Ok(expr),
             Expr::Lambda(_)
             | Expr::ScalarSubquery(_)
             | Expr::InSubquery(_)
@@ -191,57 +231,40 @@ impl Extractor<'_> {
         }
     }
 
-    fn visit_case(&mut self, case: Case, conditions: &mut Vec<Condition>) -> Result<Expr> {
-        let Case { expr: operand, when_then_expr, else_expr } = case.clone();
-        let mut part = |this: &mut Self, part: Expr, unless: usize, when: Option<usize>| {
-            let when_of = |branch: usize| case.when_then_expr[branch].0.as_ref().clone();
-            let condition = Condition {
-                operand: case.expr.clone(),
-                unless: (0..unless).map(when_of).collect(),
-                when: when.map(when_of),
-            };
-            let always = condition.unless.is_empty() && condition.when.is_none();
-            if !always {
-                conditions.push(condition);
-            }
-            let part = this.visit(part, conditions);
-            if !always {
-                conditions.pop();
-            }
-            part.map(Box::new)
-        };
-        let operand = operand.map(|operand| part(self, *operand, 0, None)).transpose()?;
-        let count = when_then_expr.len();
-        let mut branches = Vec::with_capacity(count);
-        for (branch, (when, then)) in when_then_expr.into_iter().enumerate() {
-            let when = part(self, *when, branch, None)?;
-            branches.push((when, part(self, *then, branch, Some(branch))?));
+    /// Visits a part that is evaluated under one condition more.
+    fn visit_under(&mut self, condition: Condition, part: &Expr, conditions: &mut Vec<Condition>) -> Result<Box<Expr>> {
+        let depth = conditions.len();
+        if !condition.is_always() {
+            conditions.push(condition);
         }
-        let otherwise = else_expr.map(|otherwise| part(self, *otherwise, count, None)).transpose()?;
-        Ok(Expr::Case(Case::new(operand, branches, otherwise)))
+        let part = self.visit(part.clone(), conditions);
+        conditions.truncate(depth);
+        part.map(Box::new)
+    }
+
+    fn visit_case(&mut self, case: &Case, conditions: &mut Vec<Condition>) -> Result<Expr> {
+        let operand = case.expr.as_deref().map(|operand| self.visit(operand.clone(), conditions)).transpose()?;
+        let mut branches = Vec::with_capacity(case.when_then_expr.len());
+        for (number, (when, then)) in case.when_then_expr.iter().enumerate() {
+            let after = Condition::after(case, number);
+            let here = Condition { when: Some(when.as_ref().clone()), ..after.clone() };
+            branches.push((self.visit_under(after, when, conditions)?, self.visit_under(here, then, conditions)?));
+        }
+        let after_all = Condition::after(case, case.when_then_expr.len());
+        let otherwise =
+            case.else_expr.as_deref().map(|part| self.visit_under(after_all, part, conditions)).transpose()?;
+        Ok(Expr::Case(Case::new(operand.map(Box::new), branches, otherwise)))
     }
 
     /// Replaces a call by its column, if it can be taken out here.
     fn take(&mut self, expr: Expr, conditions: &[Condition]) -> Result<Expr> {
         let Some((_, text, _)) = parts(&expr) else { return Ok(expr) };
         // The same call was taken out for these rows and perhaps for more: CASE tests a vector before it gives it.
-        let covers = |taken: &Taken| {
-            let pairs = || taken.conditions.iter().zip(conditions);
-            taken.conditions.len() <= conditions.len() && pairs().all(|(known, here)| known.is_implied_by(here))
-        };
-        if let Some(taken) = self.taken.iter().find(|taken| taken.original == expr && covers(taken)) {
+        if let Some(taken) = self.taken.iter().find(|taken| taken.original == expr && taken.covers(conditions)) {
             return Ok(Expr::Column(Column::new_unqualified(&taken.column)));
         }
-        let columns = text.column_refs();
-        let here = !columns.is_empty() && columns.iter().all(|column| self.schema.has_column(column));
-        let condition_moves = |expr: &Expr| {
-            can_move(expr) && !has_call(expr) && expr.column_refs().iter().all(|column| self.schema.has_column(column))
-        };
-        if !here
-            || !can_move(text)
-            || has_call(text)
-            || !conditions.iter().flat_map(Condition::exprs).all(condition_moves)
-        {
+        let mut asked = conditions.iter().flat_map(Condition::exprs);
+        if text.column_refs().is_empty() || !self.is_over_schema(text) || !asked.all(|expr| self.is_over_schema(expr)) {
             return Ok(expr);
         }
         let null = Expr::Literal(ScalarValue::try_new_null(&text.get_type(self.schema)?)?, None);
@@ -250,5 +273,10 @@ impl Extractor<'_> {
         let call = with_text(&expr, text);
         self.taken.push(Taken { call, column: column.clone(), original: expr, conditions: conditions.to_vec() });
         Ok(Expr::Column(Column::new_unqualified(column)))
+    }
+
+    /// Whether an expression can be evaluated below the Embed node, on the columns that are there.
+    fn is_over_schema(&self, expr: &Expr) -> bool {
+        can_move(expr) && !has_call(expr) && expr.column_refs().iter().all(|column| self.schema.has_column(column))
     }
 }

@@ -233,11 +233,13 @@ impl RowSink {
 
 /// Whether a partition begins with these record batches, but for the numbers of their rows: the same arrays, not equal ones.
 fn begins_with(now: &[RecordBatch], then: &[RecordBatch]) -> bool {
-    let same = |(now, then): (&RecordBatch, &RecordBatch)| {
-        let mut columns = now.columns().iter().zip(then.columns());
-        now.num_rows() == then.num_rows() && columns.all(|(now, then)| Arc::ptr_eq(now, then))
-    };
-    now.len() >= then.len() && now.iter().zip(then).all(same)
+    now.len() >= then.len() && now.iter().zip(then).all(|(now, then)| has_same_arrays(now, then))
+}
+
+/// Whether two record batches have the same arrays, but for the numbers of their rows.
+fn has_same_arrays(now: &RecordBatch, then: &RecordBatch) -> bool {
+    let mut columns = now.columns().iter().zip(then.columns());
+    now.num_rows() == then.num_rows() && columns.all(|(now, then)| Arc::ptr_eq(now, then))
 }
 
 impl DisplayAs for RowSink {

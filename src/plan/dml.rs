@@ -309,11 +309,15 @@ fn is_read_whole(values: &[Expr], input: &LogicalPlan, table: &TableReference) -
 
 /// Whether an expression has no subquery, and no columns but of tables of these names.
 fn is_over(expr: &Expr, names: &[TableReference]) -> bool {
-    let elsewhere = |expr: &Expr| match expr {
+    // The closure never fails.
+    !expr.exists(|expr| Ok(is_elsewhere(expr, names))).unwrap_or(true)
+}
+
+/// Whether a part of an expression is a subquery or a column of another table.
+fn is_elsewhere(expr: &Expr, names: &[TableReference]) -> bool {
+    match expr {
         Expr::Column(Column { relation: Some(relation), .. }) => !names.iter().any(|name| name.resolved_eq(relation)),
         Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
         _ => false,
-    };
-    // The closure never fails.
-    !expr.exists(|expr| Ok(elsewhere(expr))).unwrap_or(true)
+    }
 }

@@ -1,7 +1,7 @@
 //! The operator: its input's columns, and behind them one vector column per call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
@@ -25,11 +25,12 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
     ReplaceChildrenOptions, SendableRecordBatchStream, apply_expression_roots,
 };
+use parking_lot::Mutex;
 
 use super::execution::Execution;
 use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
-use crate::engine::{Counters, Machine};
+use crate::engine::{Counters, Session};
 use crate::options::EmbedOptions;
 
 /// Runs calls of `embed` over its input, in the input's order and partitioning.
@@ -80,12 +81,12 @@ impl EmbedExec {
 
     /// The execution that runs in this context, kept until the next one, so that streams which come one after the other share
     /// what they remember.
-    fn execution(&self, context: &Arc<TaskContext>, machine: &Machine) -> Arc<Execution> {
-        let mut last = self.execution.lock().unwrap_or_else(PoisonError::into_inner);
+    fn execution(&self, context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Execution> {
+        let mut last = self.execution.lock();
         if let Some(execution) = last.as_ref().filter(|execution| execution.is_in(context)) {
             return Arc::clone(execution);
         }
-        let execution = Execution::of(context, machine.memory());
+        let execution = Execution::of(context, session, most_bytes);
         *last = Some(Arc::clone(&execution));
         execution
     }
@@ -205,15 +206,17 @@ impl ExecutionPlan for EmbedExec {
             vec![partition]
         };
         // Without the functions' settings a plan runs with their defaults.
-        let machine = Machine::new(context.session_config().options(), &EmbedOptions::default());
+        let config = context.session_config().options();
+        let session = Session::of(config).unwrap_or_default();
+        let machine = session.machine(config, &EmbedOptions::default());
         let counters = Arc::<Counters>::default();
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push((partition, Arc::clone(&counters)));
+        self.streams.lock().push((partition, Arc::clone(&counters)));
         let calls = self
             .calls
             .iter()
             .map(|call| StreamCall::new(call.clone(), machine.clone(), Arc::clone(&counters)))
             .collect();
-        let execution = self.execution(&context, &machine);
+        let execution = self.execution(&context, &session, machine.memory());
         let input = (&self.input, partitions);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, execution, context, baseline)))
@@ -221,7 +224,7 @@ impl ExecutionPlan for EmbedExec {
 
     fn metrics(&self) -> Option<MetricsSet> {
         let mut metrics = self.metrics.clone_inner();
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = self.streams.lock();
         for (partition, counters) in streams.iter() {
             let counts = counters.counts();
             let mut push = |value| metrics.push(Arc::new(Metric::new(value, Some(*partition))));

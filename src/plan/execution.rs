@@ -1,10 +1,11 @@
 //! What the operators of one execution share: the query's memo.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use parking_lot::Mutex;
 
 use crate::engine::{Query, Session};
 
@@ -25,14 +26,13 @@ static EXECUTIONS: LazyLock<Mutex<HashMap<usize, Weak<Execution>>>> = LazyLock::
 
 impl Execution {
     /// The execution that runs in this context.
-    pub(super) fn of(context: &Arc<TaskContext>, most_bytes: usize) -> Arc<Self> {
-        let mut executions = EXECUTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn of(context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Self> {
+        let mut executions = EXECUTIONS.lock();
         let address = Arc::as_ptr(context).addr();
         if let Some(execution) = executions.get(&address).and_then(Weak::upgrade) {
             return execution;
         }
         executions.retain(|_, execution| execution.strong_count() > 0);
-        let session = Session::of(context.session_config().options()).unwrap_or_default();
         let consumer = MemoryConsumer::new("vectors of equal texts (embed.memory)");
         let execution = Arc::new(Self {
             context: Arc::downgrade(context),
@@ -51,7 +51,7 @@ impl Execution {
     /// Takes what is remembered from the pool. Where the pool has no more, less is remembered: equal texts may then go
     /// through the model again, and the query runs on.
     pub(crate) fn reserve(&self) {
-        let reservation = self.reservation.lock().unwrap_or_else(PoisonError::into_inner);
+        let reservation = self.reservation.lock();
         let bytes = self.query.remembered_bytes();
         if reservation.try_resize(bytes).is_err() {
             self.query.remember_at_most(reservation.size());

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `lift.rs` | the rule: a plan with calls in its expressions -> the same plan with [`node::EmbedNode`]s |
+//! | `lift/` | the rule: a plan with calls in its expressions -> the same plan with [`node::EmbedNode`]s |
 //! | `calls.rs` | how a call is found in an expression and taken out of it |
 //! | `node.rs` | the logical node: its input, and one column per call |
 //! | `planned.rs` | a call in a physical plan |

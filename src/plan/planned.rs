@@ -16,6 +16,8 @@ pub(super) struct PlannedCall {
     /// The column that it gives.
     pub(super) field: FieldRef,
     pub(super) call: Call,
+    /// What the model's small files said when this was planned, see [`Planned`].
+    pub(super) description: String,
     /// Of the model's files, where it was known when this was planned.
     pub(super) fingerprint: Option<String>,
 }
@@ -23,7 +25,8 @@ pub(super) struct PlannedCall {
 impl PlannedCall {
     /// What whoever runs it has to come to as well.
     pub(super) fn planned(&self) -> Planned {
-        Planned { dimensions: self.dimensions(), fingerprint: self.fingerprint.clone() }
+        let (description, fingerprint) = (self.description.clone(), self.fingerprint.clone());
+        Planned { dimensions: self.dimensions(), description, fingerprint }
     }
 
     /// Length of a vector.

@@ -82,11 +82,13 @@ impl ExtensionPlanner for EmbedPlanner {
             let Some((embed, text, model)) = calls::parts(call) else { return Ok(None) };
             let field = call.to_field(schema)?.1;
             let call = embed.call(model);
+            let found = embed.find(&call)?;
             planned.push(PlannedCall {
                 function: embed.name().to_owned(),
                 text: planner.create_physical_expr(text, schema, session, context)?,
                 field: Arc::new(field.as_ref().clone().with_name(name)),
-                fingerprint: embed.known_fingerprint(&call)?,
+                description: found.description.digest(),
+                fingerprint: found.known_fingerprint().map(ToString::to_string),
                 call,
             });
         }

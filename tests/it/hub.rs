@@ -17,7 +17,7 @@ use std::{env, thread};
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type};
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion_embed::{observe_downloads, observe_model_warnings};
+use datafusion_embed::{Access, EmbedOptions, Event, register_as};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -318,17 +318,11 @@ struct Answer {
 fn child() {
     let Ok(task) = env::var("HUB_TASK") else { return };
     let task: Task = serde_json::from_str(&task).expect("a task");
-    let downloads = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&downloads);
-    observe_downloads(Arc::new(move |download| {
-        let report = (download.file.clone(), download.received, download.total, download.done);
-        seen.lock().expect("no panic").push(report);
-    }));
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&warnings);
-    observe_model_warnings(Arc::new(move |warning| heard.lock().expect("no panic").push(warning.to_owned())));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let access = Access::default().with_events(move |event| sink.lock().expect("no panic").push(event.clone()));
     let mut answer = Answer::default();
-    for result in run_in_sessions(&task) {
+    for result in run_in_sessions(&task, &access) {
         match result {
             Ok(batches) => {
                 answer.vectors = batches.iter().flat_map(vectors).collect();
@@ -337,18 +331,23 @@ fn child() {
             Err(error) => answer.error = Some(error.to_string()),
         }
     }
-    answer.warnings = warnings.lock().expect("no panic").clone();
-    answer.downloads = downloads.lock().expect("no panic").clone();
+    for event in told.lock().expect("no panic").drain(..) {
+        match event {
+            Event::Download(of) => answer.downloads.push((of.file, of.received, of.total, of.done)),
+            Event::ModelWarning(warning) => answer.warnings.push(warning),
+            other => panic!("{other:?}"),
+        }
+    }
     fs::write(task.answer, serde_json::to_string(&answer).expect("an answer")).expect("written");
 }
 
 /// What came of the statements in each session.
-fn run_in_sessions(task: &Task) -> Vec<datafusion::error::Result<Vec<RecordBatch>>> {
+fn run_in_sessions(task: &Task, access: &Access) -> Vec<datafusion::error::Result<Vec<RecordBatch>>> {
     let barrier = Barrier::new(task.sessions);
     let one = || {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         barrier.wait();
-        runtime.block_on(run_all(&task.statements))
+        runtime.block_on(run_all(&task.statements, access))
     };
     thread::scope(|scope| {
         let sessions: Vec<_> = (0..task.sessions).map(|_| scope.spawn(one)).collect();
@@ -356,8 +355,9 @@ fn run_in_sessions(task: &Task) -> Vec<datafusion::error::Result<Vec<RecordBatch
     })
 }
 
-async fn run_all(statements: &[String]) -> datafusion::error::Result<Vec<RecordBatch>> {
+async fn run_all(statements: &[String], access: &Access) -> datafusion::error::Result<Vec<RecordBatch>> {
     let ctx = session(2, 8192);
+    register_as(&ctx, EmbedOptions::default(), access.clone())?;
     register_texts(&ctx, &texts(), 50);
     let mut last = Vec::new();
     for statement in statements {

@@ -22,6 +22,7 @@ const EXACT: &[(&str, i64)] = &[
     ("SELECT id, embed(body) FROM docs ORDER BY id LIMIT 10", 10),
     ("SELECT id, embed(body) FROM docs ORDER BY random() LIMIT 10", 10),
     ("SELECT DISTINCT ON (grp) grp, id, embed(body) FROM docs ORDER BY grp, id", 50),
+    ("SELECT DISTINCT ON (grp) id, embed(body) AS e FROM docs ORDER BY grp, id", 50),
     ("SELECT id, embed(concat(title, body)) FROM (SELECT * FROM docs ORDER BY id LIMIT 50)", 50),
     ("SELECT id FROM docs ORDER BY cosine_similarity(embed(body), embed('q')) DESC LIMIT 10", ROWS + 1),
     ("SELECT id FROM docs ORDER BY cosine_similarity(embed(body), embed('q')) DESC", ROWS + 1),

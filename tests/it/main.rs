@@ -1,5 +1,6 @@
 //! One integration binary: every further one would link DataFusion again.
 
+mod access;
 mod cache;
 #[cfg(all(feature = "cli", unix))]
 mod copy;
@@ -7,6 +8,7 @@ mod corpus;
 mod dml;
 mod errors;
 mod evil;
+mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod identity;

@@ -446,6 +446,43 @@ async fn a_dropped_stream_stops_its_work() {
     assert!(after < 100, "{after} rows embedded");
 }
 
+/// A plan holds nothing of the session that made it: lifted or plain, it runs and counts where it is executed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_runs_and_counts_in_the_session_that_executes_it() {
+    let (made, runs, bare) = (tiny_session(2, 100), tiny_session(1, 100), SessionContext::new());
+    let lifted = "SELECT embed(concat('text ', value)) AS e FROM generate_series(1, 50)";
+    // What an outer join's condition has stays a plain call.
+    let plain = "SELECT count(*) FROM generate_series(1, 3) a(x) LEFT JOIN generate_series(1, 3) b(y) \
+        ON cosine_similarity(embed(concat('text ', x)), embed(concat('word ', y))) > 0.1";
+    let here = datafusion::physical_plan::collect(physical(&made, lifted).await, made.task_ctx()).await.expect("rows");
+    let counted = (embedded(&made).await, embedded(&runs).await);
+    assert_eq!(counted, (50, 0));
+    let there = datafusion::physical_plan::collect(physical(&made, lifted).await, runs.task_ctx()).await.expect("rows");
+    assert_eq!((embedded(&made).await, embedded(&runs).await), (50, 50));
+    let bits = |batches: &[RecordBatch]| rows_as_text(batches, |column, row| format!("{:?}", column.slice(row, 1)));
+    assert_eq!(bits(&here), bits(&there));
+    datafusion::physical_plan::collect(physical(&made, plain).await, runs.task_ctx()).await.expect("rows");
+    assert_eq!(embedded(&made).await, 50, "plain calls count where they run too");
+    assert!(embedded(&runs).await > 50);
+    // Also where nothing was ever registered.
+    let anywhere =
+        datafusion::physical_plan::collect(physical(&made, lifted).await, bare.task_ctx()).await.expect("rows");
+    assert_eq!(bits(&here), bits(&anywhere));
+    assert_eq!(embedded(&made).await, 50);
+}
+
+#[tokio::test]
+async fn a_host_hears_which_of_its_functions_were_replaced() {
+    let ctx = SessionContext::new();
+    assert_eq!(register_with(&ctx, tiny_options()).expect("registered"), [] as [String; 0]);
+    assert_eq!(register_with(&ctx, tiny_options()).expect("again"), [] as [String; 0], "our own are no host's");
+    let own = ctx.state().scalar_functions()["upper"].as_ref().clone();
+    let ctx = SessionContext::new();
+    ctx.register_udf(own.with_aliases(["cosine_similarity"]));
+    let replaced = register_with(&ctx, tiny_options()).expect("registered");
+    assert_eq!(replaced, ["upper"], "known under that name too");
+}
+
 /// DataFusion reads the conditions and values of these out of the logical plan, so nothing is lifted there.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_deleted_and_updated_as_by_a_plain_function() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_embed::EmbedOptions;
+use datafusion_embed::{Access, EmbedOptions};
 
 /// A new session with `embed`, SELECT from file names, and SHOW.
 pub(crate) fn session(target_partitions: usize, batch_size: usize) -> SessionContext {
@@ -16,6 +16,11 @@ pub(crate) fn session(target_partitions: usize, batch_size: usize) -> SessionCon
     let ctx = SessionContext::new_with_config(config).enable_url_table();
     datafusion_embed::register(&ctx).expect("register");
     ctx
+}
+
+/// Everything but the network is allowed, and nobody is told.
+pub(crate) fn offline() -> Access {
+    Access::default().with_offline(true)
 }
 
 /// A configuration for a layout.

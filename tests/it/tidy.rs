@@ -26,8 +26,8 @@ impl Source {
             if line == "mod tests {" {
                 break;
             }
-            let line = line.split("// ").next().unwrap_or_default();
             if !line.trim_start().starts_with("//") {
+                let line = line.split("// ").next().unwrap_or_default();
                 code.push((number + 1, line.to_owned()));
             }
         }
@@ -90,9 +90,10 @@ fn the_readme_has_no_gap_left_to_fill() {
 }
 
 #[test]
-fn only_functions_and_plan_know_planner_types() {
+fn only_functions_plan_and_files_know_planner_types() {
     let words = ["logical_expr", "physical_plan", "physical_expr", "datafusion::catalog", "datafusion::optimizer"];
-    assert_only_in(&["src/functions/", "src/plan/", "src/expr_fn.rs", "src/lib.rs", "src/bin/"], &words);
+    let places = ["src/functions/", "src/plan/", "src/files/", "src/expr_fn.rs", "src/lib.rs", "src/program/"];
+    assert_only_in(&places, &words);
 }
 
 #[test]
@@ -104,23 +105,37 @@ fn only_model_and_kernels_know_tensors() {
 
 #[test]
 fn only_the_engine_starts_threads() {
-    let words = [
-        "thread::spawn",
-        "thread::Builder",
-        "thread::scope",
-        "spawn_blocking",
-        "tokio::spawn",
-        "rayon",
-        "Runtime::new",
-    ];
-    assert_only_in(&["src/engine/", "src/bin/"], &words);
+    let words = ["thread::spawn", "thread::Builder", "thread::scope", "rayon", "Runtime::new", "runtime::Builder"];
+    assert_only_in(&["src/engine/", "src/program/"], &words);
+    // Who writes waits on the threads of the runtime that runs the query.
+    assert_only_in(
+        &["src/engine/", "src/files/", "src/program/"],
+        &["spawn_blocking", "tokio::spawn", "runtime.spawn"],
+    );
 }
 
 #[test]
 fn the_library_prints_nothing_and_changes_no_environment() {
     let print = ["print!", "println!", "dbg!", "stdout()", "stderr()"];
     let process = ["set_var", "remove_var", "set_current_dir", "process::exit", "process::abort"];
-    assert_only_in(&["src/bin/"], &[print.as_slice(), process.as_slice()].concat());
+    assert_only_in(&["src/program/"], &[print.as_slice(), process.as_slice()].concat());
+}
+
+/// The program is what anybody could write with this crate: it names what the root exports, and nothing behind that.
+#[test]
+fn the_program_is_a_user_of_the_crate() {
+    let lib = read("src/lib.rs");
+    let private = lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let private: Vec<&str> = private.collect();
+    assert!(private.len() >= 8 && private.contains(&"engine"), "{private:?}");
+    for source in sources().iter().filter(|source| source.is_in(&["src/program/"])) {
+        for (number, line) in &source.code {
+            let paths = line.split("crate::").skip(1).flat_map(|rest| rest.split(['{', ',']));
+            let mut modules = paths.filter_map(|path| path.trim().split_once("::")).map(|(module, _)| module);
+            assert!(!modules.any(|module| private.contains(&module)), "{}:{number}: {line}", source.path);
+        }
+    }
+    assert_only_in(&["src/bin/"], &["program::"]);
 }
 
 #[test]
@@ -180,20 +195,14 @@ fn entries(folder: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_map_of_the_sources_names_what_is_there() {
-    let mut mapped = table("src/lib.rs");
-    assert!(mapped.remove("bin/embedsql/"), "the map lacks the program");
-    assert!(Path::new("src/bin/embedsql/main.rs").exists(), "the program is not where the map says");
-    mapped.insert("bin/".to_owned());
-    assert_eq!(mapped, entries("src"));
-    for folder in ["cache", "engine", "functions", "kernels", "model", "plan"] {
+    assert_eq!(table("src/lib.rs"), entries("src"));
+    let folders = ["cache", "engine", "files", "functions", "kernels", "model", "model/hub", "model/sources", "plan"];
+    for folder in folders.into_iter().chain(["plan/lift", "program"]) {
         let mut there = entries(&format!("src/{folder}"));
         there.remove("mod.rs");
         there.remove("tests.rs");
         assert_eq!(table(&format!("src/{folder}/mod.rs")), there, "src/{folder}");
     }
-    let mut program = entries("src/bin/embedsql");
-    program.remove("main.rs");
-    assert_eq!(table("src/bin/embedsql/main.rs"), program, "src/bin/embedsql");
 }
 
 #[test]

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokenizers::{PreTokenizedString, PreTokenizer as _, TruncationDirection};
 
 use super::*;
+use crate::access::Access;
 use crate::model::description::Description;
-use crate::model::files::ModelFiles;
+use crate::model::snapshot::Snapshot;
 use crate::model::tokenizer::TextTokenizer;
 use crate::options::BUNDLED_NAME;
 
@@ -20,8 +21,10 @@ fn fixtures() -> PathBuf {
 }
 
 fn load(model: &str) -> TextTokenizer {
-    let files = ModelFiles::find(model, true).expect("a model");
-    TextTokenizer::load(&files, &Description::read(&files, true).expect("its description")).expect("its tokenizer")
+    let access = Access::local();
+    let snapshot = Snapshot::find(model, &access).expect("a model");
+    let files = snapshot.files(&access);
+    TextTokenizer::load(files, &Description::read(files).expect("its description")).expect("its tokenizer")
 }
 
 fn fixture(name: &str) -> TextTokenizer {

@@ -1,0 +1,79 @@
+//! Where a statement writes files, and which it reads: seen from its plan, and nothing is changed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::{LogicalPlan, TableSource};
+
+use super::target::shown;
+
+/// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
+#[derive(Debug)]
+pub struct Destination {
+    /// What writes, for messages: `COPY to`.
+    verb: &'static str,
+    path: PathBuf,
+}
+
+impl Destination {
+    /// `None` for a plan that writes no local file. Reads the plan and nothing else.
+    pub fn of(plan: &LogicalPlan) -> Option<Self> {
+        let mut destination = None;
+        // Below an EXPLAIN, hence the walk. It ends by no error, because the closure gives none.
+        let _ = plan.apply(|node| {
+            destination = destination.take().or_else(|| Self::of_node(node));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        destination
+    }
+
+    fn of_node(node: &LogicalPlan) -> Option<Self> {
+        match node {
+            LogicalPlan::Copy(copy) => Some(Self { verb: "COPY to", path: local_path(&copy.output_url)? }),
+            LogicalPlan::Dml(dml) => {
+                Some(Self { verb: "INSERT into", path: locations(&dml.target)?.into_iter().next()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// `COPY to "vectors.parquet"`, for messages.
+    pub fn statement(&self) -> String {
+        format!("{} {:?}", self.verb, self.path())
+    }
+
+    /// The path as people know it.
+    pub fn path(&self) -> String {
+        shown(&self.path)
+    }
+}
+
+/// The path of a local file or folder, as DataFusion reads it from a statement.
+fn local_path(url: &str) -> Option<PathBuf> {
+    let url = ListingTableUrl::parse(url).ok()?;
+    url.get_url().to_file_path().ok()
+}
+
+/// Where the files of a table are; `None` for a table without files.
+fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
+    let provider = source_as_provider(table).ok()?;
+    let table = provider.downcast_ref::<ListingTable>()?;
+    table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
+}
+
+/// The file that the plan reads, if all it reads is one file: errors about its bytes do not name it.
+pub fn only_file(plan: &LogicalPlan) -> Option<String> {
+    let mut read = BTreeSet::new();
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            read.extend(locations(&scan.source).into_iter().flatten());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    let file = read.pop_first().filter(|file| read.is_empty() && file.is_file())?;
+    Some(shown(&file))
+}

@@ -1,0 +1,45 @@
+//! Writing: a file, or an object of any store, is there complete or not there, and nothing is removed that is somebody's.
+//!
+//! | file | what |
+//! |---|---|
+//! | `writes.rs` | what a session writes: what may still be completed, and what is removed when it may not |
+//! | `whole.rs` | a store that completes what it begins, or leaves nothing |
+//! | `local.rs` | how it writes local files: beside their targets, renamed when they are whole |
+//! | `upload.rs` | how it writes to other stores: an upload is completed, or aborted |
+//! | `staged.rs` | a local file before it has its name, and what killed runs have left of that |
+//! | `writer.rs` | who writes a staged file, and whether that process has ended |
+//! | `target.rs` | what a path stands for, and whether it may be written |
+//! | `sink.rs` | sinks that finish a file only when all rows reached it |
+//! | `copy.rs` | what COPY ... TO is refused before anything runs, and how vectors are stored |
+//! | `destination.rs` | where a statement writes, and what it reads |
+//! | `small.rs` | a small file at once |
+//!
+//! What is removed, and nothing else ever:
+//!
+//! * what was begun here and got no name: it is known by its path or its upload ([`Writes`]);
+//! * folders that were made for it, while they are empty ([`Writes`]);
+//! * the staged file that a killed run of this program has left beside the same target, if its name is one that only this
+//!   program makes and its process has ended beyond doubt ([`left_over`]).
+//!
+//! No statement deletes, copies or renames files: [`Whole`] refuses it.
+
+mod copy;
+mod destination;
+mod local;
+mod sink;
+mod small;
+mod staged;
+mod target;
+mod upload;
+mod whole;
+mod writer;
+mod writes;
+
+pub use copy::{is_vector, prepare_copy};
+pub use destination::{Destination, only_file};
+pub use sink::WholeSinks;
+pub(crate) use small::write_whole;
+pub use staged::{Doubtful, Staged, left_over};
+pub use target::{Target, may_be_made_in, shown};
+pub use whole::Whole;
+pub use writes::Writes;

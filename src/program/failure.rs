@@ -1,0 +1,228 @@
+//! What can end a statement or the program, said in one line, and the exit code that goes with it.
+
+use std::any::Any;
+use std::error::Error;
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+use sqlparser::parser::ParserError;
+
+use super::messages::{INTERNAL, keeps_context, reworded, tidy};
+
+/// Why something did not run to its end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line is wrong, or a file named there cannot be read: exit code 2.
+    Usage(String),
+    /// A statement, or writing its result, failed: exit code 1.
+    Statement(String),
+    /// A thread panicked; the panic hook has already reported it: exit code 1.
+    Panic,
+    /// A Parquet file could not be read. It is a failed statement, before somebody has said which file it was.
+    Parquet(String),
+    /// Ctrl-C: exit code 130, as a shell reports a program killed by SIGINT.
+    Interrupted,
+    /// SIGTERM or SIGHUP, and the exit code that says so: 143 or 129.
+    Terminated(u8),
+    /// The reader of our output went away (`embedsql ... | head -1`). It has what it wanted: exit code 0.
+    ClosedPipe,
+}
+
+impl Failure {
+    /// Writes the error line, if this failure has one, and gives the exit code of the program.
+    pub(crate) fn report(&self) -> ExitCode {
+        match self {
+            Failure::Usage(message) => {
+                report(message);
+                ExitCode::from(2)
+            }
+            Failure::Statement(message) | Failure::Parquet(message) => {
+                report(message);
+                ExitCode::from(1)
+            }
+            Failure::Panic => ExitCode::from(1),
+            Failure::Interrupted => ExitCode::from(130),
+            Failure::Terminated(code) => ExitCode::from(*code),
+            Failure::ClosedPipe => ExitCode::SUCCESS,
+        }
+    }
+
+    /// Puts the name of the file, if it is known, before the message about a Parquet file.
+    pub(crate) fn in_file(self, file: &Option<String>) -> Self {
+        match (self, file) {
+            // An input/output error may as well be about a file that is written, and says itself which.
+            (Failure::Parquet(message), Some(file)) if !message.contains("os error") => {
+                Failure::Statement(format!("file {file:?}: {message}"))
+            }
+            (Failure::Parquet(message), _) => Failure::Statement(message),
+            (other, _) => other,
+        }
+    }
+
+    /// Puts the place of the statement before the message of a failed statement.
+    pub(crate) fn at(self, place: &str) -> Self {
+        match self {
+            Failure::Statement(message) | Failure::Parquet(message) => {
+                Failure::Statement(format!("{place}: {message}"))
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<DataFusionError> for Failure {
+    fn from(error: DataFusionError) -> Self {
+        match is_parquet(&error) {
+            true => Failure::Parquet(one_line(&error)),
+            false => Failure::Statement(one_line(&error)),
+        }
+    }
+}
+
+impl From<ArrowError> for Failure {
+    fn from(error: ArrowError) -> Self {
+        Failure::Statement(tidy(&arrow_message(&error)))
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Statement(format!("output: {error}")),
+        }
+    }
+}
+
+/// Writes `error: message` on standard error. A closed standard error leaves nobody to tell.
+pub(crate) fn report(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "error: {message}");
+}
+
+/// Says what went wrong and did not end anything. Where nobody reads standard error there is nobody to warn.
+pub(crate) fn warn(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {message}");
+}
+
+/// Makes a panic, which is always a bug, one line as well: no thread names, no backtrace.
+pub(crate) fn report_panics_in_one_line() {
+    std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
+        let message = panic_message(info.payload());
+        // The path of a source file on the machine that built this helps nobody, unless the source is ours.
+        let ours = info.location().filter(|l| l.file().starts_with("src"));
+        let place = ours.map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        report(&tidy(&format!("internal error: {message}{place}")));
+    }));
+}
+
+/// At the end of a failed run tasks are torn down in the middle of their work; what they say then is of no interest.
+pub(crate) fn ignore_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
+fn panic_message(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+}
+
+/// The root message of an error, on one line, without the layers DataFusion wraps around it.
+pub(crate) fn one_line(error: &DataFusionError) -> String {
+    let message = root_message(error);
+    reworded(&message).unwrap_or_else(|| tidy(&message))
+}
+
+/// Walks down to the message a person can act on.
+fn root_message(error: &DataFusionError) -> String {
+    match error {
+        DataFusionError::Context(text, inner) if keeps_context(text) => format!("{text}: {}", root_message(inner)),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => root_message(inner),
+        DataFusionError::Shared(inner) => root_message(inner),
+        DataFusionError::Collection(errors) => errors.first().map(root_message).unwrap_or_default(),
+        DataFusionError::External(inner) => external_message(inner.as_ref()),
+        DataFusionError::ArrowError(inner, _) => arrow_message(inner),
+        DataFusionError::SQL(inner, _) => parser_message(inner),
+        DataFusionError::ResourcesExhausted(text) => {
+            format!("out of memory: {text} (the limit is --memory-limit or datafusion.runtime.memory_limit)")
+        }
+        DataFusionError::Internal(text) => format!("{INTERNAL}{text}"),
+        other => other.message().into_owned(),
+    }
+}
+
+fn external_message(error: &(dyn Error + Send + Sync + 'static)) -> String {
+    if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+        root_message(inner)
+    } else if let Some(inner) = error.downcast_ref::<Arc<DataFusionError>>() {
+        root_message(inner)
+    } else if let Some(inner) = error.downcast_ref::<ArrowError>() {
+        arrow_message(inner)
+    } else {
+        error.to_string()
+    }
+}
+
+fn arrow_message(error: &ArrowError) -> String {
+    match error {
+        ArrowError::ExternalError(inner) => external_message(inner.as_ref()),
+        other => other.to_string(),
+    }
+}
+
+fn parser_message(error: &ParserError) -> String {
+    match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => format!("syntax error: {text}"),
+        ParserError::RecursionLimitExceeded => {
+            "syntax error: nested too deeply (datafusion.sql_parser.recursion_limit)".to_owned()
+        }
+    }
+}
+
+/// Is the root of this error what the Parquet crate says?
+fn is_parquet(error: &DataFusionError) -> bool {
+    match error {
+        DataFusionError::ParquetError(_) => true,
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            ArrowError::ParquetError(_) => true,
+            ArrowError::ExternalError(inner) => is_parquet_inside(inner.as_ref()),
+            _ => false,
+        },
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => is_parquet(inner),
+        DataFusionError::Shared(inner) => is_parquet(inner),
+        DataFusionError::Collection(errors) => errors.first().is_some_and(is_parquet),
+        DataFusionError::External(inner) => is_parquet_inside(inner.as_ref()),
+        _ => false,
+    }
+}
+
+fn is_parquet_inside(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.is::<ParquetError>()
+        || error.downcast_ref::<DataFusionError>().is_some_and(is_parquet)
+        || error.downcast_ref::<Arc<DataFusionError>>().is_some_and(|inner| is_parquet(inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_root_message_only() {
+        let root = DataFusionError::Execution("row 17: text has 9214 tokens".to_owned());
+        let arrow = ArrowError::ExternalError(Box::new(root));
+        let shared = DataFusionError::Shared(Arc::new(DataFusionError::from(arrow)));
+        let error = shared.context("Optimizer rule 'simplify_expressions' failed");
+        assert_eq!(one_line(&error), "row 17: text has 9214 tokens");
+    }
+
+    #[test]
+    fn says_file_where_datafusion_says_table() {
+        let error = DataFusionError::Plan("table 'datafusion.public.no/such.parquet' not found".to_owned());
+        assert_eq!(one_line(&error), "file \"no/such.parquet\" not found");
+        let error = DataFusionError::Plan("table 'datafusion.public.news' not found".to_owned());
+        assert_eq!(one_line(&error), "table \"news\" not found");
+    }
+}

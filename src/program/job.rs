@@ -1,0 +1,75 @@
+//! What running statements need to know, and where their results go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use datafusion::prelude::SessionContext;
+use parking_lot::Mutex;
+
+use super::failure::Failure;
+use super::output::Output;
+use super::print::Format;
+use super::progress::Progress;
+use crate::files::Writes;
+
+/// Bytes written between two looks at whether the job was cancelled.
+const PIECE: usize = 16 * 1024;
+
+/// What running statements need to know. Cheap to clone; every job has one.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) ctx: SessionContext,
+    /// What the statements write.
+    pub(crate) writes: Writes,
+    pub(crate) output: Arc<Output>,
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+    cancelled: Arc<AtomicBool>,
+    progress: Arc<Mutex<Option<Progress>>>,
+}
+
+impl Job {
+    pub(crate) fn new(ctx: SessionContext, writes: Writes, output: Arc<Output>, format: Format, quiet: bool) -> Self {
+        Self { ctx, writes, output, format, quiet, cancelled: Arc::default(), progress: Arc::default() }
+    }
+
+    /// The same for a new job: the last one may still be unwinding with its cancelled flag set.
+    pub(crate) fn again(&self) -> Self {
+        Self { cancelled: Arc::default(), progress: Arc::default(), ..self.clone() }
+    }
+
+    /// Stops what the job does, as soon as each part of it looks.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.writes.stop();
+        crate::cancel(&self.ctx);
+    }
+
+    /// Writes a piece of the result; a job left behind after Ctrl-C says nothing more.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
+        for piece in bytes.chunks(PIECE) {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Failure::Interrupted);
+            }
+            let progress = self.progress.lock();
+            let write = || self.output.write(piece);
+            progress.as_ref().map_or_else(write, |progress| progress.suspend(write))?;
+        }
+        Ok(())
+    }
+
+    /// Shows how far the running statement is until the result is dropped, however the statement ends.
+    pub(crate) fn shows(&self, progress: Option<Progress>) -> Shown<'_> {
+        *self.progress.lock() = progress;
+        Shown(&self.progress)
+    }
+}
+
+/// See [`Job::shows`].
+pub(crate) struct Shown<'a>(&'a Mutex<Option<Progress>>);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}

@@ -1,0 +1,135 @@
+//! The program embedsql: SQL over files with `embed(text)`, from a command line, a script, a pipe or a prompt.
+//!
+//! arguments -> session -> statements -> exit code. It is a user of the crate: everything it knows about models it has from
+//! what the crate's root exports. It is a module, and not the binary, so that whoever else ships the program runs this code.
+//!
+//! | file | what |
+//! |---|---|
+//! | `args.rs` | the command line: what may be typed, and what it means |
+//! | `setup.rs` | the session that the command line asks for |
+//! | `job.rs` | what running statements need to know |
+//! | `runner.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
+//! | `signals.rs` | Ctrl-C, SIGTERM, SIGHUP |
+//! | `script.rs` | texts of SQL: where they come from, statement by statement |
+//! | `repl.rs` | the prompt |
+//! | `complete.rs` | what TAB completes there |
+//! | `split.rs` | SQL text to statements |
+//! | `statements.rs` | one statement to its result |
+//! | `print.rs` | rows to text, format by format |
+//! | `table.rs` | the table for people |
+//! | `output.rs` | where results go: standard output, or a file that appears whole |
+//! | `progress.rs` | how far a long query is |
+//! | `downloads.rs` | how far a download is |
+//! | `failure.rs` | one line an error, and what it is for the exit code |
+//! | `messages.rs` | what DataFusion says where this program says something else |
+//! | `commands.rs` | `embedsql models`, `embedsql cache` |
+
+mod args;
+mod commands;
+mod complete;
+mod downloads;
+mod failure;
+mod job;
+mod messages;
+mod output;
+mod print;
+mod progress;
+mod repl;
+mod runner;
+mod script;
+mod setup;
+mod signals;
+mod split;
+mod statements;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use self::args::{Action, Args, Source};
+use self::failure::Failure;
+use self::job::Job;
+use self::output::Output;
+use self::runner::Runner;
+use self::script::{Text, run_texts};
+use crate::files::Writes;
+
+/// How long the end of a failed run may wait for stores that forget uploads, and for threads that are cleaning up.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs the program with a command line, its own name first, and gives its exit code.
+///
+/// It takes signals and panics over and gives neither back, because threads may still be busy when it ends: for a process
+/// that does nothing else.
+pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    failure::report_panics_in_one_line();
+    let (args, sources) = match Args::read(line) {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let result = match &args.action {
+        _ if args.version => print_version(),
+        Some(Action::Models { action }) => commands::models(&args, action.as_ref()),
+        Some(Action::Cache { action }) => commands::cache(&args, action),
+        None => start(&args, sources),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Sets everything up, then runs the sources or the prompt.
+fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
+    let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
+    let runtime = runtime(args)?;
+    let (ctx, writes) = runtime.block_on(setup::session(args))?;
+    let output = Arc::new(Output::open(args.output.as_deref())?);
+    let job = Job::new(ctx, writes.clone(), output.clone(), args.format, args.quiet);
+    let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
+        true => repl::run(&runner, &job),
+        false => runner.run(&job, run_texts(job.clone(), texts)),
+    });
+    let result = result.and_then(|()| output.finish());
+    if result.is_ok() {
+        // Threads may still be busy with rows that a LIMIT made superfluous.
+        runtime.shutdown_background();
+        return result;
+    }
+    failure::ignore_panics();
+    output.discard();
+    settle(&writes);
+    runtime.shutdown_timeout(LAST_WAIT);
+    result
+}
+
+/// Waits for stores that are told to forget uploads, on a runtime of its own: a worker that embed() holds polls no timers.
+fn settle(writes: &Writes) {
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        let _ = runtime.block_on(async { timeout(LAST_WAIT, writes.settle()).await });
+    }
+}
+
+fn runtime(args: &Args) -> Result<Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = args.threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))
+}
+
+fn print_version() -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "embedsql {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "features: {}", crate::features().join(", "))?;
+    writeln!(out, "devices: {}", crate::devices().join(", "))?;
+    let kernels = crate::kernel_path().unwrap_or_else(|error| error.to_string());
+    writeln!(out, "kernels: {kernels}")?;
+    Ok(())
+}

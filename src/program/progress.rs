@@ -1,0 +1,135 @@
+//! How far a query is that takes longer than a second: rows, tokens per second and time left, for people only.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use datafusion::common::stats::Precision;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::prelude::SessionContext;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::counts;
+
+/// A query that is done sooner shows nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the counters.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The line on standard error, gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    /// What ends the thread that draws, and the thread.
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Drop for Progress {
+    /// The line is gone before anything else is written.
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.drawing.take() {
+            drop(end);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Progress {
+    /// Watches the calls of embed in a plan that now begins to run; `None` where there are none or nobody would see it.
+    pub(crate) fn watch(ctx: &SessionContext, plan: &Arc<dyn ExecutionPlan>, quiet: bool) -> Option<Self> {
+        if quiet || !io::stderr().is_terminal() {
+            return None;
+        }
+        let mut total = Total::default();
+        total.add(plan);
+        if total.operators == 0 {
+            return None;
+        }
+        let bar = ProgressBar::hidden();
+        let (end, ended) = channel();
+        let (ctx, shown, rows) = (ctx.clone(), bar.clone(), total.rows);
+        // A thread, because a worker that a plain call of embed holds polls no timers.
+        let thread = thread::Builder::new().name("progress".to_owned());
+        let thread = thread.spawn(move || draw(&ctx, &shown, rows, &ended)).ok()?;
+        Some(Self { bar, drawing: Some((end, thread)) })
+    }
+
+    /// Writes to the terminal without the line in between.
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
+    }
+}
+
+/// Keeps the line true until the other end of `ended` is gone.
+fn draw(ctx: &SessionContext, bar: &ProgressBar, rows: Option<u64>, ended: &Receiver<()>) {
+    let (start, before) = (Instant::now(), counts(ctx));
+    let mut wait = PATIENCE;
+    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let now = counts(ctx);
+        let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
+        bar.set_message(format!("{tokens:.0} tokens/s"));
+        bar.set_position(now.rows() - before.rows());
+        if wait == PATIENCE {
+            show(bar, rows);
+            wait = INTERVAL;
+        }
+    }
+    bar.finish_and_clear();
+}
+
+/// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life.
+fn show(bar: &ProgressBar, rows: Option<u64>) {
+    let template = match rows {
+        Some(_) => "embed {bar:30} {human_pos}/{human_len} rows, {msg}, {eta} left",
+        None => "embed {spinner} {human_pos} rows, {msg}, {elapsed}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if let Some(rows) = rows {
+        bar.set_length(rows);
+    }
+    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+}
+
+/// The rows that the operators of a plan will embed.
+#[derive(Debug)]
+struct Total {
+    operators: usize,
+    /// `None` as soon as one of them does not know.
+    rows: Option<u64>,
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self { operators: 0, rows: Some(0) }
+    }
+}
+
+impl Total {
+    fn add(&mut self, plan: &Arc<dyn ExecutionPlan>) {
+        if plan.name() == "EmbedExec" {
+            self.operators += 1;
+            let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+            let rows = statistics.ok().and_then(|statistics| match statistics.num_rows {
+                Precision::Exact(rows) => Some(rows.min(limit_below(plan)) as u64),
+                _ => None,
+            });
+            self.rows = self.rows.zip(rows).map(|(a, b)| a + b);
+        }
+        plan.children().into_iter().for_each(|child| self.add(child));
+    }
+}
+
+/// The smallest limit on the way to a scan: a scan's statistics do not know its own.
+fn limit_below(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let own = plan.fetch().unwrap_or(usize::MAX);
+    match plan.children().as_slice() {
+        [input] => own.min(limit_below(input)),
+        _ => own,
+    }
+}

@@ -1,0 +1,212 @@
+//! One statement to its result.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::config::Dialect;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
+use futures::StreamExt;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+use tokio::sync::oneshot;
+
+use super::failure::{Failure, warn};
+use super::job::Job;
+use super::messages;
+use super::print::{Printer, Shape};
+use super::progress::Progress;
+use super::split::Statement;
+use crate::counts;
+use crate::files::{Destination, Doubtful, Writes, only_file, prepare_copy};
+
+/// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Plans and runs one statement and writes its result.
+pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
+    let parsed = parsed(&job.ctx, statement)?;
+    let named = named_file(&job.ctx, &parsed)?;
+    let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
+    let named = only_file(&plan).or(named);
+    let plan = prepare_copy(plan)?;
+    check_is_runnable(&plan)?;
+    let destination = Destination::of(&plan);
+    job.writes.next_statement();
+    let result = run_plan(job, plan).await;
+    Doubtful::warning(&job.writes.take_doubtful()).iter().for_each(|warning| warn(warning));
+    result.map_err(|failure| {
+        // From here on nothing is completed.
+        job.writes.discard();
+        unfinished(failure.in_file(&named), destination.as_ref(), &job.writes)
+    })
+}
+
+async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
+    let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let before = counts(&job.ctx);
+    let frame = job.ctx.execute_logical_plan(plan).await?;
+    let schema = frame.schema().inner().clone();
+    let context = Arc::new(frame.task_ctx());
+    let plan = frame.create_physical_plan().await?;
+    let shown = job.shows(Progress::watch(&job.ctx, &plan, job.quiet));
+    let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
+    drop(shown);
+    let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;
+    if truncated > 0 && !job.quiet {
+        let texts = if truncated == 1 { "text was" } else { "texts were" };
+        warn(&format!(
+            "{truncated} {texts} longer than the model reads and cut (embed_tokens(text) counts before the cut)"
+        ));
+    }
+    result
+}
+
+async fn print_stream(
+    job: &Job,
+    schema: SchemaRef,
+    is_plan: bool,
+    mut stream: SendableRecordBatchStream,
+) -> Result<(), Failure> {
+    // SET, CREATE and the like have a result without columns: nothing to print.
+    if schema.fields().is_empty() {
+        while let Some(batch) = stream.next().await {
+            batch?;
+        }
+        return Ok(());
+    }
+    let settings = job.ctx.state().config_options().format.clone();
+    let mut printer = Printer::new(job.format, Shape { schema, is_plan }, !job.quiet, settings);
+    let (ring, mut alarm) = oneshot::channel();
+    let mut ring = Some(ring);
+    loop {
+        let batch = tokio::select! {
+            batch = stream.next() => batch,
+            _ = &mut alarm, if printer.is_waiting() => {
+                printer.stop_waiting(&mut |bytes| job.write(bytes))?;
+                continue;
+            }
+        };
+        let Some(batch) = batch else { break };
+        printer.batch(&batch?, &mut |bytes| job.write(bytes))?;
+        if let Some(ring) = ring.take_if(|_| printer.is_waiting()) {
+            ring_later(ring, |bell| thread::Builder::new().spawn(bell).map(|_| ()));
+        }
+    }
+    printer.finish(&mut |bytes| job.write(bytes))
+}
+
+/// Rings when the patience is at its end. On a thread, because a worker that embed() holds polls no timers. Where the
+/// process may have no more threads there is no patience: the bell that nobody took is dropped, which rings it.
+fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>) {
+    let _ = spawn(Box::new(move || {
+        thread::sleep(PATIENCE);
+        // The printer may be done.
+        let _ = ring.send(());
+    }));
+}
+
+/// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
+fn unfinished(failure: Failure, destination: Option<&Destination>, writes: &Writes) -> Failure {
+    let message = match (failure, destination) {
+        (Failure::Statement(message), Some(destination)) if messages::is_unfinished(&message) => {
+            let why = writes.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
+            format!("{} could not be written to its end{why}", destination.statement())
+        }
+        (Failure::Statement(message), _) => message,
+        (other, _) => return other,
+    };
+    let completed = writes.completed();
+    let Some(first) = completed.first() else {
+        return Failure::Statement(message);
+    };
+    let (count, first) = (completed.len(), first);
+    let folder = destination.map(|destination| format!(" in {:?}", destination.path())).unwrap_or_default();
+    Failure::Statement(format!("{message}; new files were left{folder}: {count}, such as {first:?}"))
+}
+
+fn parsed(ctx: &SessionContext, statement: Statement) -> Result<ParsedStatement, Failure> {
+    let first = statement.tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    if first.is_some_and(|token| token.token == Token::Backslash) {
+        return Err(Failure::Statement("commands with \\ work at the prompt only, on a line of their own".to_owned()));
+    }
+    let state = ctx.state();
+    let options = &state.config_options().sql_parser;
+    match options.dialect {
+        Dialect::Generic => parse(statement.tokens, options.recursion_limit.get()),
+        // The tokens are those of the generic dialect: let another dialect read the text for itself.
+        other => Ok(state.sql_to_statement(statement.text(), &other)?),
+    }
+}
+
+/// The file that the statement names, if it is one, for errors that occur before there is a plan.
+fn named_file(ctx: &SessionContext, statement: &ParsedStatement) -> Result<Option<String>, Failure> {
+    let mut files = Vec::new();
+    match statement {
+        ParsedStatement::CreateExternalTable(table) if table.columns.is_empty() => {
+            let is_parquet = table.file_type.eq_ignore_ascii_case("parquet");
+            files.extend(table.locations.iter().map(|location| (location.clone(), is_parquet)));
+        }
+        // What cannot be resolved will not be planned either, and that has its own error.
+        other => {
+            for table in ctx.state().resolve_table_references(other).unwrap_or_default() {
+                let name = table.table();
+                files.push((name.to_owned(), name.ends_with(".parquet")));
+            }
+        }
+    }
+    files.retain(|(name, _)| Path::new(name).is_file());
+    // DataFusion passes over empty files, and would find a table without columns.
+    for (name, is_parquet) in &files {
+        if *is_parquet && fs::metadata(name).is_ok_and(|m| m.len() == 0) {
+            return Err(Failure::Statement(format!("file {name:?} is empty")));
+        }
+    }
+    Ok(files.pop().filter(|_| files.is_empty()).map(|(name, _)| name))
+}
+
+fn parse(tokens: Vec<TokenWithSpan>, recursion_limit: usize) -> Result<ParsedStatement, Failure> {
+    let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(recursion_limit).build()?;
+    let mut statements = parser.parse_statements()?;
+    let first = statements.pop_front();
+    first.ok_or_else(|| Failure::Statement("syntax error: no statement".to_owned()))
+}
+
+/// DataFusion plans a few statements that its execution then rejects in a way nobody can read.
+fn check_is_runnable(plan: &LogicalPlan) -> Result<(), Failure> {
+    match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateIndex(_)) => {
+            Err(Failure::Statement("CREATE INDEX is not supported".to_owned()))
+        }
+        LogicalPlan::Ddl(DdlStatement::CreateFunction(_)) => {
+            Err(Failure::Statement("CREATE FUNCTION is not supported".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_thread_the_bell_rings_at_once() {
+        let (ring, mut alarm) = oneshot::channel();
+        ring_later(ring, |_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(alarm.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        let (ring, mut alarm) = oneshot::channel();
+        let mut bell = None;
+        ring_later(ring, |started| {
+            bell = Some(started);
+            Ok(())
+        });
+        assert_eq!(alarm.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(bell);
+    }
+}

@@ -1,0 +1,61 @@
+//! The session that the program, the Python wheel and the processes of a cluster share.
+
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::access::Access;
+use crate::files::{Whole, WholeSinks, Writes};
+use crate::options::EmbedOptions;
+
+/// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
+/// 1.5 GB of 384-wide vectors, this is 30 MB.
+const MAX_ROW_GROUP_SIZE: usize = 20_000;
+
+/// What a session of [`session`](crate::session) is made of.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// All settings; those of `embed` are its extension [`EmbedOptions`]. Other than DataFusion's own are two: there is an
+    /// information schema, which SHOW needs, and a Parquet row group has 20 000 rows, because a writer holds one in memory.
+    pub config: SessionConfig,
+    /// Bytes that sorts, joins and aggregates may take before they spill; `None` is no limit.
+    pub memory_limit: Option<usize>,
+    /// What the statements write.
+    pub writes: Writes,
+    /// What the statements may do to come by models, and who is told what happens meanwhile.
+    pub access: Access,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        let mut config =
+            SessionConfig::new().with_information_schema(true).with_option_extension(EmbedOptions::default());
+        config.options_mut().execution.parquet.max_row_group_size = MAX_ROW_GROUP_SIZE;
+        Self { config, memory_limit: None, writes: Writes::default(), access: Access::default() }
+    }
+}
+
+/// The session without the functions.
+pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContext> {
+    let mut runtime = RuntimeEnvBuilder::new();
+    if let Some(bytes) = options.memory_limit {
+        runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
+    }
+    let runtime = Arc::new(runtime.build()?);
+    let local = ObjectStoreUrl::local_filesystem();
+    runtime.register_object_store(local.as_ref(), Arc::new(Whole::local(&options.writes)));
+    let state = SessionStateBuilder::new()
+        .with_config(options.config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(WholeSinks))
+        .build();
+    // FROM 'docs.parquet'. It builds a new context: nothing may be registered before.
+    Ok(SessionContext::new_with_state(state).enable_url_table())
+}
