@@ -153,8 +153,8 @@ impl Ticket {
             }
         };
         encoding.running.started();
-        let (ticket, encoding, share) = (Arc::clone(self), Arc::clone(encoding), Arc::clone(share));
-        Some(Job { texts, ticket, encoding, share })
+        let (ticket, encoding, share) = (Arc::clone(self), Some(Arc::clone(encoding)), Arc::clone(share));
+        Some(Job { texts, ticket, encoding, share, vectors: None })
     }
 
     /// Waits on this thread until the batch is done. A lane has it.
@@ -199,8 +199,21 @@ impl Ticket {
 pub(super) struct Job {
     texts: Texts,
     ticket: Arc<Ticket>,
-    encoding: Arc<Encoding>,
+    /// Until the work is done.
+    encoding: Option<Arc<Encoding>>,
     share: Arc<Share>,
+    vectors: Option<Result<Vec<f32>>>,
+}
+
+impl Job {
+    fn vectors(&self, encoding: &Encoding, scratch: &mut Scratch) -> Result<Vec<f32>> {
+        let go_on = || encoding.running.go_on() && self.ticket.is_wanted();
+        match &self.texts {
+            _ if !go_on() => Err(Error::Cancelled),
+            Texts::Computed(batch) => encoding.encode(batch, scratch, &go_on),
+            Texts::Kept(batch) => encoding.read(batch, scratch, &go_on),
+        }
+    }
 }
 
 impl lane::Job for Job {
@@ -208,24 +221,19 @@ impl lane::Job for Job {
         &self.share
     }
 
-    fn run(self, scratch: &mut Scratch) {
-        let go_on = || self.encoding.running.go_on() && self.ticket.is_wanted();
-        let vectors = match &self.texts {
-            _ if !go_on() => Err(Error::Cancelled),
-            Texts::Computed(batch) => self.encoding.encode(batch, scratch, &go_on),
-            Texts::Kept(batch) => self.encoding.read(batch, scratch, &go_on),
-        };
-        self.ticket.finish(vectors);
+    fn run(mut self, scratch: &mut Scratch) {
+        self.vectors = self.encoding.as_ref().map(|encoding| self.vectors(encoding, scratch));
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.encoding.running.finished();
-        if !self.ticket.is_done() {
-            let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
-            self.ticket.finish(Err(Error::Device(lost.to_owned())));
+        // The model goes before anybody is told: who waits may want its memory next.
+        if let Some(encoding) = self.encoding.take() {
+            encoding.running.finished();
         }
+        let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
+        self.ticket.finish(self.vectors.take().unwrap_or_else(|| Err(Error::Device(lost.to_owned()))));
     }
 }
 
