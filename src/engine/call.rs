@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::config::ConfigOptions;
-
 use crate::access::Access;
 use crate::cache::{Cache, Space, SpaceKey, VectorLimits};
 use crate::error::{Error, Result};
@@ -74,11 +72,9 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The settings of a session's configuration, or `otherwise` where it has none, under what the host lets the session do.
-    pub(super) fn new(config: &ConfigOptions, otherwise: &EmbedOptions, access: Access) -> Self {
-        let options = config.extensions.get::<EmbedOptions>().unwrap_or(otherwise).clone();
-        let access = access.and_offline(options.offline);
-        Self { options, access, target_partitions: config.execution.target_partitions }
+    /// Settings, under what the host lets the session do.
+    pub(super) fn new(options: EmbedOptions, target_partitions: usize, access: Access) -> Self {
+        Self { options, access, target_partitions }
     }
 
     /// A model by its name, as its files are now.

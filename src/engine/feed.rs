@@ -34,7 +34,7 @@ fn lane_of(device: Device) -> &'static Lane<Job> {
 pub(crate) struct Planned {
     /// Length of a vector.
     pub(crate) dimensions: usize,
-    /// [`Description::digest`](crate::model::Description::digest) of the model.
+    /// [`Found::digest`] of the model.
     pub(crate) description: String,
     /// Of the model's files, where it was known.
     pub(crate) fingerprint: Option<String>,
@@ -54,7 +54,7 @@ impl Planned {
                 self.dimensions
             )));
         }
-        if found.description.digest() != self.description {
+        if found.digest != self.description {
             return Err(Error::Model(format!(
                 "model \"{name}\": its files say something else than where the query was planned; use the same model in both \
                  places, or plan the query again"
@@ -303,8 +303,6 @@ impl Feed {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use datafusion::config::ConfigOptions;
-
     use super::*;
     use crate::access::Access;
     use crate::engine::query::Common;
@@ -321,7 +319,7 @@ mod tests {
     fn two(most_bytes: usize) -> Two {
         let common = Arc::<Common>::default();
         let options = EmbedOptions::default().model("tests/fixtures/tiny-bert").concurrency(2);
-        let machine = Machine::new(&ConfigOptions::new(), &options, Access::local());
+        let machine = Machine::new(options.clone(), 2, Access::local());
         let call = Call::new(&options, Role::Plain, None);
         let query = Query::start(&common, most_bytes);
         let feed = || Feed::open(&query, &call, &machine, None, Arc::default()).expect("the fixture");

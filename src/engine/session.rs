@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::call::{Call, Machine};
 use super::counters::ModelUse;
@@ -15,7 +15,7 @@ use super::feed::Feed;
 use super::query::{Common, Query};
 use crate::access::Access;
 use crate::error::{Error, Result};
-use crate::model::{Allowance, Place};
+use crate::model::{self, Allowance, Found, Place};
 use crate::options::EmbedOptions;
 
 /// Most vectors of literals that one session remembers, see [`Session::embed_literal`]: a few MiB.
@@ -47,8 +47,18 @@ impl Session {
 
     /// What decides how a call runs in this session, under a configuration of it.
     pub(crate) fn machine(&self, config: &ConfigOptions, otherwise: &EmbedOptions) -> Machine {
-        let access = self.access.read().clone();
-        Machine::new(config, otherwise, access)
+        let options = config.extensions.get::<EmbedOptions>().unwrap_or(otherwise).clone();
+        let access = self.access(options.offline);
+        Machine::new(options, config.execution.target_partitions, access)
+    }
+
+    /// A call's model as its files are now, for a session that is to stay offline or not.
+    pub(crate) fn find(&self, call: &Call, offline: bool) -> Result<Arc<Found>> {
+        model::find(&call.model, &self.access(offline))
+    }
+
+    fn access(&self, offline: bool) -> Access {
+        self.access.read().clone().and_offline(offline)
     }
 
     /// What the session may do to come by a model, and whom it tells, from now on.
@@ -66,20 +76,19 @@ impl Session {
         if rows.iter().all(Option::is_none) {
             return Ok(vec![0.0; rows.len() * call.dimensions(&machine.find(&call.model)?.description)?]);
         }
-        let mut feed = Feed::open(&self.start_query(usize::MAX), call, machine, None, Arc::default())?;
-        let slots = rows.iter().map(|row| row.map(|text| feed.push(text)).transpose()).collect::<Result<Vec<_>>>()?;
-        feed.wait(&slots)
+        embed_in(&self.start_query(usize::MAX), call, machine, rows)
     }
 
     /// The vector of a literal. Planning folds the same literal again and again, so the session remembers them.
     pub(crate) fn embed_literal(&self, call: &Call, machine: &Machine, text: &str) -> Result<Vec<f32>> {
-        let model = machine.find(&call.model)?.number;
+        let query = self.start_query(usize::MAX);
+        let model = query.model(call, machine)?.number;
         let key = LiteralKey { text: text.to_owned(), call: call.clone(), place: machine.place(call), model };
-        if let Some(vector) = self.literals().get(&key) {
+        if let Some(vector) = self.literals.lock().get(&key) {
             return Ok(vector.clone());
         }
-        let vector = self.embed(call, machine, &[Some(text)])?;
-        let mut literals = self.literals();
+        let vector = embed_in(&query, call, machine, &[Some(text)])?;
+        let mut literals = self.literals.lock();
         if literals.len() == REMEMBERED_LITERALS {
             // More than any query has: what planning needs again is remembered again.
             literals.clear();
@@ -121,10 +130,13 @@ impl Session {
     pub(crate) fn usage(&self) -> Vec<ModelUse> {
         self.common.registry.usage()
     }
+}
 
-    fn literals(&self) -> MutexGuard<'_, HashMap<LiteralKey, Vec<f32>>> {
-        self.literals.lock()
-    }
+/// Vectors of texts in a query of their own.
+fn embed_in(query: &Arc<Query>, call: &Call, machine: &Machine, rows: &[Option<&str>]) -> Result<Vec<f32>> {
+    let mut feed = Feed::open(query, call, machine, None, Arc::default())?;
+    let slots = rows.iter().map(|row| row.map(|text| feed.push(text)).transpose()).collect::<Result<Vec<_>>>()?;
+    feed.wait(&slots)
 }
 
 /// A session in a configuration, where functions and operators that run find it. It has no settings, so nothing of it is ever

@@ -124,7 +124,7 @@ impl ScalarUDFImpl for Embed {
 }
 
 /// The type of a vector column.
-pub(crate) fn vector_type(dimensions: usize) -> DataType {
+fn vector_type(dimensions: usize) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), dimensions as i32)
 }
 

@@ -8,7 +8,7 @@ use datafusion::error::Result;
 
 use crate::engine::{Call, Machine, Session};
 use crate::model::{Found, Role};
-use crate::options::EmbedOptions;
+use crate::options::{EmbedOptions, Precision};
 
 /// The settings that a function was planned under, because its type depends on them; `SET` puts functions with the new settings
 /// into the session. What does not decide a vector is asked again when the function runs.
@@ -42,7 +42,7 @@ impl Settings {
 
     /// The model of a call as its small files say now.
     pub(super) fn find(&self, call: &Call) -> Result<Arc<Found>> {
-        Ok(self.session.machine(&ConfigOptions::default(), &self.options).find(&call.model)?)
+        Ok(self.session.find(call, self.options.offline)?)
     }
 
     /// The session and the machine that a call runs in.
@@ -53,10 +53,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// What of it decides a vector, see [`Call`]; compared and hashed often while a query is planned.
+    fn decisive(&self) -> (&str, Precision, usize, bool, usize) {
+        let EmbedOptions { model, precision, max_tokens, truncate, dimensions, .. } = &self.options;
+        (model, *precision, *max_tokens, *truncate, *dimensions)
+    }
+}
+
 /// Two functions are the same where they give the same vectors.
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.call(Role::Plain, None) == other.call(Role::Plain, None)
+        self.decisive() == other.decisive()
     }
 }
 
@@ -64,6 +72,6 @@ impl Eq for Settings {}
 
 impl Hash for Settings {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.call(Role::Plain, None).hash(state);
+        self.decisive().hash(state);
     }
 }

@@ -1,7 +1,7 @@
 //! Each model loaded once per process, by whoever needs it first, and shared from then on.
 //!
 //! What is known of a model is known of its files at one moment, see `snapshot.rs`: a [`Found`] has description, fingerprint and
-//! weights of the same bytes, and a query keeps to one from its plan to its last vector. Whoever asks for the model after its
+//! weights of the same bytes, and a query keeps to one from its first text to its last vector. Whoever asks for the model after its
 //! files changed gets another one. Weights leave memory again when those of another model need the room and no query uses
 //! them; the description stays, and what is read again has to be what it was.
 
@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) number: u64,
     /// What the small files say.
     pub(crate) description: Arc<Description>,
+    /// A hash of all that they say: what was planned with it cannot be run with another one.
+    pub(crate) digest: String,
     /// What its files leave open, as whoever uses it is told.
     warning: Option<String>,
     snapshot: Snapshot,
@@ -108,6 +110,7 @@ impl Found {
         Ok(Self {
             number: CLOCK.fetch_add(1, Ordering::Relaxed),
             warning: description.assumption().map(|assumption| format!("{}: {assumption}", snapshot.label())),
+            digest: description.digest(),
             description,
             snapshot,
             loaded: Mutex::default(),

@@ -97,8 +97,8 @@ struct Modules {
 }
 
 impl Description {
-    /// A hash of all that the small files say: what was planned with it cannot be run with another one.
-    pub(crate) fn digest(&self) -> String {
+    /// A hash of all that the small files say.
+    pub(super) fn digest(&self) -> String {
         Sha256::digest(format!("{self:?}")).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 

@@ -87,7 +87,7 @@ impl ExtensionPlanner for EmbedPlanner {
                 function: embed.name().to_owned(),
                 text: planner.create_physical_expr(text, schema, session, context)?,
                 field: Arc::new(field.as_ref().clone().with_name(name)),
-                description: found.description.digest(),
+                description: found.digest.clone(),
                 fingerprint: found.known_fingerprint().map(ToString::to_string),
                 call,
             });
