@@ -84,7 +84,7 @@ impl Cache {
     }
 
     /// Every space of the folder, as it is now.
-    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Space>> {
+    fn all(&self) -> impl Iterator<Item = Arc<Space>> {
         let folders = upkeep::spaces(&self.directory).unwrap_or_default().into_iter();
         let spaces = folders.filter_map(|folder| self.found(&folder));
         spaces.inspect(|space| space.refresh())
@@ -99,7 +99,7 @@ impl Cache {
     }
 
     /// The space of a folder that describes itself.
-    pub(super) fn found(&self, folder: &Path) -> Option<Arc<Space>> {
+    fn found(&self, folder: &Path) -> Option<Arc<Space>> {
         let name = folder.file_name()?.to_str()?;
         if let Some(space) = self.spaces.lock().get(name) {
             return Some(Arc::clone(space));

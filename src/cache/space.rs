@@ -149,8 +149,10 @@ impl Space {
             }
         }
         // One by one, and with care, what was not right or not where it was.
-        for (row, key) in keys.iter().enumerate().filter(|(row, _)| kept.cut[*row].is_none()).collect::<Vec<_>>() {
-            if let Look::Right(is_cut) = self.look(key, &mut bytes, &mut kept.vectors[row * width..][..width]) {
+        for (row, key) in keys.iter().enumerate() {
+            if kept.cut[row].is_none()
+                && let Look::Right(is_cut) = self.look(key, &mut bytes, &mut kept.vectors[row * width..][..width])
+            {
                 kept.cut[row] = Some(is_cut);
             }
         }

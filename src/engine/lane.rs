@@ -93,7 +93,7 @@ impl<J: Job> Lane<J> {
     /// Where the process may have no thread at all, the caller's does the work before this returns: slower, and nobody waits
     /// for a worker that never comes.
     pub(super) fn submit(&'static self, job: J) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.queue.push_back(job);
         // Without a thread to be had, the workers that run already take the job in their turn.
         if state.lacks_workers() && state.workers < self.most_workers && (self.spawn)(self, state.workers).is_ok() {
@@ -109,7 +109,7 @@ impl<J: Job> Lane<J> {
     /// What a worker does all its life.
     fn work(&self) {
         let mut scratch = Scratch::default();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             let Some(job) = state.next() else {
                 state.idle += 1;
@@ -141,15 +141,11 @@ impl<J: Job> Lane<J> {
         if catch_unwind(AssertUnwindSafe(|| job.run(scratch))).is_err() {
             *scratch = Scratch::default();
         }
-        let state = self.lock();
+        let state = self.state.lock();
         share.running.fetch_sub(1, Ordering::Relaxed);
         // The share has room again for a job that others passed over.
         self.changed.notify_one();
         state
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock()
     }
 }
 
@@ -257,7 +253,7 @@ mod tests {
         }
         drop(sender);
         assert_eq!(receiver.iter().count(), 40);
-        assert!(lane.lock().workers <= lane.most_workers);
+        assert!(lane.state.lock().workers <= lane.most_workers);
     }
 
     #[test]
@@ -276,7 +272,7 @@ mod tests {
             // It is done when submit returns.
             assert_eq!(receiver.try_recv().ok(), (i != 2).then(|| (i, thread::current().id())));
         }
-        assert_eq!((lane.lock().queue.len(), share.free()), (0, 2));
+        assert_eq!((lane.state.lock().queue.len(), share.free()), (0, 2));
     }
 
     #[test]
@@ -325,7 +321,7 @@ mod tests {
         let first = sender.clone();
         lane.submit(task(&share, move || first.send(()).expect("the test waits")));
         receiver.recv().expect("it runs");
-        while lane.lock().idle == 0 {
+        while lane.state.lock().idle == 0 {
             thread::yield_now();
         }
         // Each waits for the other: one worker alone never gets on.

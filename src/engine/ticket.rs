@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::batch::{Batch, KeptBatch, Limits};
 use super::encoding::Encoding;
@@ -94,7 +94,7 @@ impl Ticket {
         truncated: bool,
         key: Option<Key>,
     ) -> Option<Slot> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match &mut state.stage {
             Stage::Open(Texts::Computed(batch)) if batch.has_room(limits, ids.len()) => {
                 batch.push(ids, truncated, key);
@@ -106,7 +106,7 @@ impl Ticket {
 
     /// Adds a text whose vector may be kept, if the batch is open and has room for it.
     pub(super) fn push_kept(self: &Arc<Self>, text: &str, key: Key) -> Option<Slot> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match &mut state.stage {
             Stage::Open(Texts::Kept(batch)) if batch.has_room() => {
                 batch.push(text, key);
@@ -118,7 +118,7 @@ impl Ticket {
 
     /// Another claim on text `index`, unless the batch was abandoned.
     fn claim(self: &Arc<Self>, index: usize) -> Option<Slot> {
-        let state = self.lock();
+        let state = self.state.lock();
         (!matches!(state.stage, Stage::Abandoned)).then(|| self.slot(index))
     }
 
@@ -134,7 +134,7 @@ impl Ticket {
 
     /// Wakes this task when the batch is done, or at once.
     pub(super) fn wake_when_done(&self, waker: &Waker) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if self.is_done() {
             waker.wake_by_ref();
         } else if !state.wakers.iter().any(|known| known.will_wake(waker)) {
@@ -144,7 +144,7 @@ impl Ticket {
 
     /// Takes no more texts from now on: gives what a lane has to run, `None` if somebody did this before.
     pub(super) fn close(self: &Arc<Self>, encoding: &Arc<Encoding>, share: &Arc<Share>) -> Option<Job> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let texts = match std::mem::replace(&mut state.stage, Stage::Submitted) {
             Stage::Open(texts) => texts,
             other => {
@@ -172,7 +172,7 @@ impl Ticket {
         if self.wanted.load(Ordering::Relaxed) > 0 {
             return true;
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let wanted = self.wanted.load(Ordering::Relaxed) > 0;
         if !wanted {
             state.stage = Stage::Abandoned;
@@ -182,16 +182,12 @@ impl Ticket {
 
     fn finish(&self, vectors: Result<Vec<f32>>) {
         let wakers = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             // The first result stands.
             let _ = self.vectors.set(vectors);
             std::mem::take(&mut state.wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 

@@ -7,7 +7,7 @@ use datafusion::object_store::path::Path;
 use datafusion::object_store::{
     MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::writes::{Begun, Unfinished, Writes, ended};
@@ -67,12 +67,8 @@ impl Drop for Pending {
 struct Slot(Mutex<Option<Pending>>);
 
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Option<Pending>> {
-        self.0.lock()
-    }
-
     fn take(&self) -> Option<Pending> {
-        self.lock().take()
+        self.0.lock().take()
     }
 }
 
@@ -93,7 +89,7 @@ struct Upload {
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let mut pending = self.slot.lock();
+        let mut pending = self.slot.0.lock();
         let part = pending.as_mut().and_then(|pending| pending.upload.as_mut()).map(|upload| upload.put_part(data));
         let writes = self.begun.writes().clone();
         Box::pin(async move { writes.noted(part.ok_or_else(ended)?.await) })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 /// What an error says of a file that is not what it was.
 pub(super) const CHANGED: &str = "changed while the model was in use; run the statement again";
@@ -157,14 +157,14 @@ impl ModelFile {
     pub(super) fn is_unchanged(&self) -> bool {
         match &self.0 {
             Content::Memory(_) => true,
-            Content::Disk(file) => file.lock().metadata().is_ok_and(|now| Stamp::new(&now) == file.stamp),
+            Content::Disk(file) => file.file.lock().metadata().is_ok_and(|now| Stamp::new(&now) == file.stamp),
         }
     }
 }
 
 impl DiskFile {
     fn read(&self, start: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut file = self.lock();
+        let mut file = self.file.lock();
         let mut bytes = vec![0; length];
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(&mut bytes)?;
@@ -190,10 +190,6 @@ impl DiskFile {
         bytes.drain(..before);
         bytes.truncate(length);
         Ok(bytes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, File> {
-        self.file.lock()
     }
 }
 

@@ -11,7 +11,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -90,7 +90,7 @@ impl Snapshot {
     /// The first file that is not what it was.
     fn first_changed(&self) -> Option<String> {
         let access = Access::local();
-        let seen = self.seen();
+        let seen = self.seen.lock();
         let changed = seen.iter().find(|(path, seen)| match &seen.place {
             Some((place, stamp)) => Stamp::of(place).as_ref() != Some(stamp),
             // One that came later, or cannot be looked at.
@@ -101,7 +101,7 @@ impl Snapshot {
 
     /// Notes what a path is, or compares it with what it was.
     fn note(&self, path: &str, place: Option<(PathBuf, Stamp)>) -> Result<()> {
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         match seen.get(path) {
             Some(before) if before.place != place => {
                 drop(seen);
@@ -118,7 +118,7 @@ impl Snapshot {
     /// Notes the bytes that a file begins with, where no more of it is read, or compares them with what they were.
     pub(super) fn note_beginning(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let hash = self.comparison.hash(bytes);
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         let Some(known) = seen.get_mut(path) else { return Ok(()) };
         if known.beginning.is_some_and(|before| before != hash) {
             drop(seen);
@@ -133,7 +133,7 @@ impl Snapshot {
         if !file.is_unchanged() {
             return Err(self.changed(path));
         }
-        if let Some(seen) = self.seen().get_mut(path) {
+        if let Some(seen) = self.seen.lock().get_mut(path) {
             seen.blocks.get_or_insert_with(|| Arc::new(blocks));
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Snapshot {
     fn open_on_disk(&self, path: &str, place: &Path) -> Result<ModelFile> {
         let file = ModelFile::open(place, &self.comparison).map_err(|error| self.unreadable(path, &error))?;
         self.note(path, file.stamp().map(|stamp| (place.to_owned(), stamp.clone())))?;
-        let blocks = self.seen().get(path).and_then(|seen| seen.blocks.clone());
+        let blocks = self.seen.lock().get(path).and_then(|seen| seen.blocks.clone());
         Ok(file.compared_with(blocks))
     }
 
@@ -164,10 +164,6 @@ impl Snapshot {
     fn changed(&self, path: &str) -> Error {
         self.comparison.fail();
         Error::Model(format!("{}: {path} {CHANGED}", self.label()))
-    }
-
-    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
-        self.seen.lock()
     }
 }
 
