@@ -18,6 +18,18 @@ pub enum Error {
     /// A device is not built in, not there, or failed.
     #[error("{0}")]
     Device(String),
+    /// A setting, or a text under it, is beyond what there is room for.
+    #[error("{message}")]
+    Limit {
+        /// The setting that says otherwise, such as `embed.memory`.
+        setting: &'static str,
+        /// What it would have to be.
+        got: usize,
+        /// What it may be, in the same unit: tokens, values or bytes.
+        limit: usize,
+        /// The line that is shown.
+        message: String,
+    },
     /// A text cannot be embedded under the current settings.
     #[error("{0}")]
     Text(String),

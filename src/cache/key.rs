@@ -77,7 +77,7 @@ impl SpaceKey {
 
     /// The folder's name.
     pub(super) fn folder(&self) -> String {
-        self.hash().iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(self.hash()))
     }
 
     pub(super) fn shape(&self) -> Shape {

@@ -45,15 +45,15 @@ pub(crate) struct Space {
 /// Where every key is.
 #[derive(Debug, Default)]
 struct Index {
-    places: HashMap<Key, Place>,
-    /// `None` where the files are gone and no place names the number any more.
+    locations: HashMap<Key, Location>,
+    /// `None` where the files are gone and no key leads to the number any more.
     segments: Vec<Option<Arc<Segment>>>,
     /// Numbers of those.
     free: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Location {
     segment: u32,
     index: u32,
 }
@@ -128,7 +128,7 @@ impl Space {
 
     /// Whether there may be a vector under a key: [`Space::read`] finds out.
     pub(crate) fn may_have(&self, key: &Key) -> bool {
-        let is_known = self.index().places.contains_key(key);
+        let is_known = self.index().locations.contains_key(key);
         if !is_known {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
@@ -165,28 +165,28 @@ impl Space {
     /// Where keys are, in runs of neighbours.
     fn runs(&self, keys: &[Key]) -> Vec<Run> {
         let index = self.index();
-        let places = keys.iter().enumerate().filter_map(|(row, key)| Some((*index.places.get(key)?, row)));
-        let mut places: Vec<(Place, usize)> = places.collect();
-        places.sort_unstable();
+        let locations = keys.iter().enumerate().filter_map(|(row, key)| Some((*index.locations.get(key)?, row)));
+        let mut locations: Vec<(Location, usize)> = locations.collect();
+        locations.sort_unstable();
         let mut runs: Vec<Run> = Vec::new();
         let mut next = None;
-        for (place, row) in places {
+        for (location, row) in locations {
             match runs.last_mut() {
-                Some(run) if next == Some(place) => run.rows.push(row),
+                Some(run) if next == Some(location) => run.rows.push(row),
                 _ => {
-                    let Some(segment) = index.segment(place) else { continue };
-                    runs.push(Run { segment, index: place.index, rows: vec![row] });
+                    let Some(segment) = index.segment(location) else { continue };
+                    runs.push(Run { segment, index: location.index, rows: vec![row] });
                 }
             }
-            next = Some(Place { index: place.index.saturating_add(1), ..place });
+            next = Some(Location { index: location.index.saturating_add(1), ..location });
         }
         runs
     }
 
     fn look(&self, key: &Key, bytes: &mut Vec<u8>, values: &mut [f32]) -> Look {
         for _ in 0..3 {
-            let Some((place, segment)) = self.index().find(key) else { return Look::Nothing };
-            match segment.read(place.index, 1, self.shape, bytes) {
+            let Some((location, segment)) = self.index().find(key) else { return Look::Nothing };
+            match segment.read(location.index, 1, self.shape, bytes) {
                 Ok(()) => {
                     if let Some(is_cut) = take(self.shape, key, bytes, values) {
                         return Look::Right(is_cut);
@@ -202,7 +202,7 @@ impl Space {
             }
             self.damaged.fetch_add(1, Ordering::Relaxed);
             // The next one that is computed takes its place.
-            self.write().remove(key, place);
+            self.write().remove(key, location);
             return Look::Damaged;
         }
         Look::Nothing
@@ -426,7 +426,7 @@ impl Space {
             prompt: self.key.prompt.clone(),
             dim: self.key.dimensions,
             max_tokens: self.key.max_tokens,
-            entries: self.index().places.len() as u64,
+            entries: self.index().locations.len() as u64,
             bytes: segments.iter().map(OnDisk::bytes).sum(),
             hits: read(&self.hits),
             misses: read(&self.misses),
@@ -436,7 +436,7 @@ impl Space {
 
     /// Reads every vector; gives how many are right and how many are damaged.
     pub(super) fn verify(&self) -> (u64, u64) {
-        let keys: Vec<Key> = self.index().places.keys().copied().collect();
+        let keys: Vec<Key> = self.index().locations.keys().copied().collect();
         let (mut right, mut damaged) = (0, 0);
         let (mut bytes, mut values) = (Vec::new(), vec![0.0; self.shape.values]);
         for key in keys {
@@ -452,7 +452,7 @@ impl Space {
     /// How many keys the index has room for.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.index().places.capacity()
+        self.index().locations.capacity()
     }
 
     /// The cache's folder.
@@ -470,19 +470,19 @@ impl Space {
 }
 
 impl Index {
-    fn find(&self, key: &Key) -> Option<(Place, Arc<Segment>)> {
-        let place = *self.places.get(key)?;
-        Some((place, self.segment(place)?))
+    fn find(&self, key: &Key) -> Option<(Location, Arc<Segment>)> {
+        let location = *self.locations.get(key)?;
+        Some((location, self.segment(location)?))
     }
 
-    fn segment(&self, place: Place) -> Option<Arc<Segment>> {
-        self.segments[place.segment as usize].as_ref().map(Arc::clone)
+    fn segment(&self, location: Location) -> Option<Arc<Segment>> {
+        self.segments[location.segment as usize].as_ref().map(Arc::clone)
     }
 
     /// Forgets a key, unless it was found elsewhere meanwhile.
-    fn remove(&mut self, key: &Key, place: Place) {
-        if self.places.get(key) == Some(&place) {
-            self.places.remove(key);
+    fn remove(&mut self, key: &Key, location: Location) {
+        if self.locations.get(key) == Some(&location) {
+            self.locations.remove(key);
         }
     }
 
@@ -500,15 +500,15 @@ impl Index {
     /// Adds keys of a segment, the first being number `first` of it.
     fn insert(&mut self, segment: u32, first: u32, keys: &[Key]) {
         for (i, key) in keys.iter().enumerate() {
-            self.places.insert(*key, Place { segment, index: first.saturating_add(i as u32) });
+            self.locations.insert(*key, Location { segment, index: first.saturating_add(i as u32) });
         }
     }
 
     /// Lets go of segments with all that is known of them.
     fn let_go(&mut self, gone: &HashSet<u32>) {
-        self.places.retain(|_, place| !gone.contains(&place.segment));
-        if self.places.capacity() > 4 * self.places.len() {
-            self.places.shrink_to(2 * self.places.len());
+        self.locations.retain(|_, location| !gone.contains(&location.segment));
+        if self.locations.capacity() > 4 * self.locations.len() {
+            self.locations.shrink_to(2 * self.locations.len());
         }
         for &segment in gone {
             self.segments[segment as usize] = None;

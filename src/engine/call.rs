@@ -36,28 +36,41 @@ impl Call {
         }
     }
 
+    /// The settings that [`Call::new`] makes this call of.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn options(&self) -> EmbedOptions {
+        EmbedOptions::default()
+            .model(&self.model)
+            .precision(self.precision)
+            .max_tokens(self.max_tokens)
+            .truncate(self.truncate)
+            .dimensions(self.dimensions)
+    }
+
     /// Length of a vector: the model's, or `embed.dimensions` of it.
     pub(crate) fn dimensions(&self, description: &Description) -> Result<usize> {
         match self.dimensions {
             0 => Ok(description.dim),
             wanted if wanted <= description.dim => Ok(wanted),
-            wanted => Err(Error::Setting(format!(
-                "embed.dimensions: {wanted} is more than the {} of model \"{}\"",
-                description.dim, description.name
-            ))),
+            got => {
+                let (limit, name) = (description.dim, &description.name);
+                let message = format!("embed.dimensions: {got} is more than the {limit} of model \"{name}\"");
+                Err(Error::Limit { setting: "embed.dimensions", got, limit, message })
+            }
         }
     }
 
     /// Truncation length: the model's, or `embed.max_tokens` where the model has that many positions.
     pub(super) fn limit(&self, description: &Description) -> Result<usize> {
-        let positions = description.architecture.places;
+        let positions = description.architecture.positions;
         match self.max_tokens {
             0 => Ok(description.max_tokens),
             wanted if wanted <= positions => Ok(wanted),
-            wanted => Err(Error::Setting(format!(
-                "embed.max_tokens: {wanted} is more than the {positions} positions of model \"{}\"",
-                description.name
-            ))),
+            got => {
+                let (limit, name) = (positions, &description.name);
+                let message = format!("embed.max_tokens: {got} is more than the {limit} positions of model \"{name}\"");
+                Err(Error::Limit { setting: "embed.max_tokens", got, limit, message })
+            }
         }
     }
 }

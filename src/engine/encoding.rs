@@ -133,22 +133,25 @@ impl Loaded {
         let model = machine.load(call, found)?;
         let least = model.special_tokens() + 1;
         if (1..least).contains(&call.max_tokens) {
-            return Err(Error::Setting(format!(
-                "embed.max_tokens: {} leaves no room for text beside the special tokens of model \"{}\"; at least {least}",
-                call.max_tokens, model.description.name
-            )));
+            let (got, name) = (call.max_tokens, &model.description.name);
+            let message = format!(
+                "embed.max_tokens: {got} leaves no room for text beside the special tokens of model \"{name}\"; at least {least}"
+            );
+            return Err(Error::Limit { setting: "embed.max_tokens", got, limit: least, message });
         }
         let options = &machine.options;
-        let limits = Limits { tokens: options.batch_tokens, texts: options.batch_size, shape: model.shape() };
+        let tokens = if options.batch_tokens == 0 { model.batch_tokens() } else { options.batch_tokens };
+        let limits = Limits { tokens, texts: options.batch_size, shape: model.shape() };
         Ok(Self { unpooled: model.unpooled(call.role, max_tokens)?, model, limits })
     }
 }
 
 /// The error of `embed.truncate = false`, with enough of the text to find its row.
-fn too_long(text: &str, length: usize, limit: usize) -> Error {
+fn too_long(text: &str, got: usize, limit: usize) -> Error {
     let start: String = text.chars().take(40).collect();
-    Error::Text(format!(
-        "text of {length} tokens is longer than the limit of {limit} and embed.truncate is false; it begins {start:?} \
+    let message = format!(
+        "text of {got} tokens is longer than the limit of {limit} and embed.truncate is false; it begins {start:?} \
          (find such rows with embed_tokens(text) > {limit}, or SET embed.truncate = true)"
-    ))
+    );
+    Error::Limit { setting: "embed.truncate", got, limit, message }
 }

@@ -76,7 +76,7 @@ pub(super) fn digest(parts: &[&[u8]]) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_be_bytes(*hash.finalize().first_chunk().expect("8 of 32 bytes")))
 }
 
 /// Host, start of the system, and the namespaces that numbers and ticks belong to; `None` where the system does not say.

@@ -6,7 +6,7 @@
 //! weights. In bf16 queries, keys, values and softmax weights are rounded; sums stay f32.
 
 use super::convert::rows_to_bf16;
-use super::path::{Path, fused, per_path};
+use super::path::{Instructions, Path, fused, per_path};
 use super::rows::LANES;
 use super::softmax::Softmax;
 use super::tile::{self, Bf16Pair, Factors, Operand, View};
@@ -267,8 +267,8 @@ impl Attention {
                 let depth = block.seen.div_ceil(T::VALUES);
                 let seen = View { values: &values[block.low / T::VALUES * wide..], stride: wide };
                 multiply(path, weights, seen, (block.height, depth, wide), weighed);
-                let place = Place { stride: self.heads * width, column: head * width, width, wide };
-                finish(path, place, first, &weighed[..block.height * wide], totals, out);
+                let region = Region { stride: self.heads * width, column: head * width, width, wide };
+                finish(path, region, first, &weighed[..block.height * wide], totals, out);
             }
         }
     }
@@ -392,15 +392,15 @@ fn turn_keys<T: Operand>(path: Path, rows: View<'_, T>, column: usize, head: &He
     const { assert!(size_of::<T>() == size_of::<u32>(), "squares are turned in 32 bits") };
     let (first, depth) = (column / T::VALUES, head.width / T::VALUES);
     let keys = &mut keys[..depth * head.stride];
-    let turned = match path {
+    let turned = match path.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => {
+        Instructions::Avx512 => {
             let (tokens, columns) = (head.tokens / LANES * LANES, depth / LANES * LANES);
             assert!(tokens == 0 || rows.values.len() >= (tokens - 1) * rows.stride + first + depth, "every key");
             for (token, column) in
                 (0..tokens).step_by(LANES).flat_map(|t| (0..columns).step_by(LANES).map(move |c| (t, c)))
             {
-                // SAFETY: the path exists only where the processor has AVX-512 F (Path::available). 16 tokens from `token`
+                // SAFETY: a path is the proof that the processor has its instructions. 16 tokens from `token`
                 // have 16 operands each from `column`, as was just checked, and so do 16 rows of keys from `column`.
                 unsafe {
                     let from = rows.values.as_ptr().add(token * rows.stride + first + column);
@@ -445,7 +445,7 @@ fn pack_values_body<const FMA: bool, T: AttentionOperand>(
 
 /// Where a head's result goes.
 #[derive(Clone, Copy)]
-struct Place {
+struct Region {
     /// Width of an output row.
     stride: usize,
     column: usize,
@@ -456,15 +456,15 @@ struct Place {
 
 per_path! {
     /// Divides weighed rows by the totals and writes them to the text's queries from `first` on.
-    fn finish(place: Place, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) = finish_body;
+    fn finish(region: Region, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) = finish_body;
 }
 
 #[inline(always)]
-fn finish_body<const FMA: bool>(place: Place, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) {
-    let rows = out.chunks_exact_mut(place.stride).skip(first);
-    for ((weighed, total), out) in weighed.chunks_exact(place.wide).zip(totals).zip(rows) {
+fn finish_body<const FMA: bool>(region: Region, first: usize, weighed: &[f32], totals: &[f32], out: &mut [f32]) {
+    let rows = out.chunks_exact_mut(region.stride).skip(first);
+    for ((weighed, total), out) in weighed.chunks_exact(region.wide).zip(totals).zip(rows) {
         let scale = 1.0 / total;
-        let out = &mut out[place.column..][..place.width];
+        let out = &mut out[region.column..][..region.width];
         out.iter_mut().zip(weighed).for_each(|(out, x)| *out = x * scale);
     }
 }
@@ -578,7 +578,7 @@ mod tests {
 
     #[test]
     fn a_text_without_tokens_is_no_text() {
-        plain(2, 16, false).apply(Path::Portable, &[], &mut AttentionScratch::default(), &mut [], &|| true);
+        plain(2, 16, false).apply(Path::portable(), &[], &mut AttentionScratch::default(), &mut [], &|| true);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A word holds two bf16 values or four int8 values that are neighbours in a row; a row ends in a whole word, its rest
 //! being zero. Every row is converted on its own: an int8 row has its own steps, so that no text depends on another (I1).
 
-use super::path::{Path, fused, per_path};
+use super::path::{Instructions, Path, fused, per_path};
 use super::rows::{LANES, ROUND, add_up, largest};
 use super::tile::{Bf16Pair, Int8Quad, Operand};
 
@@ -59,11 +59,11 @@ impl Bf16Pair {
 
 /// Rounds rows of `width` values to bf16. `pairs` is `[rows, width / 2 rounded up]`.
 pub(super) fn rows_to_bf16(path: Path, rows: &[f32], width: usize, pairs: &mut [Bf16Pair]) {
-    match path {
+    match path.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 if width.is_multiple_of(LANES) && path.has_bf16() => {
+        Instructions::Avx512 if width.is_multiple_of(LANES) && path.has_bf16() => {
             assert_eq!(rows.len(), pairs.len() * Bf16Pair::VALUES, "a pair for every two values");
-            // SAFETY: the processor has AVX-512 F (Path::available) and BF16, as was just asked.
+            // SAFETY: a path is the proof that the processor has its instructions, and it has BF16, as was just asked.
             unsafe { x86::rows_to_bf16(rows, pairs) }
         }
         _ => plain_rows_to_bf16(path, rows, width, pairs),
@@ -90,12 +90,12 @@ fn rows_to_bf16_body<const FMA: bool>(rows: &[f32], width: usize, pairs: &mut [B
 
 /// Rounds rows to int8, each value times the factor of its column. `quads` is `[rows, columns / 4 rounded up]`.
 pub(super) fn rows_to_int8(path: Path, rows: &[f32], factors: &[f32], quads: &mut [Int8Quad], steps: &mut [Steps]) {
-    match path {
+    match path.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 if factors.len().is_multiple_of(LANES) => {
+        Instructions::Avx512 if factors.len().is_multiple_of(LANES) => {
             assert_eq!(rows.len(), quads.len() * Int8Quad::VALUES, "a quad for every four values");
             assert_eq!(rows.len(), steps.len() * factors.len(), "steps for every row");
-            // SAFETY: the path exists only where the processor has AVX-512 F (Path::available).
+            // SAFETY: a path is the proof that the processor has its instructions.
             unsafe { x86::rows_to_int8(rows, factors, quads, steps) }
         }
         _ => plain_rows_to_int8(path, rows, factors, quads, steps),

@@ -297,7 +297,7 @@ impl Run<'_> {
                 Arithmetic::F32 | Arithmetic::Bf16 => View { values: columns.bias, stride: 0 },
             };
             for top in (0..self.rows).step_by(TILE_ROWS) {
-                let place = Place {
+                let region = Region {
                     top,
                     height: TILE_ROWS.min(self.rows - top),
                     first: left,
@@ -305,19 +305,19 @@ impl Run<'_> {
                     stride: *outputs,
                 };
                 let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
-                let shape = (place.height, depth, PANEL);
+                let shape = (region.height, depth, PANEL);
                 match (arithmetic, self.epilogue) {
-                    (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if place.width == PANEL => {
-                        T::multiply(*path, factors, shape, &mut self.out[place.at(0)..], *outputs);
+                    (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if region.width == PANEL => {
+                        T::multiply(*path, factors, shape, &mut self.out[region.at(0)..], *outputs);
                     }
                     (Arithmetic::F32 | Arithmetic::Bf16, epilogue) => {
                         T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
-                        store(*path, &tile, epilogue, place, self.out);
+                        store(*path, &tile, epilogue, region, self.out);
                     }
                     (Arithmetic::Int8, epilogue) => {
                         T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
-                        let steps = &self.steps[top..][..place.height];
-                        store_steps(*path, &tile, steps, columns, epilogue, place, self.out);
+                        let steps = &self.steps[top..][..region.height];
+                        store_steps(*path, &tile, steps, columns, epilogue, region, self.out);
                     }
                 }
             }
@@ -335,7 +335,7 @@ struct TileColumns<'a> {
 
 /// Where a tile lies in the output.
 #[derive(Clone, Copy)]
-struct Place {
+struct Region {
     top: usize,
     height: usize,
     first: usize,
@@ -345,16 +345,16 @@ struct Place {
 
 per_path! {
     /// Applies the epilogue to a tile, whose sums have the bias in them, and writes it to its place.
-    fn store(tile: &Tile, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) = store_body;
+    fn store(tile: &Tile, epilogue: Epilogue<'_>, region: Region, out: &mut [f32]) = store_body;
 }
 
 #[inline(always)]
-fn store_body<const FMA: bool>(tile: &Tile, epilogue: Epilogue<'_>, place: Place, out: &mut [f32]) {
+fn store_body<const FMA: bool>(tile: &Tile, epilogue: Epilogue<'_>, region: Region, out: &mut [f32]) {
     let row = |i: usize| {
         let sums = &tile[i];
         move |j: usize| sums[j]
     };
-    finish::<FMA, _>(row, epilogue, place, out);
+    finish::<FMA, _>(row, epilogue, region, out);
 }
 
 per_path! {
@@ -364,7 +364,7 @@ per_path! {
         steps: &[Steps],
         columns: TileColumns<'_>,
         epilogue: Epilogue<'_>,
-        place: Place,
+        region: Region,
         out: &mut [f32],
     ) = store_steps_body;
 }
@@ -375,7 +375,7 @@ fn store_steps_body<const FMA: bool>(
     steps: &[Steps],
     columns: TileColumns<'_>,
     epilogue: Epilogue<'_>,
-    place: Place,
+    region: Region,
     out: &mut [f32],
 ) {
     let bias = columns.bias.first_chunk::<PANEL>().expect("a whole panel");
@@ -388,7 +388,7 @@ fn store_steps_body<const FMA: bool>(
             fused::<FMA>(sum, scale * scales[j], bias[j])
         }
     };
-    finish::<FMA, _>(row, epilogue, place, out);
+    finish::<FMA, _>(row, epilogue, region, out);
 }
 
 /// Applies the epilogue to the rows of a tile, `row(i)(j)` being their values. One loop over all rows per arm, so that each
@@ -397,23 +397,23 @@ fn store_steps_body<const FMA: bool>(
 fn finish<const FMA: bool, V: Fn(usize) -> f32>(
     row: impl Fn(usize) -> V,
     epilogue: Epilogue<'_>,
-    place: Place,
+    region: Region,
     out: &mut [f32],
 ) {
     // Every activation has loops of its own.
     macro_rules! activated {
         ($($activation:ident),*) => {
             match epilogue {
-                Epilogue::Bias => place.write(out, row),
-                Epilogue::Add(residual) => place.write(out, |i| {
-                    let (value, residual) = (row(i), place.read(residual, i));
+                Epilogue::Bias => region.write(out, row),
+                Epilogue::Add(residual) => region.write(out, |i| {
+                    let (value, residual) = (row(i), region.read(residual, i));
                     move |j| value(j) + residual[j]
                 }),
-                $(Epilogue::Activate(Activation::$activation) => place.write(out, |i| {
+                $(Epilogue::Activate(Activation::$activation) => region.write(out, |i| {
                     let value = row(i);
                     move |j| activate::<FMA>(Activation::$activation, value(j))
                 }),
-                Epilogue::Gate(Activation::$activation) => place.write_half(out, |i| {
+                Epilogue::Gate(Activation::$activation) => region.write_half(out, |i| {
                     let value = row(i);
                     move |j| activate::<FMA>(Activation::$activation, value(j)) * value(j + HALF)
                 }),)*
@@ -423,7 +423,7 @@ fn finish<const FMA: bool, V: Fn(usize) -> f32>(
     activated!(Gelu, RoughGelu, GeluTanh, Relu, Silu, QuickGelu, Tanh);
 }
 
-impl Place {
+impl Region {
     fn at(&self, i: usize) -> usize {
         (self.top + i) * self.stride + self.first
     }

@@ -11,7 +11,7 @@
 //! | `tile.rs` | the micro-kernels: a tile of a product with its sums in registers |
 //! | `matrix.rs` | `y = activation(x W^T + b) + residual` with `W` packed once |
 //! | `convert.rs` | f32 rows -> bf16 and int8 rows |
-//! | `rotary.rs` | places of tokens, turned into queries and keys |
+//! | `rotary.rs` | positions of tokens, turned into queries and keys |
 //! | `attention.rs` | softmax(q k^T) v of one text |
 //! | `softmax.rs` | scores -> weights |
 //! | `rows.rs` | normalisation, exponentials, activation functions |

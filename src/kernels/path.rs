@@ -8,9 +8,14 @@ use crate::error::{Error, Result};
 /// The environment variable that asks for a lower path than the best: `avx2` or `portable`.
 const VARIABLE: &str = "DATAFUSION_EMBED_KERNELS";
 
-/// The set of instructions that the kernels use.
+/// The set of instructions that the kernels use, one that this machine has: there is no other way to a value than through the
+/// question whether the processor has them, so that a value is the proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Path {
+pub(crate) struct Path(Instructions);
+
+/// Which ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Instructions {
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -39,7 +44,18 @@ impl Path {
         chosen.clone().map_err(Error::Setting)
     }
 
-    /// Every path that this machine can run, best first; the last one is always [`Path::Portable`].
+    /// Which instructions this machine is proven to have.
+    pub(super) fn instructions(self) -> Instructions {
+        self.0
+    }
+
+    /// The one that every machine has.
+    #[cfg(test)]
+    pub(super) fn portable() -> Self {
+        Self(Instructions::Portable)
+    }
+
+    /// Every path that this machine can run, best first; the last one is always the portable one.
     pub(crate) fn available() -> Vec<Self> {
         let mut paths = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -50,44 +66,44 @@ impl Path {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("fma")
             {
-                paths.push(Self::Avx512);
+                paths.push(Self(Instructions::Avx512));
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                paths.push(Self::Avx2);
+                paths.push(Self(Instructions::Avx2));
             }
         }
-        paths.push(Self::Portable);
+        paths.push(Self(Instructions::Portable));
         paths
     }
 
     /// Whether bf16 products run on instructions of their own; elsewhere they are widened to f32.
     pub(super) fn has_bf16(self) -> bool {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            Instructions::Avx512 => is_x86_feature_detected!("avx512bf16"),
             _ => false,
         }
     }
 
     /// Whether int8 products run on instructions of their own; elsewhere they are widened to f32.
     pub(super) fn has_int8(self) -> bool {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512vnni"),
+            Instructions::Avx512 => is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avxvnni"),
-            Self::Portable => false,
+            Instructions::Avx2 => is_x86_feature_detected!("avxvnni"),
+            Instructions::Portable => false,
         }
     }
 
     /// The name that [`VARIABLE`] uses.
     fn name(self) -> &'static str {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "avx512",
+            Instructions::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            Self::Portable => "portable",
+            Instructions::Avx2 => "avx2",
+            Instructions::Portable => "portable",
         }
     }
 }
@@ -126,14 +142,14 @@ macro_rules! per_path {
             fn avx2$(<$T: $bound>)?($($arg: $type),*) {
                 $body::<true $(, $T)?>($($arg),*)
             }
-            match path {
+            match path.instructions() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: this path exists only where the processor has these instructions (Path::available).
-                $crate::kernels::Path::Avx512 => unsafe { avx512$(::<$T>)?($($arg),*) },
+                // SAFETY: a path is the proof that the processor has its instructions.
+                $crate::kernels::path::Instructions::Avx512 => unsafe { avx512$(::<$T>)?($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::kernels::Path::Avx2 => unsafe { avx2$(::<$T>)?($($arg),*) },
-                $crate::kernels::Path::Portable => $body::<false $(, $T)?>($($arg),*),
+                $crate::kernels::path::Instructions::Avx2 => unsafe { avx2$(::<$T>)?($($arg),*) },
+                $crate::kernels::path::Instructions::Portable => $body::<false $(, $T)?>($($arg),*),
             }
         }
     };

@@ -1,25 +1,26 @@
-//! Rotary positions: a head's values are turned in pairs, by an angle that grows with the token's place in its text.
+//! Rotary positions: a head's values are turned in pairs, by an angle that grows with the token's position in its text.
 
 use super::path::{Path, fused, per_path};
 
-/// The cosines and sines of a kind of layer, for every place a token can have.
+/// The cosines and sines of a kind of layer, for every position a token can have.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
-    /// `[places, pairs]`
+    /// `[positions, pairs]`
     cos: Vec<f32>,
-    /// `[places, pairs]`
+    /// `[positions, pairs]`
     sin: Vec<f32>,
     /// Pairs of a head: value `i` is turned with value `i + pairs`. What a head has beyond them is left alone.
     pairs: usize,
 }
 
 impl Rotary {
-    /// A table for `places` tokens. `frequencies`, `[pairs]` and never none, are radians per token; `scale` is what lengthened
+    /// A table for `positions` tokens. `frequencies`, `[pairs]` and never none, are radians per token; `scale` is what lengthened
     /// contexts multiply the turned values with, 1 elsewhere.
-    pub(crate) fn new(frequencies: &[f32], scale: f32, places: usize) -> Self {
+    pub(crate) fn new(frequencies: &[f32], scale: f32, positions: usize) -> Self {
         assert!(!frequencies.is_empty(), "a pair to turn");
-        // The angle is rounded to f32 as PyTorch does it: at place 8000 that is more than an f32's error of the cosine.
-        let angles = || (0..places).flat_map(|place| frequencies.iter().map(move |f| f64::from(place as f32 * f)));
+        // The angle is rounded to f32 as PyTorch does it: at position 8000 that is more than an f32's error of the cosine.
+        let angles =
+            || (0..positions).flat_map(|position| frequencies.iter().map(move |f| f64::from(position as f32 * f)));
         let scale = f64::from(scale);
         Self {
             cos: angles().map(|angle| (angle.cos() * scale) as f32).collect(),
@@ -29,18 +30,18 @@ impl Rotary {
     }
 
     /// Places of the table.
-    pub(crate) fn places(&self) -> usize {
+    pub(crate) fn positions(&self) -> usize {
         self.cos.len() / self.pairs
     }
 
-    /// The table itself: cosines and sines, `[places, pairs]` each.
+    /// The table itself: cosines and sines, `[positions, pairs]` each.
     pub(crate) fn table(&self) -> (&[f32], &[f32], usize) {
         (&self.cos, &self.sin, self.pairs)
     }
 
     /// Turns the first `heads` heads, `head` values each, of the rows of one text, `stride` values each, in place.
     pub(crate) fn apply(&self, path: Path, rows: &mut [f32], stride: usize, heads: usize, head: usize) {
-        assert!(rows.len() <= stride * self.places() && 2 * self.pairs <= head, "a place for every token");
+        assert!(rows.len() <= stride * self.positions() && 2 * self.pairs <= head, "a position for every token");
         rotate(path, self, rows, stride, heads, head);
     }
 }
@@ -52,8 +53,8 @@ per_path! {
 #[inline(always)]
 fn rotate_body<const FMA: bool>(rotary: &Rotary, rows: &mut [f32], stride: usize, heads: usize, head: usize) {
     let pairs = rotary.pairs;
-    let places = rotary.cos.chunks_exact(pairs).zip(rotary.sin.chunks_exact(pairs));
-    for (row, (cos, sin)) in rows.chunks_exact_mut(stride).zip(places) {
+    let positions = rotary.cos.chunks_exact(pairs).zip(rotary.sin.chunks_exact(pairs));
+    for (row, (cos, sin)) in rows.chunks_exact_mut(stride).zip(positions) {
         for head in row.chunks_exact_mut(head).take(heads) {
             let (low, high) = head[..2 * pairs].split_at_mut(pairs);
             for (((x, y), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
@@ -77,16 +78,19 @@ mod tests {
             let mut out = rows.clone();
             rotary.apply(path, &mut out, stride, heads, head);
             for (i, &y) in out.iter().enumerate() {
-                let (place, column) = (i / stride, i % stride);
+                let (position, column) = (i / stride, i % stride);
                 let (h, j) = (column / head, column % head);
-                let at = |k: usize| f64::from(rows[place * stride + h * head + k]);
+                let at = |k: usize| f64::from(rows[position * stride + h * head + k]);
                 let twin = if h >= heads || j >= 8 {
                     f64::from(rows[i])
                 } else {
-                    let (sin, cos) = (place as f64 * f64::from(frequencies[j % 4])).sin_cos();
+                    let (sin, cos) = (position as f64 * f64::from(frequencies[j % 4])).sin_cos();
                     1.5 * if j < 4 { at(j) * cos - at(j + 4) * sin } else { at(j) * cos + at(j - 4) * sin }
                 };
-                assert!((f64::from(y) - twin).abs() < 1e-5, "{path}: place {place}, column {column}: {y} not {twin}");
+                assert!(
+                    (f64::from(y) - twin).abs() < 1e-5,
+                    "{path}: position {position}, column {column}: {y} not {twin}"
+                );
             }
         }
     }

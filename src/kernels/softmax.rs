@@ -3,7 +3,7 @@
 //! A row is turned into `e^(scale * (score - largest))`; the division by what it adds up to is left to whoever uses the
 //! weights, because a weighed sum is divided faster than its weights.
 
-use super::path::{Path, fused, per_path};
+use super::path::{Instructions, Path, fused, per_path};
 use super::rows::{LANES, add_up, exp2_negative, largest};
 use super::tile::{Bf16Pair, Operand};
 
@@ -21,11 +21,11 @@ impl Softmax {
     /// Turns `scores`, `[rows, stride]`, into weights and notes what each row adds up to.
     pub(super) fn apply(self, path: Path, scores: &mut [f32], totals: &mut [f32]) {
         let totals = self.totals(scores, totals);
-        match path {
+        match path.instructions() {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => {
+            Instructions::Avx512 => {
                 let place = scores.as_mut_ptr();
-                // SAFETY: the path exists only where the processor has its instructions (Path::available); there is a
+                // SAFETY: a path is the proof that the processor has its instructions; there is a
                 // row for every total, and the weights take the place of the scores.
                 unsafe { x86::soften(self, place, totals, place) }
             }

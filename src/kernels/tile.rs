@@ -3,7 +3,7 @@
 //! `out[i][j] = sum over k of x[i][k] * w[k][j]` for a few rows of `x` and one to four registers of columns. Each sum runs
 //! over `k` from first to last whatever the tile's height, so a row's result does not depend on its neighbours (I1).
 
-use super::path::{Path, fused};
+use super::path::{Instructions, Path, fused};
 use super::rows::LANES;
 
 /// Two neighbouring bf16 values of a row, the first in the low half.
@@ -53,9 +53,9 @@ pub(super) type Shape = (usize, usize, usize);
 
 /// Most rows of a tile that is this many values wide: the sums, the weights and one input must fit the registers.
 pub(super) fn tallest(path: Path, width: usize) -> usize {
-    match path {
+    match path.instructions() {
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 if width <= 2 * LANES => 12,
+        Instructions::Avx512 if width <= 2 * LANES => 12,
         _ => 6,
     }
 }
@@ -65,15 +65,15 @@ impl Operand for f32 {
 
     fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
         check(path, factors, shape, out.len(), out_stride);
-        match path {
+        match path.instructions() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the path exists only where the processor has its instructions (Path::available); the shapes were
+            // SAFETY: a path is the proof that the processor has its instructions; the shapes were
             // just checked.
-            Path::Avx512 => unsafe { avx512::multiply_f32(factors, shape, out, out_stride) },
+            Instructions::Avx512 => unsafe { avx512::multiply_f32(factors, shape, out, out_stride) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Path::Avx2 => unsafe { avx2::multiply_f32(factors, shape, out, out_stride) },
-            Path::Portable => portable(factors, shape, out, out_stride),
+            Instructions::Avx2 => unsafe { avx2::multiply_f32(factors, shape, out, out_stride) },
+            Instructions::Portable => portable(factors, shape, out, out_stride),
         }
     }
 }
@@ -98,14 +98,14 @@ impl Operand for Int8Quad {
     fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize) {
         check(path, factors, shape, out.len(), out_stride);
         assert!(path.has_int8(), "a processor with int8 products");
-        match path {
+        match path.instructions() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instructions are there and the shapes fit, as was just checked.
-            Path::Avx512 => unsafe { avx512::multiply_int8(factors, shape, out, out_stride) },
+            Instructions::Avx512 => unsafe { avx512::multiply_int8(factors, shape, out, out_stride) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Path::Avx2 => unsafe { avx2::multiply_int8(factors, shape, out, out_stride) },
-            Path::Portable => unreachable!("has_int8 is false there"),
+            Instructions::Avx2 => unsafe { avx2::multiply_int8(factors, shape, out, out_stride) },
+            Instructions::Portable => unreachable!("has_int8 is false there"),
         }
     }
 }

@@ -29,13 +29,13 @@ pub(crate) struct Architecture {
     /// The kinds of rotary positions that the layers choose from.
     pub(crate) rotary: Vec<RotaryShape>,
     /// Most tokens of a text.
-    pub(crate) places: usize,
+    pub(crate) positions: usize,
     /// What the tensors are called, where checkpoints have several ways: the first that the file has counts.
     pub(crate) names: &'static [Names],
 }
 
 impl Architecture {
-    /// Whether its places are all it has: a table, or positions that change beyond them.
+    /// Whether its positions are all it has: a table, or positions that change beyond them.
     pub(super) fn ends(&self) -> bool {
         self.embeddings.positions.is_some() || self.rotary.iter().any(|rotary| !rotary.holds_beyond)
     }

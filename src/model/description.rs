@@ -31,6 +31,10 @@ pub(crate) enum Role {
     Document,
 }
 
+impl Role {
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Query, Self::Document];
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -99,7 +103,8 @@ struct Modules {
 impl Description {
     /// A hash of all that the small files say.
     pub(super) fn digest(&self) -> String {
-        Sha256::digest(format!("{self:?}")).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        let hash = Sha256::digest(format!("{self:?}"));
+        format!("{:032x}", u128::from_be_bytes(*hash.first_chunk().expect("16 of 32 bytes")))
     }
 
     /// Reads and checks the small files. A static model has no other description of its table than the header of its
@@ -126,7 +131,7 @@ impl Description {
             let (rows, width) = Weights::open(files, &folder)?.static_shape()?;
             architecture = families::fixed(rows, width);
             (pooling, include_prompt) = (Pooling(vec![PoolingMode::Mean]), true);
-            max_tokens = architecture.places;
+            max_tokens = architecture.positions;
         } else {
             let config = Config::read(files, &format!("{folder}config.json"))?;
             architecture = families::read(&config)?;
@@ -134,8 +139,8 @@ impl Description {
                 Some(folder) => read_pooling(files, folder, architecture.hidden)?,
                 None => (Pooling(vec![default_pooling(&config)?]), true),
             };
-            max_tokens = settings.limit(&tokenizer, architecture.places, architecture.ends())?;
-            architecture.places = architecture.places.max(max_tokens);
+            max_tokens = settings.limit(&tokenizer, architecture.positions, architecture.ends())?;
+            architecture.positions = architecture.positions.max(max_tokens);
             families::check_tables(&config, &architecture)?;
         }
         let mut dim = pooling.0.len() * architecture.hidden;

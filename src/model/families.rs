@@ -19,8 +19,8 @@ const ACTIVATIONS: &str =
     "gelu, gelu_fast, gelu_new, gelu_python, gelu_pytorch_tanh, quick_gelu, relu, silu, swish, tanh";
 /// Most layers and heads: a damaged file must not become a huge allocation.
 const MOST_PARTS: usize = 4096;
-/// Longest texts of models that have no limit of their own, and most places of rotary positions.
-pub(super) const MOST_PLACES: usize = 1 << 17;
+/// Longest texts of models that have no limit of their own, and most positions of rotary positions.
+pub(super) const MOST_POSITIONS: usize = 1 << 17;
 /// Most values of a table that is computed and not read: of cosines, or of what is added for a distance. 64 MiB.
 const MOST_COMPUTED: usize = 1 << 24;
 
@@ -60,10 +60,10 @@ pub(super) fn read(config: &Config) -> Result<Architecture> {
 
 /// Refuses tables that are larger than those of any model: what the weights do not have to be as large as.
 pub(super) fn check_tables(config: &Config, architecture: &Architecture) -> Result<()> {
-    let Architecture { attention, rotary, places, .. } = architecture;
+    let Architecture { attention, rotary, positions, .. } = architecture;
     let pairs = rotary.iter().map(|rotary| rotary.frequencies.len()).max().unwrap_or(0);
-    if pairs * places > MOST_COMPUTED {
-        let known = format!("up to {} for texts of {places} tokens", 2 * MOST_COMPUTED / places);
+    if pairs * positions > MOST_COMPUTED {
+        let known = format!("up to {} for texts of {positions} tokens", 2 * MOST_COMPUTED / positions);
         return Err(config.unsupported("head_dim", &(2 * pairs).to_string(), &known));
     }
     match attention.distance {
@@ -87,7 +87,7 @@ pub(super) fn fixed(vocabulary: usize, width: usize) -> Architecture {
         feed_forward: plain_feed_forward(width, Activation::Relu),
         layers: Vec::new(),
         rotary: Vec::new(),
-        places: MAX_SIZE,
+        positions: MAX_SIZE,
         names: &[names::STATIC],
     }
 }
@@ -104,7 +104,7 @@ fn bert(config: &Config) -> Result<Architecture> {
     let types = config.size(&["type_vocab_size"], 2)?;
     Ok(Architecture {
         embeddings: learned(sizes.hidden, types, Positions { rows, first: 0, uncounted: None }),
-        places: rows,
+        positions: rows,
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
         feed_forward: plain_feed_forward(sizes.width, activation(config, "hidden_act", "gelu")?),
         ..encoder(&sizes, vocabulary, &[names::BERT])
@@ -119,15 +119,15 @@ fn roberta(config: &Config) -> Result<Architecture> {
 }
 
 fn counted_positions(config: &Config, plain: Architecture, padding: usize) -> Result<Architecture> {
-    let rows = plain.places;
-    let Some(places) = rows.checked_sub(padding + 1).filter(|places| *places > 0) else {
+    let rows = plain.positions;
+    let Some(positions) = rows.checked_sub(padding + 1).filter(|positions| *positions > 0) else {
         let known = format!("more than pad_token_id + 1 = {}", padding + 1);
         return Err(config.unsupported("max_position_embeddings", &rows.to_string(), &known));
     };
-    let positions = Positions { rows, first: padding + 1, uncounted: Some(padding as u32) };
+    let table = Positions { rows, first: padding + 1, uncounted: Some(padding as u32) };
     // Where every text begins with that token, it has room for one more.
-    let places = places + usize::from(config.count("bos_token_id", 0)?.unwrap_or(0) == padding);
-    Ok(Architecture { embeddings: Embeddings { positions: Some(positions), ..plain.embeddings }, places, ..plain })
+    let positions = positions + usize::from(config.count("bos_token_id", 0)?.unwrap_or(0) == padding);
+    Ok(Architecture { embeddings: Embeddings { positions: Some(table), ..plain.embeddings }, positions, ..plain })
 }
 
 fn electra(config: &Config) -> Result<Architecture> {
@@ -141,7 +141,7 @@ fn electra(config: &Config) -> Result<Architecture> {
     let width = config.width(&["embedding_size"], 128)?;
     Ok(Architecture {
         embeddings: learned(width, types, Positions { rows, first: 0, uncounted: None }),
-        places: rows,
+        positions: rows,
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
         feed_forward: plain_feed_forward(sizes.width, activation(config, "hidden_act", "gelu")?),
         ..encoder(&sizes, config.size(&["vocab_size"], 30_522)?, &[names::BERT])
@@ -159,7 +159,7 @@ fn mpnet(config: &Config) -> Result<Architecture> {
     }
     let plain = Architecture {
         embeddings: learned(sizes.hidden, 0, Positions { rows, first: 0, uncounted: None }),
-        places: rows,
+        positions: rows,
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
         attention: AttentionShape {
             distance: Distance::Buckets { rows: buckets, buckets: 32, farthest: 128 },
@@ -180,7 +180,7 @@ fn distilbert(config: &Config) -> Result<Architecture> {
     let rows = config.size(&["max_position_embeddings"], 512)?;
     Ok(Architecture {
         embeddings: learned(sizes.hidden, 0, Positions { rows, first: 0, uncounted: None }),
-        places: rows,
+        positions: rows,
         feed_forward: plain_feed_forward(sizes.width, activation(config, "activation", "gelu")?),
         ..encoder(&sizes, config.size(&["vocab_size"], 30_522)?, &[names::DISTILBERT])
     })
@@ -200,7 +200,7 @@ fn jina_bert(config: &Config) -> Result<Architecture> {
     let types = config.size(&["type_vocab_size"], 2)?;
     Ok(Architecture {
         embeddings: Embeddings { types, ..words(sizes.hidden) },
-        places: config.size(&["max_position_embeddings"], 512)?,
+        positions: config.size(&["max_position_embeddings"], 512)?,
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
         attention: AttentionShape {
             distance: Distance::Slopes(slopes(sizes.heads)),
@@ -264,7 +264,7 @@ fn nomic_bert(config: &Config) -> Result<Architecture> {
     let epsilon = config.epsilon(&["layer_norm_eps", "layer_norm_epsilon"], 1e-12)?;
     Ok(Architecture {
         embeddings: Embeddings { types, ..words(sizes.hidden) },
-        places: config.size(&["max_position_embeddings", "n_positions"], 2048)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings", "n_positions"], 2048)?.min(MOST_POSITIONS),
         norm: NormShape { epsilon, ..LAYER_NORM },
         attention: AttentionShape { bias: qkv_bias, out_bias: qkv_bias, ..heads_of(sizes.heads, head) },
         feed_forward: FeedForward {
@@ -290,7 +290,7 @@ fn gte(config: &Config) -> Result<Architecture> {
     alibaba(config, 160_000.0, 250_048, 8192)
 }
 
-fn alibaba(config: &Config, theta: f64, vocabulary: usize, places: usize) -> Result<Architecture> {
+fn alibaba(config: &Config, theta: f64, vocabulary: usize, positions: usize) -> Result<Architecture> {
     let sizes = Sizes::read(config, &SizeKeys::COMMON, 768, 12, 3072)?;
     let head = head_of(config, &sizes)?;
     let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], theta)?)?;
@@ -298,7 +298,7 @@ fn alibaba(config: &Config, theta: f64, vocabulary: usize, places: usize) -> Res
     let gate = activation(config, "hidden_act", "gelu")?;
     Ok(Architecture {
         embeddings: Embeddings { types, ..words(sizes.hidden) },
-        places: config.size(&["max_position_embeddings"], places)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings"], positions)?.min(MOST_POSITIONS),
         norm: layer_norm(config, "layer_norm_eps", 1e-12)?,
         attention: heads_of(sizes.heads, head),
         feed_forward: FeedForward { gated: true, wide_bias: false, ..plain_feed_forward(sizes.width, gate) },
@@ -325,7 +325,7 @@ fn modernbert(config: &Config) -> Result<Architecture> {
     let gate = activation(config, "hidden_activation", "gelu")?;
     let layers = layers.into_iter().enumerate().map(|(i, layer)| LayerShape { bare: i == 0, ..layer }).collect();
     Ok(Architecture {
-        places: config.size(&["max_position_embeddings"], 8192)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings"], 8192)?.min(MOST_POSITIONS),
         norm: NormShape { bias: config.flag("norm_bias", false)?, ..layer_norm(config, "norm_eps", 1e-5)? },
         attention: AttentionShape { bias, out_bias: bias, ..heads(sizes.hidden, sizes.heads) },
         feed_forward: FeedForward {
@@ -366,7 +366,7 @@ fn qwen3(config: &Config) -> Result<Architecture> {
     let bias = config.flag("attention_bias", false)?;
     let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], 10_000.0)?)?;
     Ok(Architecture {
-        places: config.size(&["max_position_embeddings"], 32_768)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings"], 32_768)?.min(MOST_POSITIONS),
         norm: root_mean_square(config, 1e-6)?,
         attention: grouped(config, &sizes, key_heads, head, bias)?,
         feed_forward: decoder_feed_forward(&sizes, activation(config, "hidden_act", "silu")?, false),
@@ -408,7 +408,7 @@ fn gemma3(config: &Config) -> Result<Architecture> {
     let scale = positive(config, &["query_pre_attn_scalar"], 256.0)?.powf(-0.5) as f32;
     Ok(Architecture {
         embeddings: Embeddings { scale: (sizes.hidden as f64).sqrt() as f32, ..words(sizes.hidden) },
-        places: config.size(&["max_position_embeddings"], 131_072)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings"], 131_072)?.min(MOST_POSITIONS),
         norm: NormShape { less_one: true, ..root_mean_square(config, 1e-6)? },
         attention: AttentionShape { scale, ..grouped(config, &sizes, key_heads, head, bias)? },
         feed_forward: decoder_feed_forward(
@@ -430,7 +430,7 @@ fn eurobert(config: &Config) -> Result<Architecture> {
     let rotary = RotaryShape::read(config, None, head, positive(config, &["rope_theta"], 10_000.0)?)?;
     let feed_forward_bias = config.flag("mlp_bias", false)?;
     Ok(Architecture {
-        places: config.size(&["max_position_embeddings"], 8192)?.min(MOST_PLACES),
+        positions: config.size(&["max_position_embeddings"], 8192)?.min(MOST_POSITIONS),
         norm: root_mean_square(config, 1e-5)?,
         attention: grouped(config, &sizes, key_heads, head, bias)?,
         feed_forward: decoder_feed_forward(&sizes, activation(config, "hidden_act", "silu")?, feed_forward_bias),
@@ -451,8 +451,8 @@ fn t5(config: &Config) -> Result<Architecture> {
     let activation = activation(config, "dense_act_fn", name)?;
     let buckets = config.size(&["relative_attention_num_buckets"], 32)?;
     let farthest = config.size(&["relative_attention_max_distance"], 128)?;
-    if buckets < 4 || farthest <= buckets / 4 || farthest > MOST_PLACES {
-        let known = format!("more than a quarter of the {buckets} buckets, up to {MOST_PLACES}");
+    if buckets < 4 || farthest <= buckets / 4 || farthest > MOST_POSITIONS {
+        let known = format!("more than a quarter of the {buckets} buckets, up to {MOST_POSITIONS}");
         return Err(config.unsupported("relative_attention_max_distance", &farthest.to_string(), &known));
     }
     let head = config.size(&["d_kv"], 64)?;
@@ -468,7 +468,7 @@ fn t5(config: &Config) -> Result<Architecture> {
         ..heads(sizes.hidden, sizes.heads)
     };
     Ok(Architecture {
-        places: MOST_PLACES,
+        positions: MOST_POSITIONS,
         norm: NormShape {
             epsilon: config.epsilon(&["layer_norm_epsilon"], 1e-6)?,
             centred: false,
@@ -556,7 +556,7 @@ fn encoder(sizes: &Sizes, vocabulary: usize, names: &'static [Names]) -> Archite
         feed_forward: plain_feed_forward(sizes.width, Activation::Gelu),
         layers: vec![layer; sizes.layers],
         rotary: Vec::new(),
-        places: MOST_PLACES,
+        positions: MOST_POSITIONS,
         names,
     }
 }

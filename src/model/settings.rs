@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::config::Config;
-use super::families::MOST_PLACES;
+use super::families::MOST_POSITIONS;
 use super::snapshot::Files;
 use crate::error::Result;
 
@@ -109,19 +109,19 @@ impl TransformerSettings {
         Ok(Self { config: Some(config), ..settings })
     }
 
-    /// The truncation length of a model with so many places; where they are a table, it has no more.
-    pub(super) fn limit(&self, tokenizer: &TokenizerSettings, places: usize, is_table: bool) -> Result<usize> {
+    /// The truncation length of a model with so many positions; where they are a table, it has no more.
+    pub(super) fn limit(&self, tokenizer: &TokenizerSettings, positions: usize, is_table: bool) -> Result<usize> {
         match (self.max_tokens, &self.config) {
-            (Some(length), Some(config)) if is_table && length > places => {
-                let known = format!("1 to the model's {places} positions");
+            (Some(length), Some(config)) if is_table && length > positions => {
+                let known = format!("1 to the model's {positions} positions");
                 Err(config.unsupported("max_seq_length", &length.to_string(), &known))
             }
-            (Some(length), Some(config)) if length > places.max(MOST_PLACES) => {
-                let known = format!("1 to {}", places.max(MOST_PLACES));
+            (Some(length), Some(config)) if length > positions.max(MOST_POSITIONS) => {
+                let known = format!("1 to {}", positions.max(MOST_POSITIONS));
                 Err(config.unsupported("max_seq_length", &length.to_string(), &known))
             }
             (Some(length), _) => Ok(length),
-            (None, _) => Ok(tokenizer.max_tokens.map_or(places, |limit| limit.min(places))),
+            (None, _) => Ok(tokenizer.max_tokens.map_or(positions, |limit| limit.min(positions))),
         }
     }
 

@@ -250,7 +250,7 @@ impl TextTokenizer {
             return Ok(());
         }
         let start: String = text.chars().take(40).collect();
-        Err(Error::Text(format!(
+        let message = format!(
             "{}: text of {} bytes has {bytes} bytes in a row that its tokenizer can only read as a whole, which takes about \
              {needed} bytes of memory, more than embed.memory ({}); it begins {start:?} (SET embed.memory = '{}M', or shorten \
              such texts, for example with left(text, 10000))",
@@ -258,7 +258,8 @@ impl TextTokenizer {
             text.len(),
             allowance.memory,
             needed.div_ceil(1 << 20),
-        )))
+        );
+        Err(Error::Limit { setting: "embed.memory", got: needed, limit: allowance.memory, message })
     }
 
     /// Tokens without the special ones.

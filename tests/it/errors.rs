@@ -99,7 +99,7 @@ async fn wrong_settings() {
         ("device", "'cuda:x'", "auto, cpu, cuda"),
         ("precision", "'f64'", "supported: f32"),
         ("concurrency", "-1", "between 0 and"),
-        ("batch_tokens", "0", "between 1 and"),
+        ("batch_tokens", "-1", "between 0 and"),
         ("batch_size", "'many'", "between 0 and"),
         ("max_tokens", "'1e3'", "between 0 and"),
         ("truncate", "'maybe'", "true or false"),
@@ -158,6 +158,33 @@ async fn a_long_text_where_nothing_may_be_cut() {
     fails(&ctx, &odd, &["is longer than the limit of 48", "begins \"a\\nb\\0"]).await;
     run(&ctx, "SET embed.max_tokens = 3").await;
     fails(&ctx, "SELECT embed('one two three')", &["text of 5 tokens is longer than the limit of 3"]).await;
+}
+
+/// A program need not read the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_says_in_numbers_what_it_is_and_what_it_got() {
+    let long = format!("SELECT embed('{}', '{TINY}')", "x ".repeat(90));
+    let unbroken = "SELECT embed(repeat('ab', 3000000), 'tests/fixtures/architectures/t5')";
+    for (set, sql, setting, numbers) in [
+        ("embed.dimensions = 33", "SELECT embed('x', 'tests/fixtures/tiny-bert')", "embed.dimensions", Some((33, 32))),
+        ("embed.max_tokens = 2", "SELECT embed('x', 'tests/fixtures/tiny-bert')", "embed.max_tokens", Some((2, 3))),
+        ("embed.max_tokens = 65", "SELECT embed('x', 'tests/fixtures/tiny-bert')", "embed.max_tokens", Some((65, 64))),
+        ("embed.truncate = false", &long, "embed.truncate", Some((92, 48))),
+        ("embed.memory = 1000", unbroken, "embed.memory", None),
+    ] {
+        let ctx = session(2, 8192);
+        run(&ctx, &format!("SET {set}")).await;
+        let error = error_of(&ctx, sql).await;
+        let DataFusionError::External(root) = error.find_root() else { panic!("{error:?}") };
+        let Some(Error::Limit { setting: found, got, limit, message }) = root.downcast_ref() else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*found, setting);
+        assert!(
+            numbers.is_none_or(|numbers| (*got, *limit) == numbers) && message.contains(&limit.to_string()),
+            "{root:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
