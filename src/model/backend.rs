@@ -20,7 +20,13 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// The batches that it runs best.
     fn shape(&self) -> BatchShape;
+
+    /// Tokens of a batch that it runs best, where no setting says another number.
+    fn batch_tokens(&self) -> usize;
 }
+
+/// Tokens of a batch on the CPU: the activations of a small model stay in a core's second-level cache.
+pub(crate) const CPU_BATCH_TOKENS: usize = 512;
 
 /// How a batch is run.
 pub(crate) struct Pass<'a> {

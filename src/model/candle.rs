@@ -7,7 +7,7 @@
 use candle_core::{D, Device, Result, Tensor};
 
 use super::architecture::{Architecture, Embeddings, LayerShape, Positions};
-use super::backend::{Backend, BatchShape, Pass};
+use super::backend::{Backend, BatchShape, CPU_BATCH_TOKENS, Pass};
 use super::batch::FlatBatch;
 use super::head::Head;
 use super::parts::{HalfNorms, LayerParts, Linear, Reader};
@@ -32,7 +32,7 @@ pub(crate) struct CandleEncoder {
     positions: Option<(Tensor, Positions)>,
     embeddings_norm: Option<Norm>,
     projection: Option<Product>,
-    /// Cosines and sines of each kind of layer, `[places, pairs]`.
+    /// Cosines and sines of each kind of layer, `[positions, pairs]`.
     rotary: Vec<(Tensor, Tensor)>,
     bias: Option<Bias>,
     scale: f64,
@@ -123,11 +123,11 @@ impl Placing<'_> {
         Ok(Norms { before, inside, twice: norms.twice, after })
     }
 
-    /// Cosines and sines, `[places, pairs]`.
-    fn rotary(&self, shape: &RotaryShape, places: usize) -> Result<(Tensor, Tensor)> {
-        let rotary = kernels::Rotary::new(&shape.frequencies, shape.scale, places);
+    /// Cosines and sines, `[positions, pairs]`.
+    fn rotary(&self, shape: &RotaryShape, positions: usize) -> Result<(Tensor, Tensor)> {
+        let rotary = kernels::Rotary::new(&shape.frequencies, shape.scale, positions);
         let (cos, sin, pairs) = rotary.table();
-        let shape = [rotary.places(), pairs];
+        let shape = [rotary.positions(), pairs];
         Ok((self.tensor(cos, &shape)?, self.tensor(sin, &shape)?))
     }
 
@@ -168,7 +168,7 @@ impl CandleEncoder {
         }
         let mut rotary = Vec::new();
         for shape in &architecture.rotary {
-            rotary.push(placing.rotary(shape, architecture.places).map_err(failed)?);
+            rotary.push(placing.rotary(shape, architecture.positions).map_err(failed)?);
         }
         let rows = |values: &[f32]| placing.tensor(values, &[values.len() / width, width]).map_err(failed);
         Ok(Self {
@@ -293,7 +293,7 @@ impl CandleEncoder {
         }
         let value = self.split(&value, layer.key_heads)?;
         let (key, value) = (repeated(&key, layer.heads)?, repeated(&value, layer.heads)?);
-        let mut scores = (query.matmul(&key.t()?.contiguous()?)? * self.scale)?;
+        let mut scores = (query.matmul(&key.t()?)? * self.scale)?;
         if let Some(bias) = bias {
             scores = scores.broadcast_add(bias)?;
         }
@@ -344,6 +344,11 @@ impl Backend for CandleEncoder {
 
     fn shape(&self) -> BatchShape {
         BatchShape::Rectangle
+    }
+
+    /// A GPU is told each of hundreds of steps, which takes microseconds however many tokens there are.
+    fn batch_tokens(&self) -> usize {
+        if self.device.is_cpu() { CPU_BATCH_TOKENS } else { 16_384 }
     }
 }
 
@@ -400,8 +405,12 @@ fn repeated(x: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 impl Product {
+    /// `[.., inputs]` -> `[.., outputs]`. The rows of all texts are one matrix: a product for each text would copy the weights.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.broadcast_matmul(&self.weight)?.broadcast_add(&self.bias)
+        let (inputs, outputs) = self.weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        shape.last_mut().into_iter().for_each(|width| *width = outputs);
+        x.reshape((x.elem_count() / inputs, inputs))?.matmul(&self.weight)?.broadcast_add(&self.bias)?.reshape(shape)
     }
 }
 

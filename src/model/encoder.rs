@@ -4,7 +4,7 @@
 //! text by text, so there is no padding and no mask.
 
 use super::architecture::{Architecture, LayerShape, Positions};
-use super::backend::{Backend, BatchShape, Pass};
+use super::backend::{Backend, BatchShape, CPU_BATCH_TOKENS, Pass};
 use super::batch::FlatBatch;
 use super::head::Head;
 use super::parts::{EmbeddingParts, HalfNorms, LayerParts, Linear, Reader};
@@ -53,6 +53,10 @@ impl Backend for Cpu {
 
     fn shape(&self) -> BatchShape {
         BatchShape::Flat
+    }
+
+    fn batch_tokens(&self) -> usize {
+        CPU_BATCH_TOKENS
     }
 }
 
@@ -273,9 +277,9 @@ impl Embeddings {
         }
         if let Some((rows, positions)) = &self.positions {
             for text in starts.windows(2) {
-                let places = positions.of(&ids[text[0]..text[1]]);
-                for (row, place) in out[text[0] * width..].chunks_exact_mut(width).zip(places) {
-                    row.iter_mut().zip(&rows[place * width..][..width]).for_each(|(x, p)| *x += p);
+                let positions = positions.of(&ids[text[0]..text[1]]);
+                for (row, position) in out[text[0] * width..].chunks_exact_mut(width).zip(positions) {
+                    row.iter_mut().zip(&rows[position * width..][..width]).for_each(|(x, p)| *x += p);
                 }
             }
         }
@@ -402,7 +406,7 @@ impl Trial {
     /// Looks up tokens from all over the vocabulary.
     fn start(encoder: &CpuEncoder, architecture: &Architecture) -> Self {
         let (texts, length) = Self::SHAPE;
-        let length = length.min(architecture.places);
+        let length = length.min(architecture.positions);
         // Multiples of 2^32 / golden ratio spread evenly over all 32-bit numbers.
         let spread = |i: usize| u64::from((i as u32).wrapping_mul(2_654_435_761));
         let vocabulary = architecture.vocabulary as u64;
@@ -472,5 +476,5 @@ fn product(a: &[f64], b: &[f64]) -> f64 {
 
 fn rotary_tables(architecture: &Architecture) -> Vec<Rotary> {
     let shapes = architecture.rotary.iter();
-    shapes.map(|shape| Rotary::new(&shape.frequencies, shape.scale, architecture.places)).collect()
+    shapes.map(|shape| Rotary::new(&shape.frequencies, shape.scale, architecture.positions)).collect()
 }

@@ -67,6 +67,11 @@ impl Model {
         self.backend.shape()
     }
 
+    /// Tokens of a batch that it runs best.
+    pub(crate) fn batch_tokens(&self) -> usize {
+        self.backend.batch_tokens()
+    }
+
     /// Tokens of `prompt + text`, cut to `max_tokens`.
     pub(crate) fn tokenize(
         &self,
@@ -125,8 +130,11 @@ impl Model {
             return Err(wrong(tokenizer_file::outside(largest, architecture.vocabulary)));
         }
         let longest = batch.longest();
-        if longest > architecture.places {
-            return Err(wrong(format!("a text of {longest} tokens is longer than the {} places", architecture.places)));
+        if longest > architecture.positions {
+            return Err(wrong(format!(
+                "a text of {longest} tokens is longer than the {} positions",
+                architecture.positions
+            )));
         }
         Ok(())
     }

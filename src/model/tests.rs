@@ -63,14 +63,19 @@ fn bundled_model_in(precision: Precision) -> Model {
     load_from(&snapshot, Place { precision, ..CPU }).expect("model")
 }
 
-/// The same model with its encoder replaced by candle's, on candle's CPU device.
+/// The device of candle: its CPU, or a GPU where a person runs these tests on one (`DATAFUSION_EMBED_TEST_DEVICE=cuda`).
+fn device() -> Device {
+    std::env::var("DATAFUSION_EMBED_TEST_DEVICE").map_or(Device::Candle, |name| name.parse().expect("a device"))
+}
+
+/// The same model with its encoder replaced by candle's, on candle's device.
 fn on_candle(mut model: Model, snapshot: &Snapshot) -> Model {
     let (access, description) = (Access::local(), Arc::clone(&model.description));
     let weights = Weights::open(snapshot.files(&access), &description.folder).expect("weights");
     let steps = description.steps.iter().map(|step| step.load(snapshot.files(&access)));
     let head = Head::new(&description, steps.collect::<Result<_>>().expect("steps"));
-    let place = Place { device: Device::Candle, ..CPU };
-    model.backend = load_backend(&description, &weights, place, head).expect("candle's CPU device");
+    let place = Place { device: device(), ..CPU };
+    model.backend = load_backend(&description, &weights, place, head).expect("candle's device");
     model
 }
 
@@ -494,7 +499,7 @@ fn every_pooling_mode_matches_sentence_transformers() {
         description.steps.clear();
         let expected = expected(&format!("tiny-bert.pool.{}", name.replace("_tokens", "")));
         let largest = expected.iter().flatten().fold(1.0f32, |max, x| max.max(x.abs()));
-        for device in [Device::Cpu, Device::Candle] {
+        for device in [Device::Cpu, device()] {
             let head = Head::new(&tiny.description, Vec::new());
             let place = Place { device, precision: Precision::F32 };
             tiny.backend = load_backend(&tiny.description, &weights, place, head).expect("a backend");
@@ -731,7 +736,7 @@ fn ids_and_texts_beyond_the_tables_are_an_error_and_not_a_panic() {
     let model = fixture_model("tiny-bert");
     let error = |ids: &[u32]| run(&model, &[ids], 32).expect_err("no row").to_string();
     assert!(error(&[2, 1_000_000, 3]).contains("token id 1000000 is outside the embedding table of"));
-    let long = vec![2; model.description.architecture.places + 1];
+    let long = vec![2; model.description.architecture.positions + 1];
     assert!(error(&long).contains("is longer than the"), "{}", error(&long));
 }
 
