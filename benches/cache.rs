@@ -15,7 +15,7 @@ use std::{env, fs};
 
 use datafusion::error::Result;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_embed::{EmbedOptions, cache_usage, register_with};
+use datafusion_embed::{EmbedOptions, cache, register_with};
 use serde_json::json;
 
 #[tokio::main]
@@ -95,7 +95,7 @@ async fn warm(folder: &Path, entries: usize) -> Result<()> {
     let export =
         format!("COPY (SELECT id, embed(body) AS v FROM '{texts}') TO '{}'", folder.join("v.parquet").display());
     let filled = seconds(&session(Some(&cache), &model)?, &look).await?;
-    let usage = &cache_usage(&cache.display().to_string())?[0];
+    let usage = &cache::usage(&cache.display().to_string())?[0];
     let (looked, exported) = (
         seconds(&session(Some(&cache), &model)?, &look).await?,
         seconds(&session(Some(&cache), &model)?, &export).await?,

@@ -1,4 +1,13 @@
 //! The models of this machine, for programs that look after them: what is there, fetching ahead, trying one out.
+//!
+//! ```
+//! use datafusion_embed::{Access, models};
+//!
+//! let check = models::check("tests/fixtures/tiny-bert", &Access::default())?;
+//! assert_eq!((check.architecture.as_str(), check.dim), ("bert", 32));
+//! assert_eq!(check.precisions.len(), 3);
+//! # Ok::<(), datafusion_embed::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,7 +34,7 @@ pub struct KnownModel {
 }
 
 /// The bundled model, the models in the hub's cache folder, and those that this process has loaded, by name.
-pub fn known_models() -> Vec<KnownModel> {
+pub fn known() -> Vec<KnownModel> {
     let mut found = BTreeMap::new();
     for Stored { name, kind, revision, bytes } in model::stored() {
         let (source, revision) = (kind.to_owned(), Some(revision));
@@ -53,13 +62,13 @@ pub fn known_models() -> Vec<KnownModel> {
 ///
 /// [`Error::Model`](crate::Error::Model) where the model is not found, cannot be fetched or does not run here; the files that came stay.
 /// [`Error::Setting`](crate::Error::Setting) where it would have to come from where `access` does not allow it.
-pub fn pull_model(name: &str, access: &Access) -> Result<Option<String>> {
+pub fn pull(name: &str, access: &Access) -> Result<Option<String>> {
     let model = model::find(name, access)?;
     model.fingerprint(access)?;
     Ok(model.description.revision.clone())
 }
 
-/// What [`check_model`] found.
+/// What [`check`] found.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ModelCheck {
@@ -109,7 +118,7 @@ pub struct PrecisionCheck {
 ///
 /// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here at all,
 /// [`Error::Setting`](crate::Error::Setting) where it would have to come from where `access` does not allow it.
-pub fn check_model(name: &str, access: &Access) -> Result<ModelCheck> {
+pub fn check(name: &str, access: &Access) -> Result<ModelCheck> {
     let found = model::find(name, access)?;
     let description = &found.description;
     let fingerprint = found.fingerprint(access)?.to_string();

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Float32Type;
 use datafusion::prelude::SessionContext;
-use datafusion_embed::{EmbedOptions, cache_usage, prune_cache, register_with, verify_cache};
+use datafusion_embed::{EmbedOptions, cache, register_with};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     fs::write(copy.path().join(&files[usize::from(*which) % files.len()]), bytes).expect("a file");
     let folder = copy.path().display().to_string();
     assert_eq!(&embed(copy.path()), vector, "a damaged cache changes no vector");
-    let _ = (cache_usage(&folder), verify_cache(&folder), prune_cache(&folder, 0));
+    let _ = (cache::usage(&folder), cache::verify(&folder), cache::prune(&folder, 0));
 });
 
 /// The vector of a text, with a cache.

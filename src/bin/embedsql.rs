@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    datafusion_embed::program::main(std::env::args_os())
+    datafusion_embed::program::main(std::env::args_os()).into()
 }

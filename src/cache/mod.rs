@@ -1,5 +1,28 @@
 //! Vectors on disk, by what they depend on: never computed twice, in any query, by any process that shares the folder.
 //!
+//! Queries read and write a folder by [`EmbedOptions::cache`](crate::EmbedOptions::cache); what is public here is for whoever
+//! looks after it.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use datafusion::prelude::SessionContext;
+//! use datafusion_embed::{EmbedOptions, cache, register_with};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let folder = folder.path().to_string_lossy();
+//! let ctx = SessionContext::new();
+//! register_with(&ctx, EmbedOptions::default().model("tests/fixtures/tiny-bert").cache(&*folder))?;
+//! ctx.sql("SELECT embed(concat('text ', value)) FROM generate_series(1, 3)").await?.collect().await?;
+//!
+//! let kept = &cache::usage(&folder)?[0];
+//! assert_eq!((kept.entries, kept.misses, kept.precision.as_str()), (3, 3, "f32"));
+//! assert_eq!(cache::verify(&folder)?, (3, 0));
+//! # datafusion::error::Result::<()>::Ok(())
+//! # }).unwrap();
+//! ```
+//!
+//! # How it works
+//!
 //! A *space* is a folder for everything a vector depends on but its text: model files, precision, prompt, limits, the
 //! class of arithmetic. In a space a vector has the hash of its text as its key. Vectors are only ever added, in segments
 //! that one process writes alone: nothing is changed in place, so readers and writers need not agree on anything. Who
@@ -54,7 +77,7 @@ use upkeep::Upkeep;
 /// # Errors
 ///
 /// [`Error::Setting`] where it is no such folder.
-pub fn cache_usage(directory: &str) -> Result<Vec<CacheUse>> {
+pub fn usage(directory: &str) -> Result<Vec<CacheUse>> {
     Ok(existing(directory)?.usage())
 }
 
@@ -63,7 +86,7 @@ pub fn cache_usage(directory: &str) -> Result<Vec<CacheUse>> {
 /// # Errors
 ///
 /// [`Error::Setting`] where it is no such folder.
-pub fn verify_cache(directory: &str) -> Result<(u64, u64)> {
+pub fn verify(directory: &str) -> Result<(u64, u64)> {
     Ok(existing(directory)?.verify())
 }
 
@@ -73,7 +96,7 @@ pub fn verify_cache(directory: &str) -> Result<(u64, u64)> {
 /// # Errors
 ///
 /// [`Error::Setting`] where it is no such folder, or nothing can be removed from it.
-pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<Pruned> {
+pub fn prune(directory: &str, most_bytes: u64) -> Result<Pruned> {
     let cache = existing(directory)?;
     cache.end_segments();
     let upkeep = Upkeep::begin(&cache.directory)
@@ -87,11 +110,11 @@ pub fn prune_cache(directory: &str, most_bytes: u64) -> Result<Pruned> {
 /// # Errors
 ///
 /// [`Error::Setting`] where it is no such folder, or nothing can be removed from it.
-pub fn clear_cache(directory: &str) -> Result<Pruned> {
+pub fn clear(directory: &str) -> Result<Pruned> {
     let path = Path::new(directory);
     let format = access::text(&path.join(FORMAT_FILE)).unwrap_or_default();
     if format == FORMAT || !format.starts_with(ANY_FORMAT) {
-        return prune_cache(directory, 0);
+        return prune(directory, 0);
     }
     let mut left = Upkeep::of_another_format(path).evict(0, 0);
     if left.stayed.is_empty()
@@ -108,7 +131,7 @@ pub(crate) fn usage_so_far(directory: &str) -> Result<Vec<CacheUse>> {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
-    if is_new { Ok(Vec::new()) } else { cache_usage(directory) }
+    if is_new { Ok(Vec::new()) } else { usage(directory) }
 }
 
 /// A folder that is there already: looking at it makes none.

@@ -266,8 +266,8 @@ fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
         assert!(std::process::Command::new("mkfifo").arg(file).status().expect("mkfifo").success());
         let kept = found(&other_process(folder.path()).space(space_key(), 0), 0..10);
         assert!(kept == 0 || !of_space.contains(file), "{file:?}");
-        let _ = (cache_usage(&path), verify_cache(&path), check_format(folder.path(), &path));
-        assert!(prune_cache(&path, u64::MAX).is_ok() || others.contains(file), "{file:?}");
+        let _ = (usage(&path), verify(&path), check_format(folder.path(), &path));
+        assert!(prune(&path, u64::MAX).is_ok() || others.contains(file), "{file:?}");
         fs::remove_file(file).expect("the pipe stays");
         if let Some(saved) = saved {
             fs::write(file, saved).expect("write");
@@ -541,16 +541,16 @@ fn pruning_goes_as_near_as_a_vector_allows() {
     put(&other_process(folder.path()).space(space_key(), 0), 0..4137);
     let path = folder.path().display().to_string();
     fs::write(folder.path().join(FORMAT_FILE), FORMAT).expect("written");
-    assert_eq!(cache_usage(&path).expect("usage").len(), 2);
+    assert_eq!(usage(&path).expect("usage").len(), 2);
     let limit = shape().bytes(2500) + 50;
-    let pruned = prune_cache(&path, limit).expect("pruned");
+    let pruned = prune(&path, limit).expect("pruned");
     assert_eq!(pruned, Pruned { bytes: shape().bytes(2500), stayed: Vec::new() });
     let space = other_process(folder.path()).space(space_key(), 0);
     assert_eq!((found(&space, 0..4137 - 2500), found(&space, 4137 - 2500..4137)), (0, 2500), "the newest stay");
-    let usage = cache_usage(&path).expect("usage");
-    assert_eq!((usage.len(), usage[0].entries, usage[0].bytes), (1, 2500, limit - 50));
-    assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
-    assert_eq!(cache_usage(&path).expect("usage"), []);
+    let found = usage(&path).expect("usage");
+    assert_eq!((found.len(), found[0].entries, found[0].bytes), (1, 2500, limit - 50));
+    assert_eq!(clear(&path).expect("cleared"), Pruned::default());
+    assert_eq!(usage(&path).expect("usage"), []);
     assert_eq!(upkeep::spaces(folder.path()).expect("a list"), [] as [PathBuf; 0], "no folder is left");
 }
 
@@ -590,7 +590,7 @@ fn only_files_of_the_format_are_removed() {
         }
         #[cfg(unix)]
         std::os::unix::fs::symlink(&beside[0], folder.path().join("f".repeat(32))).expect("a link");
-        assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
+        assert_eq!(clear(&path).expect("cleared"), Pruned::default());
         assert_eq!(files(folder.path(), "vectors"), [space.join("1-1-1.vectors")]);
         assert!(own.iter().all(|name| space.join(name).is_file()));
         assert!(beside.iter().all(|folder| folder.join("0000000000000001-1-0.keys").is_file()));
@@ -619,7 +619,7 @@ fn what_is_made_is_for_its_user_alone() {
         let made = mode(&own.join(space_key().folder()));
         // The process's own mask may take more away.
         assert!(mode(&own) == given && made & !inside == 0 && made & 0o700 == 0o700, "{given:o}: {made:o}");
-        clear_cache(&own.display().to_string()).expect("cleared");
+        clear(&own.display().to_string()).expect("cleared");
         fs::remove_dir_all(&own).expect("removed");
     }
 }
@@ -637,7 +637,7 @@ fn what_cannot_be_removed_is_said() {
     let first = files(folder.path(), "keys").remove(0);
     fs::remove_file(&first).expect("removed");
     fs::create_dir(&first).expect("a folder");
-    let pruned = clear_cache(&path).expect("told");
+    let pruned = clear(&path).expect("told");
     assert_eq!(pruned.stayed.len(), 2, "{pruned:?}");
     assert!(pruned.stayed.iter().all(|line| line.contains(".keys: ") && !line.contains('\n')), "{pruned:?}");
     assert!(pruned.stayed[1].contains("a running process is writing it"), "{pruned:?}");
@@ -685,14 +685,14 @@ fn another_format_and_other_files_are_refused() {
         message.contains("has the format \"datafusion-embed vectors 0\"") && message.contains("clear"),
         "{message}"
     );
-    assert_eq!(clear_cache(&path).expect("cleared"), Pruned::default());
+    assert_eq!(clear(&path).expect("cleared"), Pruned::default());
     assert_eq!(fs::read_dir(&path).expect("folder").count(), 0);
     Cache::open(&path).expect("a new folder");
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("holiday.jpg"), "x").expect("write");
     let message = Cache::open(&folder.path().display().to_string()).expect_err("not a cache").to_string();
     assert!(message.contains("files of something else"), "{message}");
-    let message = cache_usage("no/such/folder").expect_err("not there").to_string();
+    let message = usage("no/such/folder").expect_err("not there").to_string();
     assert!(message.contains("not found"), "{message}");
 }
 

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
@@ -160,7 +159,7 @@ pub(crate) enum Source {
 
 impl Args {
     /// Reads a command line, the program's name first; `Err` is the exit code after help was printed or an error reported.
-    pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<(Args, Vec<Source>), ExitCode> {
+    pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<(Args, Vec<Source>), u8> {
         let matches = Args::command().try_get_matches_from(line).map_err(|e| answer(&e))?;
         let args = Args::from_arg_matches(&matches).map_err(|e| answer(&e))?;
         let mut sources = sources(&args, &matches);
@@ -186,16 +185,16 @@ fn sources(args: &Args, matches: &ArgMatches) -> Vec<Source> {
 }
 
 /// Prints help as clap has it, and an error as one line like every other error of this program.
-fn answer(error: &clap::Error) -> ExitCode {
+fn answer(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
         // Help into a closed pipe is no failure.
         let _ = error.print();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Half a command: its help says what goes on.
         let _ = error.print();
-        return ExitCode::from(2);
+        return 2;
     }
     let text = error.render().to_string();
     let told = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));

@@ -11,8 +11,9 @@ use super::downloads;
 use super::failure::Failure;
 use super::output::Output;
 use super::print::{Printer, Shape};
-use crate::{Access, CacheUse, ModelCheck, PrecisionCheck, Pruned};
-use crate::{cache_usage, check_model, clear_cache, known_models, prune_cache, pull_model, verify_cache};
+use crate::Access;
+use crate::cache::{self, CacheUse, Pruned};
+use crate::models::{self, ModelCheck, PrecisionCheck};
 
 /// Does what `embedsql models` asks for.
 pub(crate) fn models(args: &Args, action: Option<&ModelsAction>) -> Result<(), Failure> {
@@ -38,24 +39,24 @@ fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Failure>) -> R
 
 /// The models of this machine.
 pub(crate) fn list_models() -> Result<RecordBatch, Failure> {
-    let models = known_models();
+    let known = models::known();
     rows(&[
-        ("model", models.iter().map(|model| Some(model.name.clone())).collect()),
-        ("source", models.iter().map(|model| Some(model.source.clone())).collect()),
-        ("revision", models.iter().map(|model| model.revision.clone()).collect()),
-        ("size", models.iter().map(|model| (model.bytes > 0).then(|| size(model.bytes))).collect()),
-        ("loaded", models.iter().map(|model| Some(model.loaded.join(", ")).filter(|l| !l.is_empty())).collect()),
+        ("model", known.iter().map(|model| Some(model.name.clone())).collect()),
+        ("source", known.iter().map(|model| Some(model.source.clone())).collect()),
+        ("revision", known.iter().map(|model| model.revision.clone()).collect()),
+        ("size", known.iter().map(|model| (model.bytes > 0).then(|| size(model.bytes))).collect()),
+        ("loaded", known.iter().map(|model| Some(model.loaded.join(", ")).filter(|l| !l.is_empty())).collect()),
     ])
 }
 
 fn pull(name: &str, access: &Access) -> Result<RecordBatch, Failure> {
-    let revision = pull_model(name, access).map_err(failed)?;
+    let revision = models::pull(name, access).map_err(failed)?;
     rows(&[("model", vec![Some(name.to_owned())]), ("revision", vec![revision])])
 }
 
 /// Two tables: what the model is, and how it does in each precision.
 fn check(args: &Args, output: &Output, name: &str, access: &Access) -> Result<(), Failure> {
-    let check = check_model(name, access).map_err(failed)?;
+    let check = models::check(name, access).map_err(failed)?;
     let facts = facts(&check);
     let (names, values): (Vec<_>, Vec<_>) = facts.into_iter().map(|(name, value)| (Some(name), Some(value))).unzip();
     print(args, output, &rows(&[("property", names), ("value", values)])?)?;
@@ -101,15 +102,15 @@ pub(crate) fn cache(args: &Args, action: &CacheAction) -> Result<(), Failure> {
         let rows = match action {
             CacheAction::Stats { directory } => stats(directory)?,
             CacheAction::Verify { directory } => {
-                let (right, damaged) = verify_cache(directory).map_err(failed)?;
+                let (right, damaged) = cache::verify(directory).map_err(failed)?;
                 rows(&[cell("right", right.to_string()), cell("damaged", damaged.to_string())])?
             }
             CacheAction::Prune { directory, to } => {
-                let pruned = prune_cache(directory, *to as u64).map_err(failed)?;
+                let pruned = cache::prune(directory, *to as u64).map_err(failed)?;
                 print(args, output, &rows(&[cell("left", size(pruned.bytes))])?)?;
                 return all_went(directory, &pruned);
             }
-            CacheAction::Clear { directory } => return all_went(directory, &clear_cache(directory).map_err(failed)?),
+            CacheAction::Clear { directory } => return all_went(directory, &cache::clear(directory).map_err(failed)?),
         };
         print(args, output, &rows)
     })
@@ -128,7 +129,7 @@ fn cell(name: &str, value: String) -> (&str, Vec<Option<String>>) {
 }
 
 fn stats(directory: &str) -> Result<RecordBatch, Failure> {
-    let usage = cache_usage(directory).map_err(failed)?;
+    let usage = cache::usage(directory).map_err(failed)?;
     let column = |value: fn(&CacheUse) -> String| usage.iter().map(|space| Some(value(space))).collect();
     rows(&[
         ("model", column(|space| space.model.clone())),

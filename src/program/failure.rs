@@ -4,7 +4,6 @@ use std::any::Any;
 use std::error::Error;
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
@@ -35,20 +34,20 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Writes the error line, if this failure has one, and gives the exit code of the program.
-    pub(crate) fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> u8 {
         match self {
             Failure::Usage(message) => {
                 report(message);
-                ExitCode::from(2)
+                2
             }
             Failure::Statement(message) | Failure::Parquet(message) => {
                 report(message);
-                ExitCode::from(1)
+                1
             }
-            Failure::Panic => ExitCode::from(1),
-            Failure::Interrupted => ExitCode::from(130),
-            Failure::Terminated(code) => ExitCode::from(*code),
-            Failure::ClosedPipe => ExitCode::SUCCESS,
+            Failure::Panic => 1,
+            Failure::Interrupted => 130,
+            Failure::Terminated(code) => *code,
+            Failure::ClosedPipe => 0,
         }
     }
 

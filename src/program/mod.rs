@@ -45,7 +45,6 @@ mod table;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +66,7 @@ const LAST_WAIT: Duration = Duration::from_millis(200);
 ///
 /// It takes signals and panics over and gives neither back, because threads may still be busy when it ends: for a process
 /// that does nothing else.
-pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
     failure::report_panics_in_one_line();
     let (args, sources) = match Args::read(line) {
         Ok(parsed) => parsed,
@@ -80,7 +79,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => start(&args, sources),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => failure.report(),
     }
 }

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::SessionContext;
-use datafusion_embed::{
-    Access, EmbedOptions, Error, Event, check_model, pull_model, register, register_as, register_with,
-};
+use datafusion_embed::{Access, EmbedOptions, Error, Event, models, register, register_as, register_with};
 
 use crate::support::{copy_folder, layout, run, session, tiny_options};
 
@@ -127,8 +125,8 @@ async fn a_host_that_is_offline_stays_offline() {
 fn looking_after_models_asks_too() {
     let access = nothing_but_the_hosts_own();
     for model in [TINY, "acme/tiny"] {
-        let pulled = pull_model(model, &access).expect_err("not allowed");
-        assert_eq!(pulled, check_model(model, &access).map(drop).expect_err("not allowed"));
+        let pulled = models::pull(model, &access).expect_err("not allowed");
+        assert_eq!(pulled, models::check(model, &access).map(drop).expect_err("not allowed"));
         assert!(matches!(&pulled, Error::Setting(text) if text.contains(model)), "{pulled}");
     }
 }

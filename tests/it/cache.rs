@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use datafusion::prelude::SessionContext;
-use datafusion_embed::cache_usage;
+use datafusion_embed::cache;
 use proptest::prelude::*;
 
 use crate::support::{count, embedded, run, session, tiny_session, vectors_by_id};
@@ -135,7 +135,7 @@ async fn a_limit_holds_while_a_query_writes() {
     run(&ctx, "SET embed.cache_size = '20K'").await;
     run(&ctx, "SELECT embed(concat('text ', i)) FROM generate_series(1, 4000) AS t(i)").await;
     // Before anybody looks at the folder again.
-    let bytes: u64 = cache_usage(&path).expect("usage").iter().map(|space| space.bytes).sum();
+    let bytes: u64 = cache::usage(&path).expect("usage").iter().map(|space| space.bytes).sum();
     assert!((10_000..=20 * 1024 + 20 * 1024 / 16 + 100).contains(&bytes), "{bytes}");
     assert_eq!(embedded(&ctx).await, 4000);
 }
@@ -230,7 +230,7 @@ fn pruning_leaves_as_much_as_it_may() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display().to_string();
     fill(folder.path(), 4137);
-    let bytes = || cache_usage(&path).expect("usage").iter().map(|space| space.bytes).sum::<u64>();
+    let bytes = || cache::usage(&path).expect("usage").iter().map(|space| space.bytes).sum::<u64>();
     let all = bytes();
     let most = all * 2 / 3;
     let output = embedsql(["cache", "prune", &path, "--to", &most.to_string(), "--format", "csv"]);
@@ -337,7 +337,7 @@ async fn an_export_that_is_killed_goes_on_where_it_was() {
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
     };
     let entries =
-        || cache_usage(&path("cache")).map_or(0, |usage| usage.iter().map(|space| space.entries).sum::<u64>());
+        || cache::usage(&path("cache")).map_or(0, |usage| usage.iter().map(|space| space.entries).sum::<u64>());
     let mut before = 0;
     for kill in 0..20u64 {
         let mut child = start();

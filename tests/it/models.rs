@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use datafusion_embed::{Precision, check_model, known_models, pull_model};
+use datafusion_embed::{Precision, models};
 
 use crate::support::{copy_folder, count, offline, run, session, vectors_by_id};
 
@@ -17,7 +17,7 @@ fn own_copy(name: &str) -> (tempfile::TempDir, String) {
 }
 
 fn is_loaded(name: &str) -> bool {
-    known_models().iter().any(|model| model.name == name && !model.loaded.is_empty())
+    models::known().iter().any(|model| model.name == name && !model.loaded.is_empty())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,7 @@ async fn weights_are_freed_when_others_need_the_room_and_loaded_again() {
     assert!(is_loaded(&first), "the default has room for it");
     run(&ctx, "SET embed.model_memory = '1K'").await;
     vectors_by_id(&ctx, &vector(&second)).await;
-    assert!(is_loaded(&second) && !is_loaded(&first), "{:?}", known_models());
+    assert!(is_loaded(&second) && !is_loaded(&first), "{:?}", models::known());
     assert!(vectors_by_id(&ctx, &vector(&first)).await == before);
     // The counters outlive the weights; the literal of a plan is remembered.
     assert_eq!(count(&ctx, "SELECT count(*) FROM embed_models() WHERE rows_embedded >= 1").await, 2);
@@ -59,7 +59,7 @@ async fn weights_are_freed_when_others_need_the_room_and_loaded_again() {
 #[test]
 fn a_check_says_what_a_model_is_and_how_it_does() {
     let (_folder, path) = own_copy("gemma3");
-    let check = check_model(&path, &offline()).expect("a model");
+    let check = models::check(&path, &offline()).expect("a model");
     assert_eq!((check.architecture.as_str(), check.pooling.as_str(), check.dim), ("gemma3_text", "mean", 40));
     assert_eq!(check.modules, ["Dense 48 -> 64 Identity", "Dense 64 -> 40 Identity", "Normalize"]);
     assert_eq!((check.max_tokens, check.source.as_str(), check.prompts.len()), (Some(64), "directory", 2));
@@ -73,7 +73,7 @@ fn a_check_says_what_a_model_is_and_how_it_does() {
 
 #[test]
 fn a_fingerprint_is_that_of_the_files_and_not_of_their_place() {
-    let fingerprint = |path: &str| check_model(path, &offline()).expect("a model").fingerprint;
+    let fingerprint = |path: &str| models::check(path, &offline()).expect("a model").fingerprint;
     let ((_a, first), (_b, second)) = (own_copy("camembert"), own_copy("camembert"));
     let original = fingerprint(&first);
     assert_eq!(original.len(), 64);
@@ -95,11 +95,11 @@ fn a_fingerprint_is_that_of_the_files_and_not_of_their_place() {
 #[test]
 fn pulling_what_is_here_fetches_nothing_and_what_is_not_there_says_so() {
     let (_folder, path) = own_copy("xlm-roberta");
-    assert_eq!(pull_model(&path, &offline()).expect("a directory"), None);
-    let message = pull_model("no-such-model", &offline()).expect_err("not there").to_string();
+    assert_eq!(models::pull(&path, &offline()).expect("a directory"), None);
+    let message = models::pull("no-such-model", &offline()).expect_err("not there").to_string();
     assert!(message.contains("no-such-model") && message.contains("not found"), "{message}");
     let (_folder, path) = own_copy("xlm-roberta");
     fs::remove_file(Path::new(&path).join("model.safetensors")).expect("remove");
-    let message = pull_model(&path, &offline()).expect_err("no weights").to_string();
+    let message = models::pull(&path, &offline()).expect_err("no weights").to_string();
     assert!(message.contains("model.safetensors not found"), "{message}");
 }

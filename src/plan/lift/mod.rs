@@ -59,5 +59,6 @@ mod tests;
 mod union;
 mod window;
 
+#[cfg(feature = "stages")]
 pub(crate) use rule::fail_on_broken_rule;
 pub(super) use rule::lift;

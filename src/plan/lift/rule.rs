@@ -89,11 +89,12 @@ fn lifted(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     Ok(Some(lifted).filter(|lifted| same_columns(plan.schema(), lifted.schema())))
 }
 
-/// Whether a rule that fails is an error of the query, see [`fail_on_broken_rule`].
+/// Whether a rule that fails is an error of the query, see `fail_on_broken_rule`.
 static FAILS: AtomicBool = AtomicBool::new(false);
 
 /// From now on a rule that fails is an error of the query that it failed on, in the whole process: for tests, which would
 /// not see a query that is only slow.
+#[cfg(feature = "stages")]
 pub(crate) fn fail_on_broken_rule() {
     FAILS.store(true, Ordering::Relaxed);
 }
