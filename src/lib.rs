@@ -79,6 +79,17 @@
 //! * A device has one *lane*, whose workers serve every session of the process.
 //! * What a statement writes is in `files/`, and so is the list of what may ever be removed.
 //!
+//! # What became of the first design
+//!
+//! * The logical node and the operator were to hold a session. They hold data and find the session, so that a plan can be written
+//!   down (`EmbedCodec`) and run elsewhere.
+//! * candle was to load weights for all devices. Every device reads them from the same snapshot now, and gives finished vectors.
+//! * Each session was to have its workers. A device has them, because it is the device that gets no faster by more.
+//! * Models of the hub were to come by hf-hub. They come by ureq: `Cargo.toml` says why.
+//! * Kept vectors were to lie in an embedded database. They lie in segments of our own: `cache/` says why.
+//! * The program was a binary of its own. It is a module, so that a wheel and the processes of a cluster run the same code, and
+//!   what made its files whole is the library's.
+//!
 //! # Words
 //!
 //! | word | here |
@@ -97,7 +108,7 @@
 //! | precision, role | arithmetic of the encoder; which prompt goes before a text |
 
 mod access;
-mod cache;
+pub mod cache;
 mod engine;
 mod error;
 pub mod expr_fn;
@@ -106,22 +117,23 @@ mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;
 mod model;
-mod models;
+pub mod models;
 mod options;
 mod plan;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod program;
 mod session;
+#[cfg(feature = "stages")]
 #[doc(hidden)]
 pub mod stages;
 
 pub use access::{Access, Download, Event};
-pub use cache::{CacheUse, Pruned, cache_usage, clear_cache, prune_cache, verify_cache};
 pub use engine::Counts;
 pub use error::Error;
-pub use models::{KnownModel, ModelCheck, PrecisionCheck, check_model, known_models, pull_model};
 pub use options::{Device, EmbedOptions, Precision, parse_size};
+#[cfg(feature = "cluster")]
+pub use plan::EmbedCodec;
 pub use plan::EmbedPlanner;
 pub use session::SessionOptions;
 
@@ -256,6 +268,7 @@ pub fn features() -> Vec<&'static str> {
         ("bundled-model", model::is_bundled(options::BUNDLED_NAME)),
         ("candle", cfg!(feature = "candle")),
         ("cli", cfg!(feature = "cli")),
+        ("cluster", cfg!(feature = "cluster")),
         ("cuda", cfg!(feature = "cuda")),
         ("hub", cfg!(feature = "hub")),
         ("metal", cfg!(feature = "metal")),

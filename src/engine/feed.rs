@@ -12,12 +12,13 @@ use parking_lot::Mutex;
 use super::call::{Call, Machine};
 use super::counters::Counters;
 use super::encoding::{Encoding, Loaded};
+use super::identity::Planned;
 use super::lane::{Lane, Share};
 use super::query::{BYTES_PER_TEXT, Query};
 use super::ticket::{Job, Slot, Ticket, values_of};
 use crate::cache::{Key, Space};
 use crate::error::{Error, Result};
-use crate::model::{Found, Tokens};
+use crate::model::Tokens;
 use crate::options::Device;
 
 /// Model batches that a query may have in its lane, per worker: one runs, one waits for its turn.
@@ -27,49 +28,6 @@ pub(crate) const BATCHES_PER_WORKER: usize = 2;
 fn lane_of(device: Device) -> &'static Lane<Job> {
     static LANES: LazyLock<Mutex<HashMap<Device, &'static Lane<Job>>>> = LazyLock::new(Mutex::default);
     LANES.lock().entry(device).or_insert_with(Lane::start)
-}
-
-/// What a plan was made with: whoever runs it has to come to the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Planned {
-    /// Length of a vector.
-    pub(crate) dimensions: usize,
-    /// [`Found::digest`] of the model.
-    pub(crate) description: String,
-    /// Of the model's files, where it was known.
-    pub(crate) fingerprint: Option<String>,
-}
-
-impl Planned {
-    /// # Errors
-    ///
-    /// [`Error::Model`] where the model here is another one.
-    fn check(&self, call: &Call, machine: &Machine, found: &Found) -> Result<()> {
-        let dimensions = call.dimensions(&found.description)?;
-        let name = &found.description.name;
-        if dimensions != self.dimensions {
-            return Err(Error::Model(format!(
-                "model \"{name}\": its vectors have {dimensions} values here, and {} where the query was planned; use the \
-                 same model in both places, or plan the query again",
-                self.dimensions
-            )));
-        }
-        if found.digest != self.description {
-            return Err(Error::Model(format!(
-                "model \"{name}\": its files say something else than where the query was planned; use the same model in both \
-                 places, or plan the query again"
-            )));
-        }
-        let Some(planned) = &self.fingerprint else { return Ok(()) };
-        let here = machine.fingerprint(found)?.to_string();
-        if here == *planned {
-            return Ok(());
-        }
-        Err(Error::Model(format!(
-            "model \"{name}\": its files have the fingerprint {here} here, and {planned} where the query was planned; use \
-             the same model in both places, or plan the query again"
-        )))
-    }
 }
 
 /// See the head of this file.
@@ -111,11 +69,11 @@ impl Feed {
         query: &Arc<Query>,
         call: &Call,
         machine: &Machine,
-        planned: Option<&Planned>,
+        planned: &Planned,
         counters: Arc<Counters>,
     ) -> Result<Self> {
         let found = query.model(call, machine)?;
-        planned.map_or(Ok(()), |planned| planned.check(call, machine, &found))?;
+        planned.check(call, machine, &found)?;
         let description = &found.description;
         let (dimensions, max_tokens) = (call.dimensions(description)?, call.limit(description)?);
         let space = machine.space(call, &found, dimensions, max_tokens)?;
@@ -322,7 +280,8 @@ mod tests {
         let machine = Machine::new(options.clone(), 2, Access::local());
         let call = Call::new(&options, Role::Plain, None);
         let query = Query::start(&common, most_bytes);
-        let feed = || Feed::open(&query, &call, &machine, None, Arc::default()).expect("the fixture");
+        let planned = Planned { dimensions: 32, identity: None };
+        let feed = || Feed::open(&query, &call, &machine, &planned, Arc::default()).expect("the fixture");
         let (a, b) = (feed(), feed());
         Two { common, a, b }
     }

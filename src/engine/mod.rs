@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `call.rs` | one call: what of it decides a vector, and what the machine decides that runs it |
 //! | `session.rs` | what the functions of one session share, and how they find it |
+//! | `identity.rs` | what a plan was made with: whoever runs it has to come to the same |
 //! | `query.rs` | one query: each distinct text once |
 //! | `feed.rs` | a stream's access to its query: texts in, slots out |
 //! | `batch.rs` | tokens -> model batches under a token budget |
@@ -30,6 +31,7 @@ mod call;
 mod counters;
 mod encoding;
 mod feed;
+mod identity;
 mod lane;
 mod query;
 mod running;
@@ -39,7 +41,8 @@ mod ticket;
 pub(crate) use call::{Call, Machine};
 pub use counters::Counts;
 pub(crate) use counters::{Counters, ModelUse};
-pub(crate) use feed::{BATCHES_PER_WORKER, Feed, Planned};
+pub(crate) use feed::{BATCHES_PER_WORKER, Feed};
+pub(crate) use identity::{Identity, Planned};
 pub(crate) use query::Query;
 pub(crate) use session::{Session, SessionEntry};
 pub(crate) use ticket::{Slot, values_of};

@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::call::{Call, Machine};
 use super::counters::ModelUse;
 use super::feed::Feed;
+use super::identity::{Identity, Planned};
 use super::query::{Common, Query};
 use crate::access::Access;
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub(crate) struct Session {
     common: Arc<Common>,
     literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
     access: RwLock<Access>,
+    /// The models that calls were planned with here, by the names that the calls have.
+    planned: Mutex<HashMap<String, Weak<Found>>>,
 }
 
 /// What a literal's vector depends on (I1), on any machine.
@@ -52,9 +55,18 @@ impl Session {
         Machine::new(options, config.execution.target_partitions, access)
     }
 
-    /// A call's model as its files are now, for a session that is to stay offline or not.
+    /// The model that a call is planned with: as its files are now, for a session that is to stay offline or not.
     pub(crate) fn find(&self, call: &Call, offline: bool) -> Result<Arc<Found>> {
-        model::find(&call.model, &self.access(offline))
+        let found = model::find(&call.model, &self.access(offline))?;
+        self.planned.lock().insert(call.model.clone(), Arc::downgrade(&found));
+        Ok(found)
+    }
+
+    /// The models that calls were planned with here, by the names that the calls have.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn identities(&self) -> HashMap<String, Identity> {
+        let planned = self.planned.lock();
+        planned.iter().filter_map(|(name, found)| Some((name.clone(), Identity::of(&*found.upgrade()?)))).collect()
     }
 
     fn access(&self, offline: bool) -> Access {
@@ -72,22 +84,36 @@ impl Session {
     }
 
     /// Vectors of a column of texts, `[rows, dimensions]`; the row of a NULL is zero. Equal texts go through the model once.
-    pub(crate) fn embed(&self, call: &Call, machine: &Machine, rows: &[Option<&str>]) -> Result<Vec<f32>> {
+    pub(crate) fn embed(
+        &self,
+        call: &Call,
+        planned: &Planned,
+        machine: &Machine,
+        rows: &[Option<&str>],
+    ) -> Result<Vec<f32>> {
         if rows.iter().all(Option::is_none) {
-            return Ok(vec![0.0; rows.len() * call.dimensions(&machine.find(&call.model)?.description)?]);
+            return Ok(vec![0.0; rows.len() * planned.dimensions]);
         }
-        embed_in(&self.start_query(usize::MAX), call, machine, rows)
+        embed_in(&self.start_query(usize::MAX), call, planned, machine, rows)
     }
 
     /// The vector of a literal. Planning folds the same literal again and again, so the session remembers them.
-    pub(crate) fn embed_literal(&self, call: &Call, machine: &Machine, text: &str) -> Result<Vec<f32>> {
+    pub(crate) fn embed_literal(
+        &self,
+        call: &Call,
+        planned: &Planned,
+        machine: &Machine,
+        text: &str,
+    ) -> Result<Vec<f32>> {
         let query = self.start_query(usize::MAX);
-        let model = query.model(call, machine)?.number;
-        let key = LiteralKey { text: text.to_owned(), call: call.clone(), place: machine.place(call), model };
+        let found = query.model(call, machine)?;
+        planned.check(call, machine, &found)?;
+        let (place, model) = (machine.place(call), found.number);
+        let key = LiteralKey { text: text.to_owned(), call: call.clone(), place, model };
         if let Some(vector) = self.literals.lock().get(&key) {
             return Ok(vector.clone());
         }
-        let vector = embed_in(&query, call, machine, &[Some(text)])?;
+        let vector = embed_in(&query, call, planned, machine, &[Some(text)])?;
         let mut literals = self.literals.lock();
         if literals.len() == REMEMBERED_LITERALS {
             // More than any query has: what planning needs again is remembered again.
@@ -97,17 +123,21 @@ impl Session {
         Ok(vector)
     }
 
-    /// Number of tokens of each text before truncation, special tokens counted, prompt not.
+    /// Number of tokens of each text before truncation, special tokens counted, prompt not; `planned` is the call's model where a
+    /// plan says which.
     pub(crate) fn count_tokens(
         &self,
         call: &Call,
+        planned: Option<&Identity>,
         machine: &Machine,
         rows: &[Option<&str>],
     ) -> Result<Vec<Option<i64>>> {
         if rows.iter().all(Option::is_none) {
             return Ok(vec![None; rows.len()]);
         }
-        let model = machine.load(call, &*machine.find(&call.model)?)?;
+        let found = machine.find(&call.model)?;
+        planned.map_or(Ok(()), |planned| planned.check(machine, &found))?;
+        let model = machine.load(call, &found)?;
         let running = &self.start_query(0).running;
         let go_on = || running.go_on();
         let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
@@ -133,8 +163,14 @@ impl Session {
 }
 
 /// Vectors of texts in a query of their own.
-fn embed_in(query: &Arc<Query>, call: &Call, machine: &Machine, rows: &[Option<&str>]) -> Result<Vec<f32>> {
-    let mut feed = Feed::open(query, call, machine, None, Arc::default())?;
+fn embed_in(
+    query: &Arc<Query>,
+    call: &Call,
+    planned: &Planned,
+    machine: &Machine,
+    rows: &[Option<&str>],
+) -> Result<Vec<f32>> {
+    let mut feed = Feed::open(query, call, machine, planned, Arc::default())?;
     let slots = rows.iter().map(|row| row.map(|text| feed.push(text)).transpose()).collect::<Result<Vec<_>>>()?;
     feed.wait(&slots)
 }

@@ -15,7 +15,7 @@ use datafusion_macros::user_doc;
 
 use super::settings::Settings;
 use super::text::{self, TextColumn, literal_text};
-use crate::engine::{Call, Session};
+use crate::engine::{Call, Planned, Session};
 use crate::model::{Found, Role};
 
 /// The embedding function in one of its roles.
@@ -29,6 +29,11 @@ pub(crate) struct Embed {
 impl Embed {
     pub(super) fn new(role: Role, settings: Settings) -> Self {
         Self { role, settings, signature: text::signature() }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -95,20 +100,23 @@ impl ScalarUDFImpl for Embed {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let call = self.call(text::model_argument(self.name(), &args.args)?);
         let (session, machine) = self.settings.running(&args.config_options);
+        let vector_type = args.return_field.data_type();
+        let planned =
+            Planned { dimensions: dimensions(vector_type)?, identity: self.settings.identity(&call).cloned() };
         match &args.args[0] {
             ColumnarValue::Array(array) => {
                 let texts = TextColumn::new(array)?;
                 let rows = texts.rows();
-                let values = session.embed(&call, &machine, &rows)?;
+                let values = session.embed(&call, &planned, &machine, &rows)?;
                 let nulls = rows.iter().map(Option::is_some).collect::<Vec<_>>().into();
-                Ok(ColumnarValue::Array(Arc::new(vectors(values, nulls, args.return_field.data_type())?)))
+                Ok(ColumnarValue::Array(Arc::new(vectors(values, nulls, vector_type)?)))
             }
             ColumnarValue::Scalar(value) => {
                 let Some(text) = literal_text(value) else {
-                    return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(args.return_field.data_type())?));
+                    return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(vector_type)?));
                 };
-                let values = session.embed_literal(&call, &machine, text)?;
-                let array = vectors(values, NullBuffer::new_valid(1), args.return_field.data_type())?;
+                let values = session.embed_literal(&call, &planned, &machine, text)?;
+                let array = vectors(values, NullBuffer::new_valid(1), vector_type)?;
                 Ok(ColumnarValue::Scalar(ScalarValue::FixedSizeList(Arc::new(array))))
             }
         }
@@ -126,6 +134,14 @@ impl ScalarUDFImpl for Embed {
 /// The type of a vector column.
 fn vector_type(dimensions: usize) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), dimensions as i32)
+}
+
+/// Length of the vectors of a column.
+fn dimensions(data_type: &DataType) -> Result<usize> {
+    match data_type {
+        DataType::FixedSizeList(_, dimensions) => Ok(*dimensions as usize),
+        other => internal_err!("a vector column is a FixedSizeList, not {other}"),
+    }
 }
 
 /// `[rows, dimensions]` values as a column of this type, without a copy.

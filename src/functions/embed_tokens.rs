@@ -38,6 +38,11 @@ impl EmbedTokens {
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, signature: text::signature() }
     }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
 }
 
 impl ScalarUDFImpl for EmbedTokens {
@@ -73,13 +78,14 @@ impl ScalarUDFImpl for EmbedTokens {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let call = self.settings.call(Role::Plain, text::model_argument(self.name(), &args.args)?);
         let (session, machine) = self.settings.running(&args.config_options);
+        let planned = self.settings.identity(&call);
         Ok(match &args.args[0] {
             ColumnarValue::Array(array) => {
-                let counts = session.count_tokens(&call, &machine, &text::TextColumn::new(array)?.rows())?;
+                let counts = session.count_tokens(&call, planned, &machine, &text::TextColumn::new(array)?.rows())?;
                 ColumnarValue::Array(Arc::new(Int64Array::from(counts)))
             }
             ColumnarValue::Scalar(value) => {
-                let counts = session.count_tokens(&call, &machine, &[literal_text(value)])?;
+                let counts = session.count_tokens(&call, planned, &machine, &[literal_text(value)])?;
                 ColumnarValue::Scalar(ScalarValue::Int64(counts[0]))
             }
         })

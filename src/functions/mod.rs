@@ -7,6 +7,7 @@
 //! | `cosine_similarity.rs` | `cosine_similarity` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
+//! | `written.rs` | a function out of this session's plan as data, and back in another session |
 //! | `settings.rs` | what a function was planned under, and the session that it runs in |
 //! | `state_table.rs` | what the two tables have in common |
 //! | `text.rs` | how a text column and a model name are read |
@@ -19,6 +20,8 @@ mod embed_tokens;
 mod settings;
 mod state_table;
 mod text;
+#[cfg(feature = "cluster")]
+mod written;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -36,11 +39,12 @@ use embed_tokens::EmbedTokens;
 pub(crate) use settings::Settings;
 use state_table::StateTable;
 pub(crate) use text::{TextColumn, literal_text};
+#[cfg(feature = "cluster")]
+pub(crate) use written::{WrittenCall, WrittenFunction};
 
 /// Puts every function into a session's state, and gives the names of the host's own functions that were in their place.
 pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<Vec<String>> {
-    let roles = [Role::Plain, Role::Query, Role::Document];
-    let mut functions: Vec<ScalarUDF> = roles.map(|role| Embed::new(role, settings.clone()).into()).into();
+    let mut functions: Vec<ScalarUDF> = Role::ALL.map(|role| Embed::new(role, settings.clone()).into()).into();
     functions.push(EmbedTokens::new(settings.clone()).into());
     functions.push(CosineSimilarity::new().into());
     let mut replaced = Vec::new();

@@ -1,12 +1,13 @@
 //! What a function was planned under, and the session that it runs in.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 
-use crate::engine::{Call, Machine, Session};
+use crate::engine::{Call, Identity, Machine, Session};
 use crate::model::{Found, Role};
 use crate::options::{EmbedOptions, Precision};
 
@@ -18,11 +19,19 @@ pub(crate) struct Settings {
     /// For a configuration that has no session of its own: made anew where a function is registered or comes out of a plan that
     /// was written down.
     session: Arc<Session>,
+    /// The models that a function out of a written plan was planned with, by the names that calls have.
+    identities: Arc<HashMap<String, Identity>>,
 }
 
 impl Settings {
     pub(crate) fn new(options: EmbedOptions, session: Arc<Session>) -> Self {
-        Self { options, session }
+        Self { options, session, identities: Arc::default() }
+    }
+
+    /// Of a function out of a written plan, with a session made anew.
+    #[cfg(feature = "cluster")]
+    pub(super) fn written(call: &Call, identities: HashMap<String, Identity>) -> Self {
+        Self { options: call.options(), session: Arc::default(), identities: Arc::new(identities) }
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -32,7 +41,8 @@ impl Settings {
     /// The same under a changed configuration.
     pub(super) fn updated(&self, config: &ConfigOptions) -> Self {
         let options = config.extensions.get::<EmbedOptions>().unwrap_or(&self.options).clone();
-        Self { options, session: Session::of(config).unwrap_or_else(|| Arc::clone(&self.session)) }
+        let session = Session::of(config).unwrap_or_else(|| Arc::clone(&self.session));
+        Self { options, session, identities: Arc::clone(&self.identities) }
     }
 
     /// A call in a role, with the model that its second argument names.
@@ -43,6 +53,19 @@ impl Settings {
     /// The model of a call as its small files say now.
     pub(super) fn find(&self, call: &Call) -> Result<Arc<Found>> {
         Ok(self.session.find(call, self.options.offline)?)
+    }
+
+    /// The models that calls were planned with, by the names that calls have: as a written plan says, else as here.
+    #[cfg(feature = "cluster")]
+    pub(super) fn identities(&self) -> HashMap<String, Identity> {
+        let mut identities = self.session.identities();
+        identities.extend(self.identities.iter().map(|(name, identity)| (name.clone(), identity.clone())));
+        identities
+    }
+
+    /// The model that a call was planned with, where a written plan says which.
+    pub(super) fn identity(&self, call: &Call) -> Option<&Identity> {
+        self.identities.get(&call.model)
     }
 
     /// The session and the machine that a call runs in.

@@ -39,10 +39,10 @@ use crate::options::EmbedOptions;
 #[derive(Debug, Clone)]
 pub(crate) struct EmbedExec {
     pub(super) input: Arc<dyn ExecutionPlan>,
-    calls: Vec<PlannedCall>,
+    pub(super) calls: Vec<PlannedCall>,
     properties: Arc<PlanProperties>,
     /// Reads the input's partitions one after the other into one of its own.
-    joins_partitions: bool,
+    pub(super) joins_partitions: bool,
     /// The one that this operator was last part of.
     execution: Arc<Mutex<Option<Arc<Execution>>>>,
     streams: Arc<Mutex<Vec<StreamCounters>>>,

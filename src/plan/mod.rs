@@ -8,6 +8,7 @@
 //! | `planned.rs` | a call in a physical plan |
 //! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
+//! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `execution.rs` | what the operators of one execution share |
@@ -23,6 +24,8 @@
 
 mod calls;
 mod change;
+#[cfg(feature = "cluster")]
+mod codec;
 mod dml;
 mod exec;
 mod execution;
@@ -34,6 +37,9 @@ mod planned;
 mod planner;
 mod stream;
 
+#[cfg(feature = "cluster")]
+pub use codec::EmbedCodec;
+#[cfg(feature = "stages")]
 pub(crate) use lift::fail_on_broken_rule;
 pub use planner::EmbedPlanner;
 pub(crate) use planner::install;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::engine::{Call, Planned};
+use crate::engine::{Call, Identity, Planned};
 
 /// A call with its text over the operator's input.
 #[derive(Debug, Clone)]
@@ -16,17 +16,14 @@ pub(super) struct PlannedCall {
     /// The column that it gives.
     pub(super) field: FieldRef,
     pub(super) call: Call,
-    /// What the model's small files said when this was planned, see [`Planned`].
-    pub(super) description: String,
-    /// Of the model's files, where it was known when this was planned.
-    pub(super) fingerprint: Option<String>,
+    /// Of the model when this was planned.
+    pub(super) identity: Identity,
 }
 
 impl PlannedCall {
     /// What whoever runs it has to come to as well.
     pub(super) fn planned(&self) -> Planned {
-        let (description, fingerprint) = (self.description.clone(), self.fingerprint.clone());
-        Planned { dimensions: self.dimensions(), description, fingerprint }
+        Planned { dimensions: self.dimensions(), identity: Some(self.identity.clone()) }
     }
 
     /// Length of a vector.

@@ -22,6 +22,7 @@ use super::file_order::FileOrder;
 use super::lift::lift;
 use super::node::EmbedNode;
 use super::planned::PlannedCall;
+use crate::engine::Identity;
 
 /// Plans the operator that runs `embed()`.
 ///
@@ -82,14 +83,13 @@ impl ExtensionPlanner for EmbedPlanner {
             let Some((embed, text, model)) = calls::parts(call) else { return Ok(None) };
             let field = call.to_field(schema)?.1;
             let call = embed.call(model);
-            let found = embed.find(&call)?;
+            let identity = Identity::of(embed.find(&call)?.as_ref());
             planned.push(PlannedCall {
                 function: embed.name().to_owned(),
                 text: planner.create_physical_expr(text, schema, session, context)?,
                 field: Arc::new(field.as_ref().clone().with_name(name)),
-                description: found.digest.clone(),
-                fingerprint: found.known_fingerprint().map(ToString::to_string),
                 call,
+                identity,
             });
         }
         let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned)?;

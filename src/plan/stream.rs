@@ -51,7 +51,7 @@ impl StreamCall {
             None => {
                 let (call, planned) = (&self.planned.call, self.planned.planned());
                 let counters = Arc::clone(&self.counters);
-                self.feed.insert(Feed::open(&execution.query, call, &self.machine, Some(&planned), counters)?)
+                self.feed.insert(Feed::open(&execution.query, call, &self.machine, &planned, counters)?)
             }
         };
         Ok(feed.push(text)?)

@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
-use datafusion_embed::check_model;
+use datafusion_embed::models;
 use tempfile::TempDir;
 
 use crate::support::{copy_folder, count, offline, run, session, vectors_by_id};
 
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const OTHER: &str = "tests/fixtures/architectures/electra";
 
 /// A copy of tiny-bert that no other test has.
-struct Model(TempDir);
+pub(crate) struct Model(pub(crate) TempDir);
 
 impl Model {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         copy_folder(Path::new("tests/fixtures/tiny-bert"), folder.path());
         Self(folder)
@@ -35,12 +35,12 @@ impl Model {
         Self(folder)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// The vector of a text.
-    async fn vector(&self, ctx: &SessionContext, text: &str) -> Vec<u32> {
+    pub(crate) async fn vector(&self, ctx: &SessionContext, text: &str) -> Vec<u32> {
         let model = self.0.path().display();
         let sql = format!("SELECT 1::BIGINT, embed(column1, '{model}') FROM (VALUES ('{text}'))");
         let found = vectors_by_id(ctx, &sql).await;
@@ -55,7 +55,7 @@ impl Model {
 
 /// How people replace a file.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(crate) enum Way {
     /// Another file takes the name.
     Renamed,
     /// The same file gets other bytes.
@@ -67,7 +67,7 @@ enum Way {
 const WAYS: [Way; 3] = [Way::Renamed, Way::InPlace, Way::InSecret];
 
 /// Other weights of the same shape: every byte of the last layers but the exponents.
-fn change(path: &Path, way: Way) {
+pub(crate) fn change(path: &Path, way: Way) {
     let mut bytes = fs::read(path).expect("weights");
     let length = bytes.len();
     bytes[length - 20_000..].chunks_mut(4).for_each(|float| float[2] ^= 0x55);
@@ -89,7 +89,7 @@ fn write(path: &Path, bytes: &[u8], way: Way) {
     }
 }
 
-async fn set_cache(ctx: &SessionContext, folder: &TempDir) {
+pub(crate) async fn set_cache(ctx: &SessionContext, folder: &TempDir) {
     run(ctx, &format!("SET embed.cache = '{}'", folder.path().display())).await;
 }
 
@@ -190,7 +190,7 @@ async fn run_again(ctx: &SessionContext, sql: &str) {
 fn error_of(model: &Model) -> String {
     let path = model.0.path().display().to_string();
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || drop(sender.send(check_model(&path, &offline()).map(drop))));
+    thread::spawn(move || drop(sender.send(models::check(&path, &offline()).map(drop))));
     let found = receiver.recv_timeout(Duration::from_secs(60)).expect("no hang");
     let message = found.expect_err("no model").to_string();
     assert!(message.starts_with("model directory ") && !message.contains('\n'), "{message}");
@@ -261,7 +261,7 @@ fn a_link_that_leads_nowhere_is_no_missing_file() {
     // Links that lead somewhere are what hub caches are made of.
     fs::remove_file(model.file("1_Pooling")).expect("removed");
     std::os::unix::fs::symlink("elsewhere", model.file("1_Pooling")).expect("linked");
-    check_model(&model.0.path().display().to_string(), &offline()).expect("a model");
+    models::check(&model.0.path().display().to_string(), &offline()).expect("a model");
 }
 
 #[test]
@@ -276,11 +276,11 @@ fn a_huge_text_file_is_refused_before_it_is_read() {
 fn a_model_without_modules_says_how_it_is_pooled() {
     let model = Model::new();
     fs::remove_file(model.file("modules.json")).expect("removed");
-    let check = check_model(&model.0.path().display().to_string(), &offline()).expect("a model");
+    let check = models::check(&model.0.path().display().to_string(), &offline()).expect("a model");
     let assumption = check.assumption.expect("pooling is said nowhere");
     assert!(assumption.starts_with("no modules.json: pooled by mean"), "{assumption}");
     assert_eq!(
-        check_model(&Model::new().0.path().display().to_string(), &offline()).expect("a model").assumption,
+        models::check(&Model::new().0.path().display().to_string(), &offline()).expect("a model").assumption,
         None
     );
 }

@@ -10,6 +10,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
 
+#[cfg(feature = "cluster")]
+use crate::support::run_elsewhere;
 use crate::support::{embedded, run, tiny_session};
 
 const ROWS: i64 = 20_000;
@@ -102,6 +104,12 @@ async fn tables(ctx: &SessionContext, format: &str, directory: &Path) {
     run(ctx, "CREATE VIEW vectors AS SELECT id, embed(body) AS e FROM docs").await;
 }
 
+/// Writes the file of `docs`.
+async fn written(directory: &Path, format: &str) {
+    let file = directory.join(format!("docs.{format}")).display().to_string();
+    run(&tiny_session(1, 8192), &format!("COPY ({}) TO '{file}'", made_up())).await;
+}
+
 fn made_up() -> String {
     format!(
         "SELECT i AS id, concat('title ', i) AS title, concat('text ', i) AS body, i % 50 AS grp \
@@ -113,8 +121,7 @@ fn made_up() -> String {
 async fn holds_in(format: &str) {
     let directory = tempfile::tempdir().expect("temporary directory");
     if format != "memory" {
-        let file = directory.path().join(format!("docs.{format}")).display().to_string();
-        run(&tiny_session(1, 8192), &format!("COPY ({}) TO '{file}'", made_up())).await;
+        written(directory.path(), format).await;
     }
     for (target_partitions, batch_size) in [(1, 8192), (2, 8192), (8, 8192), (1, 100), (2, 100), (8, 100)] {
         for (query, expected) in EXACT {
@@ -142,6 +149,23 @@ async fn holds_in(format: &str) {
             let found = embedded(&ctx).await;
             let layout = format!("{format}, {target_partitions} partitions, batches of {batch_size}");
             assert!(found <= bound, "{layout}: {found}, not {bound}: {query}");
+        }
+    }
+}
+
+/// The same table for plans that another session reads from bytes: literals count where the query is planned, rows where it runs.
+#[cfg(feature = "cluster")]
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_embedded_are_the_rows_that_need_a_vector_elsewhere() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    written(directory.path(), "parquet").await;
+    for (target_partitions, batch_size) in [(1, 8192), (8, 100)] {
+        for (query, expected) in EXACT {
+            let (here, there) = (tiny_session(target_partitions, batch_size), tiny_session(3, 1000));
+            tables(&here, "parquet", directory.path()).await;
+            run_elsewhere(&here, &there, query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+            let found = embedded(&here).await + embedded(&there).await;
+            assert_eq!(found, *expected, "{target_partitions} partitions, batches of {batch_size}: {query}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod access;
 mod cache;
+#[cfg(feature = "cluster")]
+mod codec;
 #[cfg(all(feature = "cli", unix))]
 mod copy;
 mod corpus;

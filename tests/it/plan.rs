@@ -22,7 +22,9 @@ use datafusion_embed::{EmbedOptions, EmbedPlanner, register, register_with};
 use futures::StreamExt;
 use proptest::prelude::*;
 
-use crate::support::{count, embedded, layout, rows_as_text, run, tiny_options, tiny_session};
+#[cfg(feature = "cluster")]
+use crate::support::run_elsewhere;
+use crate::support::{count, embedded, layout, physical, rows_as_text, run, tiny_options, tiny_session};
 
 /// A planner of a program's own; with the extension it lifts.
 #[derive(Debug)]
@@ -43,16 +45,12 @@ impl QueryPlanner for OwnPlanner {
 }
 
 /// A session with a planner of its own, which `register` keeps.
-fn with_own_planner(lifts: bool, target_partitions: usize, batch_size: usize) -> SessionContext {
+pub(crate) fn with_own_planner(lifts: bool, target_partitions: usize, batch_size: usize) -> SessionContext {
     let builder = SessionStateBuilder::new_with_default_features().with_config(layout(target_partitions, batch_size));
     let state = builder.with_query_planner(Arc::new(OwnPlanner { lifts })).build();
     let ctx = SessionContext::new_with_state(state);
     register_with(&ctx, tiny_options()).expect("registered");
     ctx
-}
-
-async fn physical(ctx: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
-    ctx.sql(sql).await.expect(sql).create_physical_plan().await.expect(sql)
 }
 
 async fn plan_text(ctx: &SessionContext, sql: &str) -> String {
@@ -188,13 +186,14 @@ async fn outcome(ctx: &SessionContext, sql: &str) -> std::result::Result<Outcome
     let frame = ctx.sql(sql).await.map_err(|error| error.strip_backtrace())?;
     let plan = frame.clone().into_optimized_plan().map_err(|error| error.strip_backtrace())?;
     let lifted = EmbedPlanner.lift(&plan).map_err(|error| error.strip_backtrace())?;
-    let batches = frame.collect().await.map_err(|error| error.strip_backtrace())?;
-    let mut rows = rows_of(&batches);
-    if !sql.contains("ORDER BY id, body, grp") {
-        rows.sort();
-    }
+    let rows = rows_in_order(sql, &frame.collect().await.map_err(|error| error.strip_backtrace())?);
     let asked = count(ctx, "SELECT coalesce(sum(rows_embedded + rows_duplicate), 0) FROM embed_models()").await;
     Ok(Outcome { rows, embedded: embedded(ctx).await, asked, keeps_plain_calls: keeps_plain_calls(&lifted) })
+}
+
+/// The rows of a query, sorted where it says no order.
+fn rows_in_order(sql: &str, batches: &[RecordBatch]) -> Vec<String> {
+    if sql.contains("ORDER BY id, body, grp") { rows_of(batches) } else { sorted_rows(batches) }
 }
 
 /// Whether some node that is no `Embed` has a call on a column.
@@ -220,7 +219,16 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         let plain = runtime.block_on(outcome(&with_own_planner(false, target_partitions, batch_size), &sql));
-        let lifted = runtime.block_on(outcome(&tiny_session(target_partitions, batch_size), &sql));
+        let here = tiny_session(target_partitions, batch_size);
+        let lifted = runtime.block_on(outcome(&here, &sql));
+        #[cfg(feature = "cluster")]
+        if let Ok(lifted) = &lifted {
+            let there = tiny_session(target_partitions, batch_size);
+            let elsewhere = runtime.block_on(run_elsewhere(&here, &there, &sql));
+            prop_assert!(rows_in_order(&sql, &elsewhere.expect(&sql)) == lifted.rows, "{sql}");
+            let embedded = runtime.block_on(embedded(&there));
+            prop_assert!(embedded <= lifted.embedded, "{embedded} rows embedded elsewhere, {}: {sql}", lifted.embedded);
+        }
         match (plain, lifted) {
             (Ok(plain), Ok(lifted)) => {
                 let differing = lifted.rows.iter().zip(&plain.rows).find(|(a, b)| a != b);

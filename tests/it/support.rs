@@ -7,6 +7,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
+#[cfg(feature = "cluster")]
+use datafusion::error::Result;
+use datafusion::physical_plan::ExecutionPlan;
+#[cfg(feature = "cluster")]
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_embed::{Access, EmbedOptions};
 
@@ -72,6 +77,38 @@ pub(crate) fn rows_as_text(batches: &[RecordBatch], cell: impl Fn(&dyn Array, us
 pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Vec<RecordBatch> {
     let frame = ctx.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     frame.collect().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// The plan of a query.
+pub(crate) async fn physical(ctx: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
+    ctx.sql(sql).await.expect(sql).create_physical_plan().await.expect(sql)
+}
+
+/// The bytes of a plan.
+#[cfg(feature = "cluster")]
+pub(crate) fn bytes_of(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<u8>> {
+    use datafusion_proto::bytes::physical_plan_to_bytes_with_extension_codec;
+    let bytes = physical_plan_to_bytes_with_extension_codec(plan, &datafusion_embed::EmbedCodec::default())?;
+    Ok(bytes.to_vec())
+}
+
+/// The plan in bytes, as a session reads it that did not make it.
+#[cfg(feature = "cluster")]
+pub(crate) fn plan_from(bytes: &[u8], ctx: &SessionContext) -> Result<Arc<dyn ExecutionPlan>> {
+    use datafusion_proto::bytes::physical_plan_from_bytes_with_extension_codec;
+    let codec = datafusion_embed::EmbedCodec::default();
+    physical_plan_from_bytes_with_extension_codec(bytes, &ctx.task_ctx(), &codec)
+}
+
+/// Runs a query that one session plans in another one, which gets nothing of it but bytes.
+#[cfg(feature = "cluster")]
+pub(crate) async fn run_elsewhere(
+    here: &SessionContext,
+    there: &SessionContext,
+    sql: &str,
+) -> Result<Vec<RecordBatch>> {
+    let plan = here.sql(sql).await?.create_physical_plan().await?;
+    collect(plan_from(&bytes_of(plan)?, there)?, there.task_ctx()).await
 }
 
 /// Runs a query of one Int64 value.

@@ -1,0 +1,62 @@
+//! A function as it can be written down: its name, and what decides what it gives.
+
+use std::collections::HashMap;
+
+use datafusion::logical_expr::ScalarUDF;
+
+use super::cosine_similarity::CosineSimilarity;
+use super::embed::Embed;
+use super::embed_tokens::EmbedTokens;
+use super::settings::Settings;
+use crate::engine::{Call, Identity};
+use crate::model::Role;
+
+/// A function of ours without the session that it was planned in.
+#[derive(Debug)]
+pub(crate) enum WrittenFunction {
+    Embed(WrittenCall),
+    EmbedTokens(WrittenCall),
+    CosineSimilarity,
+}
+
+/// What decides what a function gives that asks a model.
+#[derive(Debug)]
+pub(crate) struct WrittenCall {
+    /// Where the second argument names no model.
+    pub(crate) call: Call,
+    /// The models that calls were planned with, by the names that they have.
+    pub(crate) identities: HashMap<String, Identity>,
+}
+
+impl WrittenFunction {
+    /// `None` for a function of somebody else.
+    pub(crate) fn of(function: &ScalarUDF) -> Option<Self> {
+        let inner = function.inner();
+        if let Some(embed) = inner.downcast_ref::<Embed>() {
+            return Some(Self::Embed(WrittenCall::new(embed.settings(), embed.call(None).role)));
+        }
+        if let Some(embed_tokens) = inner.downcast_ref::<EmbedTokens>() {
+            return Some(Self::EmbedTokens(WrittenCall::new(embed_tokens.settings(), Role::Plain)));
+        }
+        inner.is::<CosineSimilarity>().then_some(Self::CosineSimilarity)
+    }
+
+    /// The function, with a session made anew: it runs in that of the configuration that it finds there.
+    pub(crate) fn read(self) -> ScalarUDF {
+        match self {
+            Self::Embed(WrittenCall { call, identities }) => {
+                Embed::new(call.role, Settings::written(&call, identities)).into()
+            }
+            Self::EmbedTokens(WrittenCall { call, identities }) => {
+                EmbedTokens::new(Settings::written(&call, identities)).into()
+            }
+            Self::CosineSimilarity => CosineSimilarity::new().into(),
+        }
+    }
+}
+
+impl WrittenCall {
+    fn new(settings: &Settings, role: Role) -> Self {
+        Self { call: settings.call(role, None), identities: settings.identities() }
+    }
+}
