@@ -100,7 +100,7 @@ settings! {
         "Model batches in flight; 0 is target_partitions, at most the cores on the CPU";
     /// `embed.batch_tokens`: token budget of one model batch; a longer text is a batch of its own. 0 is the device's own: 512 on
     /// the CPU, which keeps the activations of a small model inside a core's second-level cache (speed is flat from 256 to
-    /// 2048), and 16 384 on a GPU.
+    /// 2048), and 8192 on a GPU.
     batch_tokens: usize = 0, read_count,
         "Token budget of one model batch; 0 is the device's own (CPU 512)";
     /// `embed.batch_size`: most texts in one model batch. 0 is by tokens alone.

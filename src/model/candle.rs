@@ -348,7 +348,7 @@ impl Backend for CandleEncoder {
 
     /// A GPU is told each of hundreds of steps, which takes microseconds however many tokens there are.
     fn batch_tokens(&self) -> usize {
-        if self.device.is_cpu() { CPU_BATCH_TOKENS } else { 16_384 }
+        if self.device.is_cpu() { CPU_BATCH_TOKENS } else { 8192 }
     }
 }
 
