@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// The machine of a process that cannot tell where it runs: no other process is on the same one.
@@ -17,7 +18,7 @@ const UNKNOWN: &str = "unknown";
 const MOST_HOST: usize = 24;
 
 /// A process of this program, on whatever machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Writer {
     /// For people: the first part of the host's name.
     pub(super) host: String,
@@ -49,9 +50,15 @@ impl Writer {
         &THIS
     }
 
+    /// What is said of one of which nobody knows.
+    pub(super) fn doubt(&self) -> String {
+        format!("process {} on host {:?} is not known to have ended", self.process, self.host)
+    }
+
     /// Looks whether the writer of `file` has ended. Two proofs must agree: there is no such process, and nobody has the lock
-    /// that a writer holds as long as it lives. The second one is for machines that are copies of each other.
-    pub(super) fn state(&self, file: &Path) -> State {
+    /// that a writer holds as long as it lives. The second one is for machines that are copies of each other, and not to be
+    /// had where there is no file to lock.
+    pub(super) fn state(&self, file: Option<&Path>) -> State {
         let this = Self::this();
         if self.machine != this.machine || this.machine == UNKNOWN {
             return State::Unknown;
@@ -60,9 +67,9 @@ impl Writer {
             (true, Some(start)) if start == self.start => State::Running,
             // It is there and may not be looked at.
             (true, None) => State::Unknown,
-            _ => match OpenOptions::new().write(true).open(file).map(|file| file.try_lock()) {
-                Ok(Ok(())) => State::Ended,
-                Ok(Err(TryLockError::WouldBlock)) => State::Running,
+            _ => match file.map(|file| OpenOptions::new().write(true).open(file).map(|file| file.try_lock())) {
+                None | Some(Ok(Ok(()))) => State::Ended,
+                Some(Ok(Err(TryLockError::WouldBlock))) => State::Running,
                 _ => State::Unknown,
             },
         }
@@ -171,7 +178,7 @@ mod tests {
     fn only_a_writer_that_is_gone_has_ended() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let this = Writer::this();
-        let state = |writer: &Writer| writer.state(file.path());
+        let state = |writer: &Writer| writer.state(Some(file.path()));
         assert_eq!(state(this), State::Running);
         // Its number went to another process.
         let before = Writer { start: this.start.wrapping_sub(1), ..this.clone() };
