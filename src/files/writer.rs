@@ -45,7 +45,7 @@ impl Writer {
             host: short_host(&host_name().unwrap_or_default()),
             machine: machine().unwrap_or_else(|| UNKNOWN.to_owned()),
             process: std::process::id(),
-            start: start_of("self").unwrap_or_default(),
+            start: stat_of("self").map(|(start, _)| start).unwrap_or_default(),
         });
         &THIS
     }
@@ -63,8 +63,8 @@ impl Writer {
         if self.machine != this.machine || this.machine == UNKNOWN {
             return State::Unknown;
         }
-        match (is_process(self.process), start_of(&self.process.to_string())) {
-            (true, Some(start)) if start == self.start => State::Running,
+        match (is_process(self.process), stat_of(&self.process.to_string())) {
+            (true, Some((start, is_running))) if start == self.start && is_running => State::Running,
             // It is there and may not be looked at.
             (true, None) => State::Unknown,
             _ => match file.map(|file| OpenOptions::new().write(true).open(file).map(|file| file.try_lock())) {
@@ -133,10 +133,13 @@ fn is_process(_: u32) -> bool {
     true
 }
 
-/// When a process started: field 22 of its `stat`, where field 2, in brackets, may hold anything.
-fn start_of(process: &str) -> Option<u64> {
+/// When a process started, field 22 of its `stat`, and whether it has not ended: field 3 is `Z` of one whose end nobody has
+/// asked for, which may be for ever in a container. Field 2, in brackets, may hold anything.
+fn stat_of(process: &str) -> Option<(u64, bool)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let is_running = !matches!(fields.next()?, "Z" | "X");
+    Some((fields.nth(18)?.parse().ok()?, is_running))
 }
 
 /// Takes the lock that [`Writer::state`] looks for, for as long as the file is open. Where the file system has no locks, the
@@ -188,6 +191,17 @@ mod tests {
         // No process has a number as high as this.
         let gone = Writer { process: i32::MAX as u32, ..this.clone() };
         assert_eq!(state(&gone), State::Ended);
+        // One that has ended, and whose parent has not asked for it yet.
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let process = child.id();
+        let start = loop {
+            match stat_of(&process.to_string()).expect("it is not waited for") {
+                (start, false) => break start,
+                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        };
+        assert_eq!(state(&Writer { process, start, ..this.clone() }), State::Ended);
+        child.wait().expect("it has ended");
         file.as_file().lock().expect("a lock");
         assert_eq!(state(&gone), State::Running);
     }
