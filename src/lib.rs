@@ -43,7 +43,7 @@
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
-//! | `files/` | writing: a file or an object is there complete or not there; what may be removed |
+//! | `files/` | writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
@@ -104,6 +104,7 @@
 //! | space, segment | a folder of kept vectors that depend on the same; a pair of files in it |
 //! | snapshot | a model's files at one moment |
 //! | late | of a call: not needed yet where the plan stands, so it runs higher up |
+//! | run, list, mark | a statement that writes into a folder; what it says there first; what says that it is complete |
 //! | cut | of a text: longer than the model reads |
 //! | precision, role | arithmetic of the encoder; which prompt goes before a text |
 
@@ -203,7 +204,7 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
 }
 
 /// A session as the program has it: `embed` and its sisters, files by their names in FROM, exports that are complete or not
-/// there, and vectors in Parquet row groups that a writer has the memory for.
+/// there, folders that are never doubled, and vectors in Parquet row groups that a writer has the memory for.
 ///
 /// A host that has a session already takes [`register`] for the functions and [`files`] for the rest.
 ///
@@ -218,10 +219,12 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
 /// # }).unwrap();
 /// ```
 pub fn session(options: SessionOptions) -> Result<SessionContext> {
-    let access = options.access.clone();
+    let (access, writes) = (options.access.clone(), options.writes.clone());
     let ctx = session::without_functions(options)?;
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_as(&ctx, options.unwrap_or_default(), access)?;
+    // Around the planner that the functions have brought.
+    files::install(&mut ctx.state_ref().write(), &writes);
     Ok(ctx)
 }
 

@@ -1,44 +1,73 @@
-//! What this crate adds to COPY ... TO: vectors that cannot be written and targets that are no files are refused before
-//! anything runs, and vectors are stored without a dictionary.
+//! What COPY ... TO and INSERT are refused before anything runs: columns that a file cannot hold, names that stand twice, targets
+//! that are no files.
 
 use std::io;
 
-use datafusion::arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::datasource::listing::ListingTableUrl;
-use datafusion::error::Result;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 
+use super::formats::base;
 use super::target::{Target, may_be_made_in};
-use crate::error::Error;
+use super::vectors::is_vector;
+use crate::error::{Error, Result};
 
-/// Checks every COPY of a plan that is about to run, and fills in its options.
-///
-/// # Errors
-///
-/// [`Error::Write`] for vectors that the format cannot hold, and for a target where no file can be made.
-pub fn prepare_copy(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let is_run = !matches!(plan, LogicalPlan::Explain(_));
-    // EXPLAIN has its COPY below it, hence the walk.
-    plan.transform_down(|node| prepare_node(node, is_run)).data()
+/// Checks what a COPY is to write.
+pub(super) fn check_columns(copy: &CopyTo) -> Result<()> {
+    check_csv(copy)?;
+    check_names(copy)?;
+    for (number, column) in copy.partition_by.iter().enumerate() {
+        if copy.partition_by[..number].contains(column) {
+            return Err(Error::Write(format!("COPY: PARTITIONED BY names {column:?} twice")));
+        }
+    }
+    Ok(())
 }
 
-fn prepare_node(node: LogicalPlan, is_run: bool) -> Result<Transformed<LogicalPlan>> {
-    let LogicalPlan::Copy(mut copy) = node else {
-        return Ok(Transformed::no(node));
-    };
-    check_csv(&copy)?;
-    if is_run {
-        check_target(&copy)?;
+/// DataFusion (55.2) writes both, and a reader finds the first only, or nothing.
+fn check_names(copy: &CopyTo) -> Result<()> {
+    let schema = copy.input.schema();
+    for (number, (qualifier, field)) in schema.iter().enumerate() {
+        let twin = schema.iter().take(number).find(|(_, twin)| twin.name() == field.name());
+        if let Some((twin, _)) = twin {
+            let name = field.name();
+            let full = |qualifier: Option<_>| qualifier.map_or_else(|| name.clone(), |table| format!("{table}.{name}"));
+            let (first, second) = (full(twin), full(qualifier));
+            let which = if first == second { String::new() } else { format!(" ({first} and {second})") };
+            return Err(Error::Write(format!(
+                "COPY: two columns are named {name:?}{which}: a file can have one of that name; give the other one its own \
+                 with AS"
+            )));
+        }
+        check_names_in(field, field.name())?;
     }
-    store_vectors_without_dictionary(&mut copy);
-    Ok(Transformed::yes(LogicalPlan::Copy(copy)))
+    Ok(())
+}
+
+/// The same below a column.
+fn check_names_in(field: &FieldRef, path: &str) -> Result<()> {
+    let fields: &[FieldRef] = match field.data_type() {
+        DataType::Struct(fields) => fields,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            return check_names_in(item, path);
+        }
+        _ => &[],
+    };
+    for (number, field) in fields.iter().enumerate() {
+        let name = field.name();
+        if fields[..number].iter().any(|twin| twin.name() == name) {
+            return Err(Error::Write(format!(
+                "COPY: two fields of {path:?} are named {name:?}: give each its own name"
+            )));
+        }
+        check_names_in(field, &format!("{path}.{name}"))?;
+    }
+    Ok(())
 }
 
 /// DataFusion would find out at the first batch, after the model has run.
-fn check_csv(copy: &CopyTo) -> std::result::Result<(), Error> {
-    if !copy.file_type.get_ext().eq_ignore_ascii_case("csv") {
+fn check_csv(copy: &CopyTo) -> Result<()> {
+    if base(&copy.file_type.get_ext().to_lowercase()) != "csv" {
         return Ok(());
     }
     let nested = copy.input.schema().fields().iter().find(|field| field.data_type().is_nested());
@@ -57,15 +86,10 @@ fn check_csv(copy: &CopyTo) -> std::result::Result<(), Error> {
 }
 
 /// DataFusion would find out at the end, after the model has run.
-fn check_target(copy: &CopyTo) -> std::result::Result<(), Error> {
-    let Ok(url) = ListingTableUrl::parse(&copy.output_url) else {
-        return Ok(());
-    };
+pub(super) fn check_target(name: &str, url: &ListingTableUrl, is_file: bool) -> Result<()> {
     let Ok(path) = url.get_url().to_file_path() else {
         return Ok(());
     };
-    // DataFusion's own distinction.
-    let is_file = copy.partition_by.is_empty() && !url.is_collection() && url.file_extension().is_some();
     let checked = match Target::of(&path) {
         Ok(Target::Stream(_)) => Err(io::Error::other(
             "is a device, a pipe or an open descriptor, which no file can replace: write rows there by SELECT with --output",
@@ -74,74 +98,9 @@ fn check_target(copy: &CopyTo) -> std::result::Result<(), Error> {
         Ok(_) => may_be_made_in(&path),
         Err(error) => Err(error),
     };
-    checked.map_err(|problem| Error::Write(format!("COPY to {:?}: {problem}", copy.output_url)))
+    checked.map_err(|problem| Error::Write(format!("COPY to {name:?}: {problem}")))
 }
 
 fn is_list(data_type: &DataType) -> bool {
     matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _))
-}
-
-/// Is this a list of floats, and so a vector?
-pub fn is_vector(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            item.data_type().is_floating()
-        }
-        _ => false,
-    }
-}
-
-/// Turns dictionary encoding off for the vectors of a Parquet file, unless the statement says something about it.
-///
-/// The values of vectors hardly repeat: the writer would build a dictionary, give it up, and write plain pages anyway.
-fn store_vectors_without_dictionary(copy: &mut CopyTo) {
-    const OPTION: &str = "format.dictionary_enabled";
-    if !copy.file_type.get_ext().eq_ignore_ascii_case("parquet") || copy.options.contains_key(OPTION) {
-        return;
-    }
-    let fields = copy.input.schema().fields().clone();
-    let vectors: Vec<String> = fields.iter().filter_map(|field| vector_leaf(field)).collect();
-    // Dots separate the parts of a path, so the option of a column cannot say a name that has one: `embed(t.body)`.
-    if vectors.iter().all(|leaf| leaf.matches('.').count() == 2) {
-        for leaf in vectors {
-            copy.options.entry(format!("{OPTION}::{leaf}")).or_insert_with(|| "false".to_owned());
-        }
-        return;
-    }
-    copy.options.insert(OPTION.to_owned(), "false".to_owned());
-    let mut others = Vec::new();
-    for field in fields.iter().filter(|field| vector_leaf(field).is_none()) {
-        leaves(field, "", &mut others);
-    }
-    for leaf in others {
-        copy.options.entry(format!("{OPTION}::{leaf}")).or_insert_with(|| "true".to_owned());
-    }
-}
-
-/// Adds the paths of the values of a column in a Parquet file, where an option can say them.
-fn leaves(field: &Field, parent: &str, found: &mut Vec<String>) {
-    if field.name().contains('.') {
-        return;
-    }
-    let path = format!("{parent}{}", field.name());
-    match field.data_type() {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            leaves(item, &format!("{path}.list."), found);
-        }
-        DataType::Map(entries, _) => leaves(entries, &format!("{path}."), found),
-        DataType::Struct(fields) => fields.iter().for_each(|field| leaves(field, &format!("{path}."), found)),
-        _ => found.push(path),
-    }
-}
-
-/// The path of a vector's values in a Parquet file, where a list is a group of groups: `vector.list.item`.
-fn vector_leaf(field: &Field) -> Option<String> {
-    match field.data_type() {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)
-            if is_vector(field.data_type()) =>
-        {
-            Some(format!("{}.list.{}", field.name(), item.name()))
-        }
-        _ => None,
-    }
 }

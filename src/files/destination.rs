@@ -1,15 +1,18 @@
 //! Where a statement writes files, and which it reads: seen from its plan, and nothing is changed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
 use datafusion::datasource::source_as_provider;
+use datafusion::error::Result;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
+use url::Url;
 
 use super::target::shown;
+use crate::error::Error;
 
 /// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
 #[derive(Debug)]
@@ -52,10 +55,28 @@ impl Destination {
     }
 }
 
-/// The path of a local file or folder, as DataFusion reads it from a statement.
-fn local_path(url: &str) -> Option<PathBuf> {
-    let url = ListingTableUrl::parse(url).ok()?;
-    url.get_url().to_file_path().ok()
+/// The path of a local file or folder that COPY writes.
+fn local_path(name: &str) -> Option<PathBuf> {
+    copy_url(name).ok()?.get_url().to_file_path().ok()
+}
+
+/// What COPY writes: the name means itself. DataFusion (55.2) takes `[v2].csv` for a pattern and `a:b.csv` for the address of a
+/// store, and would write a file of another name, or none.
+pub(super) fn copy_url(name: &str) -> Result<ListingTableUrl> {
+    if name.contains("://") || !name.contains(['?', '*', '[', ':']) {
+        return ListingTableUrl::parse(name);
+    }
+    let mut path = PathBuf::new();
+    for part in std::path::absolute(name)?.components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+    }
+    let is_folder = name.ends_with('/') || path.is_dir();
+    let url = if is_folder { Url::from_directory_path(&path) } else { Url::from_file_path(&path) };
+    let url = url.map_err(|()| Error::Write(format!("COPY to {name:?}: is no path")))?;
+    ListingTableUrl::try_new(url, None)
 }
 
 /// Where the files of a table are; `None` for a table without files.

@@ -9,8 +9,17 @@
 //! | `staged.rs` | a local file before it has its name, and what killed runs have left of that |
 //! | `writer.rs` | who writes a staged file, and whether that process has ended |
 //! | `target.rs` | what a path stands for, and whether it may be written |
+//! | `below.rs` | the store below that one, where files are removed |
 //! | `sink.rs` | sinks that finish a file only when all rows reached it |
-//! | `copy.rs` | what COPY ... TO is refused before anything runs, and how vectors are stored |
+//! | `planner.rs` | COPY and INSERT before they are planned: their options and their targets |
+//! | `copy.rs` | what COPY ... TO is refused before anything runs |
+//! | `formats.rs` | endings of files that DataFusion has no format for |
+//! | `vectors.rs` | how vectors are stored in Parquet |
+//! | `csv.rs` | CSV files in which an empty text and a NULL differ |
+//! | `partitions.rs` | the values of partition columns in the names of folders |
+//! | `export.rs` | the sink of a statement that writes into a folder |
+//! | `run.rs` | one run of it, from its list to its mark: the protocol, and what a kill leaves |
+//! | `marks.rs` | the files beside the data of a folder, and which data counts |
 //! | `destination.rs` | where a statement writes, and what it reads |
 //! | `small.rs` | a small file at once |
 //!
@@ -19,27 +28,43 @@
 //! * what was begun here and got no name: it is known by its path or its upload ([`Writes`]);
 //! * folders that were made for it, while they are empty ([`Writes`]);
 //! * the staged file that a killed run of this program has left beside the same target, if its name is one that only this
-//!   program makes and its process has ended beyond doubt ([`left_over`]).
+//!   program makes and its process has ended beyond doubt ([`left_over`]);
+//! * the data files and the list of a run into a folder that failed, or was killed and is recognised beyond doubt, and the
+//!   list of one that is complete (`run.rs`);
+//! * the data files of its format that were in a folder when `'mode' 'overwrite'` began, once the new ones are complete.
 //!
-//! No statement deletes, copies or renames files: [`Whole`] refuses it.
+//! No statement deletes, copies or renames files by itself: [`Whole`] refuses it.
 
+mod below;
 mod copy;
+mod csv;
 mod destination;
+mod export;
+mod formats;
 mod local;
+mod marks;
+mod partitions;
+mod planner;
+mod run;
 mod sink;
 mod small;
 mod staged;
 mod target;
 mod upload;
+mod vectors;
 mod whole;
 mod writer;
 mod writes;
 
-pub use copy::{is_vector, prepare_copy};
+pub use csv::CsvTexts;
 pub use destination::{Destination, only_file};
+pub use marks::counts_as_data;
+pub use planner::FilePlanner;
+pub(crate) use planner::install;
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};
 pub use target::{Target, may_be_made_in, shown};
+pub use vectors::is_vector;
 pub use whole::Whole;
 pub use writes::Writes;

@@ -127,10 +127,11 @@ fn read_name(staged: &str, target: &str) -> Option<(String, Writer)> {
     (staged == staged_name(target, &writer, number.parse().ok()?)).then(|| (target.to_owned(), writer))
 }
 
-/// DataFusion names the files in a folder at random, `rT4zKXUd3Jq0Sg1b_0.parquet`: what one run of a statement was to write and
-/// what the next one writes differ in it.
+/// The files in a folder are named at random, `rT4zKXUd3Jq0Sg1b_0.parquet` by DataFusion, `embedsql-0123456789abcdef_0.parquet` by
+/// a run: what one run of a statement was to write and what the next one writes differ in it.
 fn is_random(name: &str) -> bool {
     let (stem, _) = name.split_once('.').unwrap_or((name, ""));
+    let stem = stem.trim_start_matches('_').strip_prefix("embedsql-").unwrap_or(stem);
     let (random, number) = stem.split_once('_').unwrap_or((stem, "0"));
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     is_number && random.len() == 16 && random.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -145,19 +146,24 @@ pub(super) fn kin(target: &Path) -> Kin {
     (folder, (!is_random(&name.to_string_lossy())).then(|| name.to_owned()))
 }
 
-/// A staged file of a run that may have been killed, and so stays.
+/// What a run has left that may have been killed, and so stays.
 #[derive(Debug)]
 pub struct Doubtful {
-    file: PathBuf,
+    what: String,
     why: String,
 }
 
 impl Doubtful {
+    /// `what` has a name, and `why` is no sentence of its own.
+    pub(super) fn new(what: String, why: String) -> Self {
+        Self { what, why }
+    }
+
     /// What people are told of the files that stay, in one line; `None` where there are none.
     pub fn warning(doubtful: &[Self]) -> Option<String> {
-        let Self { file, why } = doubtful.first()?;
+        let Self { what, why } = doubtful.first()?;
         let others = if doubtful.len() > 1 { format!(" (and {} more)", doubtful.len() - 1) } else { String::new() };
-        Some(format!("unfinished file {:?} stays{others}: {why}; remove it by hand if nobody writes it", shown(file)))
+        Some(format!("{what} stays{others}: {why}; remove it by hand if nobody writes it"))
     }
 }
 
@@ -178,17 +184,15 @@ pub fn left_over(target: &Path) -> Vec<Doubtful> {
             continue;
         }
         let file = entry.path();
-        let why = match writer.state(&file) {
+        let why = match writer.state(Some(&file)) {
             State::Running => continue,
-            State::Unknown => {
-                format!("process {} on host {:?} is not known to have ended", writer.process, writer.host)
-            }
+            State::Unknown => writer.doubt(),
             State::Ended => match fs::remove_file(&file) {
                 Ok(()) => continue,
                 Err(error) => format!("its process has ended, but it cannot be removed: {error}"),
             },
         };
-        doubtful.push(Doubtful { file, why });
+        doubtful.push(Doubtful::new(format!("unfinished file {:?}", shown(&file)), why));
     }
     doubtful
 }
@@ -227,6 +231,8 @@ mod tests {
         let random = kin("rT4zKXUd3Jq0Sg1b_0.parquet");
         assert_eq!(random, kin("0123456789abcdef_12.csv.gz"));
         assert_eq!(random, kin("0123456789abcdef.parquet"));
+        assert_eq!(random, kin("embedsql-0123456789abcdef_3.parquet"));
+        assert_eq!(random, kin("_embedsql-0123456789abcdef.run"));
         for other in ["v.parquet", "0123456789abcde_0.parquet", "0123456789abcdef_.parquet", "0123456789abcd-f.csv"] {
             assert_ne!(random, kin(other), "{other}");
         }

@@ -15,85 +15,86 @@ use datafusion::object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 
+use super::below::Below;
 use super::local;
+use super::marks::counts_as_data;
 use super::staged::is_staged;
 use super::upload::Object;
 use super::writes::Writes;
 
 /// A store, the local file system or any other, in which what is begun is completed or leaves nothing.
 ///
-/// What was begun before [`Writes::stop`] cannot be completed after it. Nothing can be deleted, copied or renamed here, and
-/// unfinished files are not listed.
+/// What was begun before [`Writes::stop`] cannot be completed after it. Nothing can be deleted, copied or renamed here.
+/// Unfinished files are not listed, nor what unfinished exports have written ([`counts_as_data`]).
 #[derive(Debug, Clone)]
 pub struct Whole {
-    store: Arc<dyn ObjectStore>,
-    kind: Kind,
+    below: Below,
     writes: Writes,
-}
-
-#[derive(Debug, Clone)]
-enum Kind {
-    /// Completes a file by a rename; the store once more, which alone knows the paths of its files.
-    Local(LocalFileSystem),
-    /// Completes an object itself; with the address that its objects have.
-    Other(String),
 }
 
 impl Whole {
     /// The local file system.
     pub fn local(writes: &Writes) -> Self {
-        let local = LocalFileSystem::new();
-        Self { store: Arc::new(local.clone()), kind: Kind::Local(local), writes: writes.clone() }
+        Self::new(Below::Local(LocalFileSystem::new()), ObjectStoreUrl::local_filesystem().as_str(), writes)
     }
 
     /// Any store but the local file system, registered at `url`.
     pub fn over(store: Arc<dyn ObjectStore>, url: &ObjectStoreUrl, writes: &Writes) -> Self {
-        Self { store, kind: Kind::Other(url.as_str().to_owned()), writes: writes.clone() }
+        Self::new(Below::Other(store, url.as_str().to_owned()), url.as_str(), writes)
     }
 
-    fn object<'a>(&'a self, url: &str, location: &'a Path) -> Object<'a> {
-        Object { store: self.store.as_ref(), location, name: format!("{url}{location}") }
+    fn new(below: Below, url: &str, writes: &Writes) -> Self {
+        writes.add_store(url, &below);
+        Self { below, writes: writes.clone() }
+    }
+
+    fn store(&self) -> &dyn ObjectStore {
+        self.below.store()
+    }
+
+    fn object<'a>(&'a self, location: &'a Path) -> Object<'a> {
+        Object { store: self.store(), location, name: self.below.name(location) }
     }
 }
 
 impl Display for Whole {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.store.fmt(f)
+        Display::fmt(self.store(), f)
     }
 }
 
 #[async_trait]
 impl ObjectStore for Whole {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        match &self.kind {
+        match &self.below {
             // It refuses these.
-            Kind::Local(local) if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() => {
+            Below::Local(local) if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() => {
                 local.put_opts(location, payload, options).await
             }
-            Kind::Local(local) => {
+            Below::Local(local) => {
                 local::put(&self.writes, local.path_to_filesystem(location)?, payload, options.mode).await
             }
-            Kind::Other(url) => self.object(url, location).put(&self.writes, payload, options).await,
+            Below::Other(..) => self.object(location).put(&self.writes, payload, options).await,
         }
     }
 
     async fn put_multipart_opts(&self, to: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        match &self.kind {
+        match &self.below {
             // It refuses these.
-            Kind::Local(local) if !options.attributes.is_empty() => local.put_multipart_opts(to, options).await,
-            Kind::Local(local) => local::begin(&self.writes, local.path_to_filesystem(to)?).await,
-            Kind::Other(url) => self.object(url, to).begin(&self.writes, options).await,
+            Below::Local(local) if !options.attributes.is_empty() => local.put_multipart_opts(to, options).await,
+            Below::Local(local) => local::begin(&self.writes, local.path_to_filesystem(to)?).await,
+            Below::Other(..) => self.object(to).begin(&self.writes, options).await,
         }
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.store.get_opts(location, options).await
+        self.store().get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.store.get_ranges(location, ranges).await
+        self.store().get_ranges(location, ranges).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -101,16 +102,24 @@ impl ObjectStore for Whole {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.store.list(prefix).try_filter(|file| ready(is_whole(file))).boxed()
+        let (store, prefix) = (self.clone(), prefix.cloned());
+        let listed = async move {
+            let files = store.store().list(prefix.as_ref()).try_filter(|file| ready(is_whole(file))).try_collect();
+            let files = counts_as_data(store.store(), prefix.as_ref(), files.await?).await?;
+            Ok::<_, Error>(stream::iter(files.into_iter().map(Ok)))
+        };
+        stream::once(listed).try_flatten().boxed()
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.store.list_with_offset(prefix, offset).try_filter(|file| ready(is_whole(file))).boxed()
+        let offset = offset.clone();
+        self.list(prefix).try_filter(move |file| ready(file.location > offset)).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let mut found = self.store.list_with_delimiter(prefix).await?;
+        let mut found = self.store().list_with_delimiter(prefix).await?;
         found.objects.retain(is_whole);
+        found.objects = counts_as_data(self.store(), prefix, found.objects).await?;
         Ok(found)
     }
 
@@ -202,7 +211,7 @@ mod tests {
         assert_eq!(names(&folder.path().join("a/b")).len(), 1);
         drop(beside);
         writes.begin();
-        writes.next_statement();
+        writes.next_statement(None);
         let _deep = begun(&store, &at(&folder, "a/c/d/deep")).await;
         writes.discard();
         assert_eq!(names(&folder.path().join("a")), ["b"]);

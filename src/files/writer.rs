@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// The machine of a process that cannot tell where it runs: no other process is on the same one.
@@ -17,7 +18,7 @@ const UNKNOWN: &str = "unknown";
 const MOST_HOST: usize = 24;
 
 /// A process of this program, on whatever machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Writer {
     /// For people: the first part of the host's name.
     pub(super) host: String,
@@ -44,25 +45,31 @@ impl Writer {
             host: short_host(&host_name().unwrap_or_default()),
             machine: machine().unwrap_or_else(|| UNKNOWN.to_owned()),
             process: std::process::id(),
-            start: start_of("self").unwrap_or_default(),
+            start: stat_of("self").map(|(start, _)| start).unwrap_or_default(),
         });
         &THIS
     }
 
+    /// What is said of one of which nobody knows.
+    pub(super) fn doubt(&self) -> String {
+        format!("process {} on host {:?} is not known to have ended", self.process, self.host)
+    }
+
     /// Looks whether the writer of `file` has ended. Two proofs must agree: there is no such process, and nobody has the lock
-    /// that a writer holds as long as it lives. The second one is for machines that are copies of each other.
-    pub(super) fn state(&self, file: &Path) -> State {
+    /// that a writer holds as long as it lives. The second one is for machines that are copies of each other, and not to be
+    /// had where there is no file to lock.
+    pub(super) fn state(&self, file: Option<&Path>) -> State {
         let this = Self::this();
         if self.machine != this.machine || this.machine == UNKNOWN {
             return State::Unknown;
         }
-        match (is_process(self.process), start_of(&self.process.to_string())) {
-            (true, Some(start)) if start == self.start => State::Running,
+        match (is_process(self.process), stat_of(&self.process.to_string())) {
+            (true, Some((start, is_running))) if start == self.start && is_running => State::Running,
             // It is there and may not be looked at.
             (true, None) => State::Unknown,
-            _ => match OpenOptions::new().write(true).open(file).map(|file| file.try_lock()) {
-                Ok(Ok(())) => State::Ended,
-                Ok(Err(TryLockError::WouldBlock)) => State::Running,
+            _ => match file.map(|file| OpenOptions::new().write(true).open(file).map(|file| file.try_lock())) {
+                None | Some(Ok(Ok(()))) => State::Ended,
+                Some(Ok(Err(TryLockError::WouldBlock))) => State::Running,
                 _ => State::Unknown,
             },
         }
@@ -126,10 +133,13 @@ fn is_process(_: u32) -> bool {
     true
 }
 
-/// When a process started: field 22 of its `stat`, where field 2, in brackets, may hold anything.
-fn start_of(process: &str) -> Option<u64> {
+/// When a process started, field 22 of its `stat`, and whether it has not ended: field 3 is `Z` of one whose end nobody has
+/// asked for, which may be for ever in a container. Field 2, in brackets, may hold anything.
+fn stat_of(process: &str) -> Option<(u64, bool)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let is_running = !matches!(fields.next()?, "Z" | "X");
+    Some((fields.nth(18)?.parse().ok()?, is_running))
 }
 
 /// Takes the lock that [`Writer::state`] looks for, for as long as the file is open. Where the file system has no locks, the
@@ -171,7 +181,7 @@ mod tests {
     fn only_a_writer_that_is_gone_has_ended() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let this = Writer::this();
-        let state = |writer: &Writer| writer.state(file.path());
+        let state = |writer: &Writer| writer.state(Some(file.path()));
         assert_eq!(state(this), State::Running);
         // Its number went to another process.
         let before = Writer { start: this.start.wrapping_sub(1), ..this.clone() };
@@ -181,6 +191,17 @@ mod tests {
         // No process has a number as high as this.
         let gone = Writer { process: i32::MAX as u32, ..this.clone() };
         assert_eq!(state(&gone), State::Ended);
+        // One that has ended, and whose parent has not asked for it yet.
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let process = child.id();
+        let start = loop {
+            match stat_of(&process.to_string()).expect("it is not waited for") {
+                (start, false) => break start,
+                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        };
+        assert_eq!(state(&Writer { process, start, ..this.clone() }), State::Ended);
+        child.wait().expect("it has ended");
         file.as_file().lock().expect("a lock");
         assert_eq!(state(&gone), State::Running);
     }

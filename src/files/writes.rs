@@ -20,6 +20,7 @@ use datafusion::object_store::{Error, Result};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 
+use super::below::Below;
 use super::staged::{Doubtful, Kin};
 
 /// What the statements of a session write; clones are one and the same. Whoever runs the statements keeps it.
@@ -30,6 +31,8 @@ pub struct Writes(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The stores that are written, by the addresses at which they are registered.
+    stores: Mutex<BTreeMap<String, Below>>,
     /// Jobs that began and that were stopped: odd from a stop to the next beginning.
     epoch: AtomicU64,
     ledger: Mutex<Ledger>,
@@ -55,6 +58,7 @@ pub(super) struct Ledger {
 /// Of the statement that runs, or ran last.
 #[derive(Debug, Default)]
 struct Statement {
+    text: Option<String>,
     completed: Vec<String>,
     folders: Vec<PathBuf>,
     swept: BTreeSet<Kin>,
@@ -69,9 +73,30 @@ impl Writes {
         epoch.fetch_add(epoch.load(Ordering::SeqCst) % 2, Ordering::SeqCst);
     }
 
-    /// A statement of the job begins: what was said of the last one is forgotten.
-    pub fn next_statement(&self) {
-        self.ledger().statement = Statement::default();
+    /// A statement of the job begins, of this text: what was said of the last one is forgotten.
+    ///
+    /// By its text a killed run of the same statement is known, see [`files`](super). Without one it is known by its plan.
+    pub fn next_statement(&self, text: Option<String>) {
+        self.ledger().statement = Statement { text, ..Statement::default() };
+    }
+
+    /// The text of the statement that runs, where somebody said it.
+    pub(super) fn statement(&self) -> Option<String> {
+        self.ledger().statement.text.clone()
+    }
+
+    /// The store below the one that is registered at an address.
+    pub(super) fn store(&self, url: &str) -> Option<Below> {
+        self.0.stores.lock().get(url).cloned()
+    }
+
+    pub(super) fn add_store(&self, url: &str, below: &Below) {
+        self.0.stores.lock().insert(url.to_owned(), below.clone());
+    }
+
+    /// Makes the folders above a file that are not there; they go with the statement, if they stay empty.
+    pub(super) fn make_folders(&self, file: &Path) -> io::Result<()> {
+        self.ledger().make_folders(file)
     }
 
     /// What runs is stopped: call before anything of it is dropped.
@@ -154,6 +179,11 @@ impl Writes {
         self.ledger().statement.completed.push(name);
     }
 
+    /// What had its name is not there any more.
+    pub(super) fn forget_completed(&self, names: &BTreeSet<String>) {
+        self.ledger().statement.completed.retain(|name| !names.contains(name));
+    }
+
     /// Remembers what went wrong.
     pub(super) fn noted<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(Error::Generic { source, .. }) = &result {
@@ -168,6 +198,11 @@ impl Writes {
             let doubtful = remove();
             self.ledger().statement.doubtful.extend(doubtful);
         }
+    }
+
+    /// What a run of somebody has left, and stays.
+    pub(super) fn add_doubtful(&self, doubtful: Vec<Doubtful>) {
+        self.ledger().statement.doubtful.extend(doubtful);
     }
 
     /// A store is being told to forget an upload.

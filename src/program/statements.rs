@@ -24,21 +24,21 @@ use super::print::{Printer, Shape};
 use super::progress::Progress;
 use super::split::Statement;
 use crate::counts;
-use crate::files::{Destination, Doubtful, Writes, only_file, prepare_copy};
+use crate::files::{Destination, Doubtful, Writes, only_file};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Plans and runs one statement and writes its result.
 pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
+    let text = statement.text().trim().to_owned();
     let parsed = parsed(&job.ctx, statement)?;
     let named = named_file(&job.ctx, &parsed)?;
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
     let named = only_file(&plan).or(named);
-    let plan = prepare_copy(plan)?;
     check_is_runnable(&plan)?;
     let destination = Destination::of(&plan);
-    job.writes.next_statement();
+    job.writes.next_statement(Some(text));
     let result = run_plan(job, plan).await;
     Doubtful::warning(&job.writes.take_doubtful()).iter().for_each(|warning| warn(warning));
     result.map_err(|failure| {

@@ -11,7 +11,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::object_store::ObjectStore;
 use datafusion::object_store::memory::InMemory;
 use datafusion::prelude::SessionContext;
-use datafusion_embed::files::{Destination, Whole, WholeSinks, Writes, only_file, prepare_copy};
+use datafusion_embed::files::{Destination, Whole, WholeSinks, Writes, only_file};
 use datafusion_embed::{Error, SessionOptions};
 use futures::TryStreamExt;
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ async fn the_session_of_the_library_writes_whole_files_with_embed() {
     let copy = format!("COPY (SELECT id, embed(body) AS v FROM 'sql/docs.parquet' LIMIT 3) TO '{target}'");
     run(&ctx, &copy).await;
     assert_eq!(writes.completed(), [target.as_str()]);
-    writes.next_statement();
+    writes.next_statement(None);
     let failed = ctx.sql(&format!("COPY ({FAILING}) TO '{target}'")).await.expect("planned").collect().await;
     assert!(failed.expect_err("it divides by zero").to_string().contains("Divide by zero"));
     assert_eq!(settled(folder.path(), &["v.parquet"]).await, ["v.parquet"]);
@@ -92,7 +92,9 @@ async fn what_a_statement_reads_and_writes_is_seen_before_it_runs() {
     let destination = Destination::of(&copy).expect("a file");
     assert_eq!(destination.statement(), "COPY to \"no/such/v.parquet\"");
     assert!(Destination::of(&plan("SELECT 1").await).is_none());
-    let refused = prepare_copy(plan("COPY (SELECT [1.5, 2.5] AS v) TO 'v.csv'").await).expect_err("no vector in a csv");
+    // By the session alone, and before anything runs.
+    let refused = ctx.sql("COPY (SELECT [1.5, 2.5] AS v) TO 'v.csv'").await.expect("planned");
+    let refused = refused.create_physical_plan().await.expect_err("no vector in a csv");
     let DataFusionError::External(error) = &refused else { panic!("{refused:?}") };
     assert!(matches!(error.downcast_ref(), Some(Error::Write(message)) if message.contains("\"v\" is a vector")));
 }

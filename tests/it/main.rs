@@ -11,6 +11,7 @@ mod dml;
 mod errors;
 mod evil;
 mod files;
+mod folders;
 #[cfg(feature = "hub")]
 mod hub;
 mod identity;

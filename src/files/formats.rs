@@ -1,0 +1,147 @@
+//! Endings that files have beside those of DataFusion's own formats: `.tsv`, `.jsonl`, `.ndjson`, `.pq`, and `.csv.gz` and its like.
+//!
+//! DataFusion (55.2) finds the format of a COPY by the last ending of its target. A session is given a format for each further
+//! one. What is compressed has one more ending before that, which [`by_name`] reads.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::Session;
+use datafusion::common::GetExt;
+use datafusion::datasource::file_format::csv::CsvFormatFactory;
+use datafusion::datasource::file_format::json::JsonFormatFactory;
+use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, format_as_file_type};
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::dml::CopyTo;
+
+use crate::error::Error;
+
+/// Endings, and the format of DataFusion that such files have.
+const ENDINGS: [(&str, &str); 4] = [("tsv", "csv"), ("jsonl", "json"), ("ndjson", "json"), ("pq", "parquet")];
+
+/// Endings of compressed files, and what DataFusion calls the compression.
+const COMPRESSED: [(&str, &str); 4] = [("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd")];
+
+const COMPRESSION: &str = "format.compression";
+
+/// DataFusion's own format of an ending that COPY takes.
+pub(super) fn base(ending: &str) -> &str {
+    let known = ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known));
+    known.map_or(ending, |(_, format)| format)
+}
+
+/// How the names of files end that are data of a format, in lower case.
+pub(super) fn data_endings(format: &str) -> Vec<String> {
+    let format = base(format).to_lowercase();
+    let same = ENDINGS.iter().filter(|(_, of)| *of == format).map(|(ending, _)| *ending);
+    let plain: Vec<&str> = same.chain([format.as_str()]).collect();
+    let compressed = COMPRESSED.iter().flat_map(|(end, _)| plain.iter().map(move |plain| format!(".{plain}.{end}")));
+    plain.iter().map(|plain| format!(".{plain}")).chain(compressed).collect()
+}
+
+/// How DataFusion ends the names of files of a format, and how they are to end.
+pub(super) fn rename(ending: &str) -> Option<(&'static str, &'static str)> {
+    Some(match ending.to_lowercase().as_str() {
+        "tsv" => (".csv", ".tsv"),
+        "jsonl" => (".json", ".jsonl"),
+        "ndjson" => (".json", ".ndjson"),
+        "pq" => (".parquet", ".pq"),
+        _ => return None,
+    })
+}
+
+/// Gives a session the formats of all endings that it has none for.
+pub(super) fn add_formats(state: &mut SessionState) {
+    let known = ENDINGS.iter().chain(&COMPRESSED).map(|(ending, _)| *ending);
+    for ending in known {
+        if state.get_file_format_factory(ending).is_none() {
+            // It fails where there is one.
+            let _ = state.register_file_format(Arc::new(Ending(ending)), false);
+        }
+    }
+}
+
+/// The format of files with an ending.
+#[derive(Debug)]
+struct Ending(&'static str);
+
+impl Ending {
+    fn factory(&self) -> Option<Box<dyn FileFormatFactory>> {
+        Some(match base(self.0) {
+            "csv" => Box::new(CsvFormatFactory::new()),
+            "json" => Box::new(JsonFormatFactory::new()),
+            "parquet" => Box::new(ParquetFormatFactory::new()),
+            _ => return None,
+        })
+    }
+}
+
+impl FileFormatFactory for Ending {
+    fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+        let factory = self.factory().ok_or_else(|| unnamed(self.0))?;
+        let mut options = options.clone();
+        if self.0 == "tsv" {
+            options.entry("format.delimiter".to_owned()).or_insert_with(|| "\t".to_owned());
+        }
+        factory.create(state, &options)
+    }
+
+    fn default(&self) -> Arc<dyn FileFormat> {
+        self.factory().unwrap_or_else(|| Box::new(CsvFormatFactory::new())).default()
+    }
+}
+
+impl GetExt for Ending {
+    fn get_ext(&self) -> String {
+        self.0.to_owned()
+    }
+}
+
+fn unnamed(ending: &str) -> Error {
+    let known = "csv, tsv, json, jsonl and ndjson";
+    Error::Write(format!(
+        "a name that ends in .{ending} says no format: write x.csv.{ending} (known before it: {known}), or say STORED AS"
+    ))
+}
+
+/// Takes the format and the compression of a COPY from the name of its file, where the statement does not say them.
+pub(super) fn by_name(copy: &mut CopyTo, state: &dyn Session) -> std::result::Result<(), Error> {
+    let name = copy.output_url.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let ending = |name: &str| Path::new(name).extension().and_then(|ending| ending.to_str()).map(str::to_owned);
+    let last = ending(&name);
+    let compressed = COMPRESSED.iter().find(|(known, _)| Some(*known) == last.as_deref());
+    let stored_as = copy.file_type.get_ext().to_lowercase();
+    let Some((last, compression)) = compressed else {
+        return if COMPRESSED.iter().any(|(known, _)| *known == stored_as) { Err(unnamed(&stored_as)) } else { Ok(()) };
+    };
+    if stored_as == *last {
+        let inner = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).and_then(ending);
+        let inner = inner.filter(|inner| matches!(base(inner), "csv" | "json")).ok_or_else(|| unnamed(last))?;
+        let factory = state.as_any().downcast_ref::<SessionState>().and_then(|s| s.get_file_format_factory(&inner));
+        copy.file_type = format_as_file_type(factory.ok_or_else(|| unnamed(last))?);
+    }
+    if matches!(base(&copy.file_type.get_ext().to_lowercase()), "csv" | "json") {
+        copy.options.entry(COMPRESSION.to_owned()).or_insert_with(|| (*compression).to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_a_format_is_known_by_every_ending_that_it_may_have() {
+        let json = data_endings("ndjson");
+        assert_eq!(json, data_endings("JSON"));
+        for ending in [".json", ".jsonl", ".ndjson", ".json.gz", ".ndjson.zst"] {
+            assert!(json.iter().any(|known| known == ending), "{ending}");
+        }
+        assert!(!json.iter().any(|ending| ending.contains("csv")));
+        assert!(data_endings("arrow").contains(&".arrow".to_owned()));
+    }
+}
