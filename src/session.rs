@@ -12,6 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::access::Access;
 use crate::files::{Whole, WholeSinks, Writes};
 use crate::options::EmbedOptions;
+use crate::plan::rules_with_pages;
 
 /// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
 /// 1.5 GB of 384-wide vectors, this is 30 MB.
@@ -54,6 +55,7 @@ pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContex
         .with_config(options.config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rules(rules_with_pages())
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .build();
     // FROM 'docs.parquet'. It builds a new context: nothing may be registered before.

@@ -14,6 +14,7 @@ mod hub;
 mod identity;
 mod invariants;
 mod late;
+mod limits;
 mod models;
 mod plan;
 #[cfg(feature = "cli")]
