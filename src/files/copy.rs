@@ -10,6 +10,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 
+use super::home::expand_home;
 use super::target::{Target, may_be_made_in};
 use crate::error::Error;
 
@@ -28,6 +29,7 @@ fn prepare_node(node: LogicalPlan, is_run: bool) -> Result<Transformed<LogicalPl
     let LogicalPlan::Copy(mut copy) = node else {
         return Ok(Transformed::no(node));
     };
+    copy.output_url = expand_home(&copy.output_url).into_owned();
     check_csv(&copy)?;
     if is_run {
         check_target(&copy)?;

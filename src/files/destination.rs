@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 
+use super::reading::listing_table;
 use super::target::shown;
 
 /// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
@@ -61,7 +62,7 @@ fn local_path(url: &str) -> Option<PathBuf> {
 /// Where the files of a table are; `None` for a table without files.
 fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
     let provider = source_as_provider(table).ok()?;
-    let table = provider.downcast_ref::<ListingTable>()?;
+    let table = listing_table(provider.as_ref())?;
     table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
 }
 

@@ -1,7 +1,9 @@
-//! Writing: a file, or an object of any store, is there complete or not there, and nothing is removed that is somebody's.
+//! Files: what a name stands for is read, and what is written is there complete or not there. Nothing is removed that is
+//! somebody's.
 //!
 //! | file | what |
 //! |---|---|
+//! | `reading/` | how a name in FROM becomes a table |
 //! | `writes.rs` | what a session writes: what may still be completed, and what is removed when it may not |
 //! | `whole.rs` | a store that completes what it begins, or leaves nothing |
 //! | `local.rs` | how it writes local files: beside their targets, renamed when they are whole |
@@ -13,6 +15,7 @@
 //! | `copy.rs` | what COPY ... TO is refused before anything runs, and how vectors are stored |
 //! | `destination.rs` | where a statement writes, and what it reads |
 //! | `small.rs` | a small file at once |
+//! | `home.rs` | `~` at the start of a path |
 //!
 //! What is removed, and nothing else ever:
 //!
@@ -25,7 +28,9 @@
 
 mod copy;
 mod destination;
+mod home;
 mod local;
+mod reading;
 mod sink;
 mod small;
 mod staged;
@@ -37,6 +42,9 @@ mod writes;
 
 pub use copy::{is_vector, prepare_copy};
 pub use destination::{Destination, only_file};
+pub use home::expand_home;
+pub(crate) use reading::{Documents, Row};
+pub use reading::{FileKind, reading_files};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};

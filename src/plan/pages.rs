@@ -55,7 +55,11 @@ impl Pages {
     }
 
     /// A limit over an input without open pages, as a leaf.
-    fn page(&self, node: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    fn page(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
         if !node.is::<GlobalLimitExec>() {
             return Ok(Transformed::no(node));
         }

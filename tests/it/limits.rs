@@ -16,7 +16,8 @@ async fn ids(ctx: &SessionContext, sql: &str) -> Vec<i64> {
 /// A session with eight rows in no order, `g` of two kinds.
 async fn session() -> SessionContext {
     let ctx = datafusion_embed::session(SessionOptions::default()).expect("a session");
-    run(&ctx, "CREATE TABLE t AS SELECT column1 AS id, column1 % 2 AS g FROM (VALUES (6),(3),(8),(1),(5),(2),(7),(4))").await;
+    run(&ctx, "CREATE TABLE t AS SELECT column1 AS id, column1 % 2 AS g FROM (VALUES (6),(3),(8),(1),(5),(2),(7),(4))")
+        .await;
     ctx
 }
 
@@ -68,7 +69,9 @@ async fn pages_are_of_the_same_rows_and_together_all() {
     let ctx = session().await;
     let mut all = Vec::new();
     for page in 0..3 {
-        all.extend(ids(&ctx, &format!("SELECT id FROM (SELECT * FROM t LIMIT 3 OFFSET {}) ORDER BY id", 3 * page)).await);
+        all.extend(
+            ids(&ctx, &format!("SELECT id FROM (SELECT * FROM t LIMIT 3 OFFSET {}) ORDER BY id", 3 * page)).await,
+        );
     }
     all.sort();
     assert_eq!(all, [1, 2, 3, 4, 5, 6, 7, 8]);

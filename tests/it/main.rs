@@ -19,6 +19,7 @@ mod models;
 mod plan;
 #[cfg(feature = "cli")]
 mod program;
+mod reading;
 #[cfg(feature = "cli")]
 mod repl;
 #[cfg(feature = "cli")]
