@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::config::CsvOptions;
 use datafusion::common::plan_datafusion_err;
 use datafusion::error::Result;
+use memchr::{memchr_iter, memchr2, memchr3};
 use regex::Regex;
 
 use super::bytes::Reader;
@@ -126,14 +127,47 @@ impl Quotes {
 
     /// Whether these bytes, which follow those before, have a line break in a quoted cell.
     fn find_break(&mut self, mut bytes: &[u8]) -> bool {
-        while let Some((&byte, rest)) = bytes.split_first() {
-            bytes = rest;
+        while let Some(&byte) = bytes.first() {
+            let place = match self.state {
+                State::Start | State::Plain => self.next_quoted(bytes),
+                State::Quoted if self.escape.is_none() => self.next_in_quotes(bytes),
+                _ => Some(0),
+            };
+            let Some(place) = place else {
+                let last = bytes.last().copied().unwrap_or(byte);
+                if self.state != State::Quoted {
+                    self.state = if self.ends_cell(last) { State::Start } else { State::Plain };
+                }
+                return false;
+            };
+            if place > 0 && self.state != State::Quoted {
+                self.state = State::Start;
+            }
+            let byte = bytes[place];
             if matches!(self.state, State::Quoted | State::Escaped) && self.ends_record(byte) {
                 return true;
             }
             self.state = self.after(byte);
+            bytes = &bytes[place + 1..];
         }
         false
+    }
+
+    /// Where, outside of quotes, the next quoted cell begins.
+    fn next_quoted(&self, bytes: &[u8]) -> Option<usize> {
+        let starts_cell = |place: usize| match place.checked_sub(1) {
+            Some(before) => self.ends_cell(bytes[before]),
+            None => self.state == State::Start,
+        };
+        memchr_iter(self.quote, bytes).find(|place| starts_cell(*place))
+    }
+
+    /// Where, inside of quotes, something else than a letter of the text is.
+    fn next_in_quotes(&self, bytes: &[u8]) -> Option<usize> {
+        match self.terminator {
+            Some(terminator) => memchr2(self.quote, terminator, bytes),
+            None => memchr3(self.quote, b'\n', b'\r', bytes),
+        }
     }
 
     /// Whether a byte is the end of a record.

@@ -85,12 +85,15 @@ impl Files {
         // DataFusion's own way says of each that it has no NULL.
         for value in &file.partition_values {
             let mut column = ColumnStatistics::new_unknown();
+            // A file that may have no rows may lack its value too.
+            let has_rows = matches!(statistics.num_rows, Precision::Exact(rows) if rows > 0);
+            let known = if has_rows { Precision::Exact(value.clone()) } else { Precision::Inexact(value.clone()) };
             if value.is_null() {
                 column.null_count = statistics.num_rows;
             } else {
                 column.null_count = Precision::Exact(0);
-                column.min_value = Precision::Exact(value.clone());
-                column.max_value = Precision::Exact(value.clone());
+                column.min_value = known.clone();
+                column.max_value = known;
             }
             statistics.column_statistics.push(column);
         }
