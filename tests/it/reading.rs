@@ -294,6 +294,13 @@ async fn files_of_one_folder_may_differ_in_width() {
     place.write("json/1.json", "{\"id\":1,\"b\":\"x\"}\n");
     place.write("json/2.jsonl", "{\"id\":2.5,\"a\":[1]}\n");
     assert_eq!(place.rows("SELECT id, a, b FROM '$/json' ORDER BY id").await, ["1.0|NULL|x", "2.5|[1]|NULL"]);
+    for (name, kind) in [("a", "INT"), ("b", "BIGINT")] {
+        run(&place.ctx, &place.sql(&format!("COPY (SELECT 1::{kind} AS id) TO '$/arrow/{name}.arrow'"))).await;
+    }
+    place.says(
+        &place.error("SELECT * FROM '$/arrow'").await,
+        &["a.arrow\" are id Int32", "b.arrow\" are id Int64", "UNION ALL"],
+    );
     place.write("two/a.csv", "id\n1\n");
     place.parquet("two/b.parquet", 1).await;
     place.says(&place.error("SELECT * FROM '$/two'").await, &["two kinds", "a.csv\"", "b.parquet\""]);
@@ -636,4 +643,23 @@ async fn a_table_may_name_the_file_of_each_row() {
     assert_eq!(place.count("SELECT count(*) FROM t WHERE filename LIKE '%b.parquet'").await, 3);
     let wrong = "CREATE EXTERNAL TABLE u STORED AS PARQUET LOCATION '$/n' OPTIONS ('filename' 'maybe')";
     place.says(&place.error(wrong).await, &["'maybe' is not true or false"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_stores_are_read_alike() {
+    use datafusion::execution::object_store::ObjectStoreUrl;
+    use datafusion::object_store::memory::InMemory;
+    use std::sync::Arc;
+    let ctx = session();
+    let url = ObjectStoreUrl::parse("mem://bucket").expect("a URL");
+    ctx.register_object_store(url.as_ref(), Arc::new(InMemory::new()));
+    for (name, rows) in [("a/x.csv", 1), ("a/b/y.csv", 2), ("a/_z.csv", 4)] {
+        let copy = format!(
+            "COPY (SELECT value AS id, E'a\\nb' AS t FROM generate_series(1, {rows})) TO 'mem://bucket/{name}'"
+        );
+        run(&ctx, &copy).await;
+    }
+    for (name, rows) in [("a/x.csv", 1), ("a/", 3), ("a", 3), ("a/b/", 2), ("a/_z.csv", 4)] {
+        assert_eq!(count(&ctx, &format!("SELECT count(*) FROM 'mem://bucket/{name}'")).await, rows, "{name}");
+    }
 }

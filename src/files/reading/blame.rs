@@ -5,6 +5,7 @@ use std::io::BufRead;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::json::ReaderBuilder;
 use datafusion::common::config::CsvOptions;
+use datafusion::error::DataFusionError;
 
 use super::bytes::Reader;
 use super::json::{first_error, shortened};
@@ -51,6 +52,20 @@ pub(super) fn csv(reader: Reader, options: &CsvOptions, schema: &SchemaRef, mess
         }
     }
     None
+}
+
+/// What an error says, without the layers that it went through.
+pub(super) fn bare(error: &DataFusionError) -> String {
+    let message = match error.find_root() {
+        DataFusionError::External(inner) => inner.to_string(),
+        root => root.strip_backtrace(),
+    };
+    let mut rest = message.as_str();
+    let layers = ["External: ", "Arrow error: ", "Parquet error: ", "Csv error: ", "Json error: ", "Parser error: "];
+    while let Some(inner) = layers.iter().find_map(|layer| rest.strip_prefix(layer)) {
+        rest = inner;
+    }
+    rest.to_owned()
 }
 
 /// The value, its type and its column in a message of arrow-csv 59.3: `Error while parsing value 'AB-7' as type 'Int64' for

@@ -18,9 +18,9 @@ use regex::Regex;
 use super::bytes::Reader;
 
 /// The columns of a file by its first `most` records; 0 makes every column a text.
-pub(super) fn infer(reader: impl Read, options: &CsvOptions, has_header: bool, most: usize) -> Result<Schema> {
+pub(super) fn infer(reader: impl Read, options: &CsvOptions, most: usize) -> Result<Schema> {
     let mut format = Format::default()
-        .with_header(has_header)
+        .with_header(options.has_header.unwrap_or(true))
         .with_delimiter(options.delimiter)
         .with_quote(options.quote)
         .with_truncated_rows(options.truncated_rows.unwrap_or(false));
@@ -43,10 +43,10 @@ pub(super) fn infer(reader: impl Read, options: &CsvOptions, has_header: bool, m
 }
 
 /// The columns of a file by its first bytes, but at least a thousand records.
-pub(super) fn infer_from_bytes(reader: Reader, options: &CsvOptions, has_header: bool, share: u64) -> Result<Schema> {
+pub(super) fn infer_from_bytes(reader: Reader, options: &CsvOptions, share: u64) -> Result<Schema> {
     let mut counted =
         Counted { reader, left: share, records: LEAST_RECORDS, quotes: Quotes::new(options), is_cut: false };
-    infer(&mut counted, options, has_header, usize::MAX)
+    infer(&mut counted, options, usize::MAX)
 }
 
 /// Records that are looked at in any case.

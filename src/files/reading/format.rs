@@ -10,16 +10,19 @@ use datafusion::common::config::{CsvOptions, JsonOptions};
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::file_format::{FileFormat, FileMeta};
 use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
+use datafusion::object_store::path::Path;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::physical_plan::ExecutionPlan;
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use futures::{StreamExt, TryStreamExt};
 
+use super::blame;
 use super::bytes::look;
 use super::csv;
 use super::json;
@@ -112,6 +115,9 @@ impl Format {
         if self.csv().is_some() {
             check_headers(&columns)?;
         }
+        if !self.is_text() && !self.inner.is::<ParquetFormat>() {
+            check_same(&columns)?;
+        }
         let merged = merged(&columns, self.is_text())?;
         let merged = if self.is_text() { readable(&merged) } else { merged };
         if self.csv().is_some() {
@@ -131,14 +137,11 @@ impl Format {
         share: u64,
     ) -> Result<SchemaRef> {
         let (texts, compression) = decoded(Arc::clone(store), self.compression(), self.encoding);
-        if let Some(options) = self.csv().cloned() {
+        if let Some(options) = self.csv() {
             let has_header = options.has_header.unwrap_or(state.config_options().catalog.has_header);
-            let most = options.schema_infer_max_rec;
-            let look = look(texts.as_ref(), &file.location, compression, move |reader| match most {
-                Some(most) => csv::infer(reader, &options, has_header, most),
-                None => csv::infer_from_bytes(reader, &options, has_header, share),
-            });
-            return Ok(Arc::new(look.await?));
+            let options = options.clone().with_has_header(has_header);
+            let schema = csv_columns(texts.as_ref(), compression, &file.location, options, share).await?;
+            return Ok(Arc::new(schema));
         }
         if let Some(options) = self.json().cloned() {
             let is_array = self.is_array(texts.as_ref(), compression, file).await?;
@@ -278,6 +281,33 @@ impl Format {
     }
 }
 
+/// The columns of a CSV file, or what is wrong with it and in which line.
+async fn csv_columns(
+    store: &dyn ObjectStore,
+    compression: FileCompressionType,
+    file: &Path,
+    options: CsvOptions,
+    share: u64,
+) -> Result<Schema> {
+    let (of_infer, most) = (options.clone(), options.schema_infer_max_rec);
+    let columns = look(store, file, compression, move |reader| match most {
+        Some(most) => csv::infer(reader, &of_infer, most),
+        None => csv::infer_from_bytes(reader, &of_infer, share),
+    });
+    let error = match columns.await {
+        Err(error) => error,
+        columns => return columns,
+    };
+    let message = blame::bare(&error);
+    let found = look(store, file, compression, {
+        let options = options.clone();
+        move |reader| Ok(Arc::new(csv::infer(reader, &options, 0)?))
+    });
+    let Ok(header) = found.await else { return Err(error) };
+    let found = look(store, file, compression, move |reader| Ok(blame::csv(reader, &options, &header, &message)));
+    Err(found.await.ok().flatten().map_or(error, |found| Error::Read(found).into()))
+}
+
 fn encoding(label: &str) -> Result<Option<&'static Encoding>> {
     match Encoding::for_label(label.trim().as_bytes()) {
         Some(encoding) => Ok(Some(encoding).filter(|encoding| *encoding != UTF_8)),
@@ -291,11 +321,7 @@ fn encoding(label: &str) -> Result<Option<&'static Encoding>> {
 /// The error of a file with its name, if it lacks it.
 fn in_file(file: &ObjectMeta, error: DataFusionError) -> DataFusionError {
     let name = shown_file(&file.location);
-    let message = match error.find_root() {
-        DataFusionError::External(inner) => inner.to_string(),
-        DataFusionError::ParquetError(inner) => inner.to_string(),
-        root => root.strip_backtrace(),
-    };
+    let message = blame::bare(&error);
     if message.contains(&format!("{name:?}")) {
         return error;
     }
@@ -313,6 +339,24 @@ fn check_headers(files: &[Named]) -> std::result::Result<(), Error> {
             "the columns of {first:?} are {}, and those of {file:?} are {}: read them apart, and use UNION ALL BY NAME",
             expected.join(", "),
             names(schema).join(", ")
+        ))),
+    }
+}
+
+/// Files of other formats, Arrow's for one, are read as they are, column by column.
+fn check_same(files: &[Named]) -> std::result::Result<(), Error> {
+    let Some((first, schema)) = files.first() else { return Ok(()) };
+    let kinds = |schema: &Schema| {
+        let kinds = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
+        kinds.collect::<Vec<_>>().join(", ")
+    };
+    match files.iter().find(|(_, other)| kinds(other) != kinds(schema)) {
+        None => Ok(()),
+        Some((file, other)) => Err(Error::Read(format!(
+            "the columns of {first:?} are {}, and those of {file:?} are {}, which are read together from Parquet files only: \
+             read them apart, and use UNION ALL BY NAME",
+            kinds(schema),
+            kinds(other)
         ))),
     }
 }

@@ -104,12 +104,14 @@ impl Place {
 
     /// The files that are there now, in the order of their names.
     pub(super) async fn files(&self, store: &dyn ObjectStore, config: &ConfigOptions) -> Result<Vec<ObjectMeta>> {
+        let is_flat = config.execution.listing_table_ignore_subdirectory;
         let found = match &self.kind {
             Kind::File => match store.head(&self.root).await {
-                Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+                // Other stores have no folders, only names that begin alike.
+                Err(StoreError::NotFound { .. }) => self.folder(store, is_flat).await,
                 file => file.map(|file| vec![file]),
             },
-            Kind::Folder => self.folder(store, config.execution.listing_table_ignore_subdirectory).await,
+            Kind::Folder => self.folder(store, is_flat).await,
             Kind::Pattern(pattern) => pattern.files(store, &self.root).await,
         };
         let mut files = found.map_err(|error| Error::Read(format!("{:?}: {error}", self.name)))?;

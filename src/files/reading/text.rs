@@ -172,7 +172,7 @@ impl Witness {
         if !matches!(root, DataFusionError::ArrowError(..) | DataFusionError::External(_)) {
             return error;
         }
-        let message = root.strip_backtrace();
+        let message = blame::bare(&error);
         let found = self.found(location, message.clone()).await.unwrap_or(message);
         Error::Read(format!("file {:?}: {found}", shown_file(location))).into()
     }
