@@ -48,6 +48,8 @@ impl Pages {
     /// Puts the rule around DataFusion's, once; `None` where nothing changes.
     pub(super) fn around(rules: &[Rule], only_embed: bool) -> Option<Vec<Rule>> {
         let place = rules.iter().position(|rule| is::<EnsureRequirements>(rule))?;
+        // What says that an order is wanted is taken away by a later rule, which a host's own list may lack.
+        rules[place..].iter().find(|rule| is::<OutputRequirements>(rule))?;
         let mut rules = rules.to_vec();
         let inner = Arc::clone(&rules[place]);
         rules[place] = Arc::new(Self { inner, only_embed });
