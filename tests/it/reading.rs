@@ -412,6 +412,12 @@ async fn endings_say_what_a_file_is() {
     run(&place.ctx, &place.sql("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '$/c.tsv.gz'")).await;
     assert_eq!(place.rows("SELECT * FROM t").await, ["1|a, b"]);
     assert_eq!(count(&place.ctx, "SELECT count(*) FROM 'sql/docs.jsonl'").await, 320);
+    // No file is left out in silence.
+    place.write("both/a.csv", "id\n1\n");
+    fs::copy(place.at("c.csv.gz"), place.at("both/b.csv.gz")).expect("copied");
+    for sql in ["SELECT * FROM '$/both'", "CREATE EXTERNAL TABLE b STORED AS CSV LOCATION '$/both'"] {
+        place.says(&place.error(sql).await, &["two kinds", "a.csv\"", "b.csv.gz\""]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

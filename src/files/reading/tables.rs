@@ -158,7 +158,7 @@ impl TableProviderFactory for StatedFiles {
         }
         let store = state.runtime_env().object_store(&first.store)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
-        let (mut options, kind) = stated(command, &files);
+        let (mut options, kind) = stated(state, command, first, files)?;
         let has_filename = match options.remove(FILENAME).as_deref() {
             None | Some("false") => false,
             Some("true") => true,
@@ -180,22 +180,29 @@ impl TableProviderFactory for StatedFiles {
     }
 }
 
-/// The options of a statement, with what the name of the first file says where the statement says nothing; and the kind of file
-/// that is meant.
-fn stated(command: &CreateExternalTable, files: &[ObjectMeta]) -> (HashMap<String, String>, FileKind) {
+/// The options of a statement, with what the names of files say where the statement says nothing; and the kind of file that is
+/// meant.
+fn stated(
+    state: &SessionState,
+    command: &CreateExternalTable,
+    place: &Place,
+    mut files: Vec<ObjectMeta>,
+) -> Result<(HashMap<String, String>, FileKind)> {
     const DELIMITER: &str = "format.delimiter";
     const COMPRESSION: &str = "format.compression";
     let mut options = command.options.clone();
     let plain = FileKind::stated(&command.file_type, None, CompressionTypeVariant::UNCOMPRESSED);
-    let of_name = files.iter().filter_map(|file| FileKind::of(file.location.filename()?));
-    if let Some(kind) = of_name.filter(|kind| kind.format == plain.format).next() {
-        for (key, value) in kind.options() {
-            options.entry(key).or_insert(value);
-        }
+    let is_stated = |kind: FileKind| kind.format == plain.format;
+    files.retain(|file| file.location.filename().and_then(FileKind::of).is_some_and(is_stated));
+    if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
+        files.truncate(1);
+    }
+    for (key, value) in kind_of(state, place, &files)?.iter().flat_map(FileKind::options) {
+        options.entry(key).or_insert(value);
     }
     let compression = options.get(COMPRESSION).and_then(|name| name.parse().ok()).unwrap_or(plain.compression);
     let delimiter = options.get(DELIMITER).and_then(|text| text.bytes().next());
-    (options, FileKind { delimiter, compression, ..plain })
+    Ok((options, FileKind { delimiter, compression, ..plain }))
 }
 
 fn check_orders(command: &CreateExternalTable, table: &Files) -> Result<()> {
