@@ -47,7 +47,7 @@ pub(super) struct Pages {
 impl Pages {
     /// Puts the rule around DataFusion's, once; `None` where nothing changes.
     pub(super) fn around(rules: &[Rule], only_embed: bool) -> Option<Vec<Rule>> {
-        let place = rules.iter().position(|rule| is::<EnsureRequirements>(rule))?;
+        let place = rules.iter().position(is::<EnsureRequirements>)?;
         // What says that an order is wanted is taken away by a later rule, which a host's own list may lack.
         rules[place..].iter().find(|rule| is::<OutputRequirements>(rule))?;
         let mut rules = rules.to_vec();

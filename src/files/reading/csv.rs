@@ -67,9 +67,9 @@ impl Read for Counted {
             return Ok(0);
         }
         let count = self.reader.read(out)?;
-        for place in 0..count {
+        for (place, byte) in out[..count].iter().enumerate() {
             self.left = self.left.saturating_sub(1);
-            if self.quotes.ends_record_with(out[place]) {
+            if self.quotes.ends_record_with(*byte) {
                 self.records = self.records.saturating_sub(1);
                 if self.left == 0 && self.records == 0 {
                     self.is_cut = true;

@@ -192,7 +192,7 @@ impl Format {
             let splits = self.csv_splits(state, store, options, &files).await?;
             let has_header = options.has_header.unwrap_or(state.config_options().catalog.has_header);
             let options = options.clone().with_has_header(has_header).with_newlines_in_values(!splits);
-            (Arc::new(CsvFormat::default().with_options(options.clone())), Text::Csv(options), splits)
+            (Arc::new(CsvFormat::default().with_options(options.clone())), Text::Csv(Box::new(options)), splits)
         } else if let Some(options) = self.json() {
             let is_array = self.are_arrays(store, &files).await?;
             let options = JsonOptions { newline_delimited: !is_array, ..options.clone() };

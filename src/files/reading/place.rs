@@ -134,7 +134,8 @@ impl Place {
             let names: Vec<_> = file.location.prefix_match(&self.root).into_iter().flatten().collect();
             let folders = names.iter().take(names.len().saturating_sub(1));
             let mut plain = folders.filter(|name| !name.as_ref().contains('='));
-            !names.iter().any(|name| is_hidden(name.as_ref())) && !(is_flat && plain.next().is_some())
+            let is_below = is_flat && plain.next().is_some();
+            !is_below && !names.iter().any(|name| is_hidden(name.as_ref()))
         });
         Ok(files)
     }

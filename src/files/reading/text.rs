@@ -31,7 +31,7 @@ use crate::error::Error;
 /// What a file of text is.
 #[derive(Debug, Clone)]
 pub(super) enum Text {
-    Csv(CsvOptions),
+    Csv(Box<CsvOptions>),
     Lines,
     Array,
 }
