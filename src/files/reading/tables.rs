@@ -156,7 +156,8 @@ impl TableProviderFactory for StatedFiles {
         if let Some(other) = places.iter().find(|place| place.store != first.store) {
             return plan_err!("the LOCATIONs {:?} and {:?} are in different stores", first.name, other.name);
         }
-        let store = state.runtime_env().object_store(&first.store)?;
+        // By the whole address, which is in the error where there is no such store.
+        let store = state.runtime_env().object_store(first.url()?)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
         let (mut options, kind) = stated(state, command, first, files)?;
         let has_filename = match options.remove(FILENAME).as_deref() {
