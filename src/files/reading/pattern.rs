@@ -63,8 +63,8 @@ impl Pattern {
         Ok(Self { alternatives })
     }
 
-    /// The files below a folder that match, those that are hidden only where the pattern asks for them. No folder is looked
-    /// into that cannot have one.
+    /// The files below a folder that match, those that are hidden only where the pattern asks for them; one may come twice. No
+    /// folder is looked into that cannot have one.
     pub(super) async fn files(
         &self,
         store: &dyn ObjectStore,
@@ -164,6 +164,7 @@ mod tests {
             let files = pattern.files(&store, &Path::from("r")).await.expect("a list");
             let mut files: Vec<_> = files.iter().map(|file| file.location.as_ref()[2..].to_owned()).collect();
             files.sort();
+            files.dedup();
             files.join(" ")
         };
         assert_eq!(found("*.x").await, "0.x");
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(found("{a/{1,b/3},b/4}.x").await, "a/1.x a/b/3.x b/4.x");
         assert_eq!(found("a/?.[!x]").await, "a/2.y");
         assert_eq!(found("a/").await, "a/1.x a/2.y a/b/3.x");
-        assert_eq!(found("*/_*.x").await, "_c/5.x _k=v/9.x a/_6.x".replace("_c/5.x _k=v/9.x ", ""));
+        assert_eq!(found("*/_*.x").await, "a/_6.x");
         assert_eq!(found("_c/*").await, "_c/5.x");
         assert_eq!(found("x*").await, "");
     }
