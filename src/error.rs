@@ -36,6 +36,9 @@ pub enum Error {
     /// A statement asks for a file that cannot be written, or not there.
     #[error("{0}")]
     Write(String),
+    /// A file cannot be read, or not as it was asked for.
+    #[error("{0}")]
+    Read(String),
     /// The session was asked to stop its running calls, see [`cancel`](crate::cancel).
     #[error("embed: cancelled")]
     Cancelled,

@@ -43,7 +43,7 @@
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
-//! | `files/` | writing: a file, an object or a folder is there complete or not there; what may be removed |
+//! | `files/` | reading: what a name stands for; writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
@@ -203,8 +203,9 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
     Ok(replaced)
 }
 
-/// A session as the program has it: `embed` and its sisters, files by their names in FROM, exports that are complete or not
-/// there, folders that are never doubled, and vectors in Parquet row groups that a writer has the memory for.
+/// A session as the program has it: `embed` and its sisters, files by their names in FROM ([`files::reading_files`]), `read_text` and
+/// `read_lines`, exports that are complete or not there, folders that are never doubled, and vectors in Parquet row groups that a
+/// writer has the memory for.
 ///
 /// A host that has a session already takes [`register`] for the functions and [`files`] for the rest.
 ///

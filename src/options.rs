@@ -12,6 +12,7 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
 
 use crate::error::{Error, Result};
+use crate::files::expand_home;
 
 /// The model that `embed` uses when nothing else is said. Compiled in by the feature `bundled-model`.
 pub(crate) const BUNDLED_NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -127,7 +128,7 @@ settings! {
         "Keep the first so many values of a vector (Matryoshka); 0 is all";
     /// `embed.cache`: folder where vectors are kept, so that what was computed once is never computed again, by any query and
     /// any process that uses the folder. Empty is none.
-    cache: String = String::new(), read_text,
+    cache: String = String::new(), read_folder,
         "Folder where vectors are kept for later queries; empty is none";
     /// `embed.cache_size`: bytes that the folder may hold, a size. Beyond it the oldest vectors are removed, a sixteenth of
     /// that at once. 0 is any number.
@@ -160,8 +161,8 @@ fn read_bool(key: &str, text: &str) -> Result<bool> {
     }
 }
 
-fn read_text(_key: &str, text: &str) -> Result<String> {
-    Ok(text.to_owned())
+fn read_folder(_key: &str, text: &str) -> Result<String> {
+    Ok(expand_home(text).into_owned())
 }
 
 fn read_name(key: &str, text: &str) -> Result<String> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::error::Result;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -10,8 +11,10 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::access::Access;
-use crate::files::{CsvTexts, Whole, WholeSinks, Writes};
+use crate::files::{CsvTexts, Whole, WholeSinks, Writes, reading_files};
+use crate::functions::{Flatten, ReadText};
 use crate::options::EmbedOptions;
+use crate::plan::rules_with_pages;
 
 /// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
 /// 1.5 GB of 384-wide vectors, this is 30 MB.
@@ -30,7 +33,7 @@ const MAX_WAITING: usize = 8;
 pub struct SessionOptions {
     /// All settings; those of `embed` are its extension [`EmbedOptions`]. Other than DataFusion's own are: there is an
     /// information schema, which SHOW needs; a Parquet row group has 20 000 rows, because a writer holds one in memory, and as
-    /// many of them as there are cores, four at most, are written side by side.
+    /// many of them as there are cores, four at most, are written side by side; and a folder is read with its subfolders.
     pub config: SessionConfig,
     /// Bytes that sorts, joins and aggregates may take before they spill; `None` is no limit.
     pub memory_limit: Option<usize>,
@@ -45,30 +48,39 @@ impl Default for SessionOptions {
         let mut config =
             SessionConfig::new().with_information_schema(true).with_option_extension(EmbedOptions::default());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let parquet = &mut config.options_mut().execution.parquet;
-        parquet.max_row_group_size = MAX_ROW_GROUP_SIZE;
-        parquet.maximum_parallel_row_group_writers = cores.min(MAX_ROW_GROUPS);
-        parquet.maximum_buffered_record_batches_per_stream = MAX_WAITING;
+        let execution = &mut config.options_mut().execution;
+        execution.parquet.max_row_group_size = MAX_ROW_GROUP_SIZE;
+        execution.parquet.maximum_parallel_row_group_writers = cores.min(MAX_ROW_GROUPS);
+        execution.parquet.maximum_buffered_record_batches_per_stream = MAX_WAITING;
+        // A folder is all that is in it, as for other programs.
+        execution.listing_table_ignore_subdirectory = false;
         Self { config, memory_limit: None, writes: Writes::default(), access: Access::default() }
     }
 }
 
 /// The session without the functions.
 pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContext> {
-    let mut runtime = RuntimeEnvBuilder::new();
+    // Other programs write files too.
+    let mut runtime = RuntimeEnvBuilder::new().with_object_list_cache_limit(0);
     if let Some(bytes) = options.memory_limit {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
     }
     let runtime = Arc::new(runtime.build()?);
     let local = ObjectStoreUrl::local_filesystem();
     runtime.register_object_store(local.as_ref(), Arc::new(Whole::local(&options.writes)));
-    let state = SessionStateBuilder::new()
+    let mut state = SessionStateBuilder::new()
         .with_config(options.config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rules(rules_with_pages())
         .with_physical_optimizer_rule(Arc::new(CsvTexts))
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .build();
-    // FROM 'docs.parquet'. It builds a new context: nothing may be registered before.
-    Ok(SessionContext::new_with_state(state).enable_url_table())
+    state.register_udf(Arc::new(Flatten::new().into()))?;
+    // It builds a new context: nothing may be registered before.
+    let ctx = reading_files(SessionContext::new_with_state(state));
+    for table in [ReadText::Files, ReadText::Lines] {
+        ctx.register_udtf(table.name(), Arc::new(table));
+    }
+    Ok(ctx)
 }

@@ -5,12 +5,13 @@ use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 use url::Url;
 
+use super::reading::listing_table;
 use super::target::shown;
 use crate::error::Error;
 
@@ -82,7 +83,7 @@ pub(super) fn copy_url(name: &str) -> Result<ListingTableUrl> {
 /// Where the files of a table are; `None` for a table without files.
 fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
     let provider = source_as_provider(table).ok()?;
-    let table = provider.downcast_ref::<ListingTable>()?;
+    let table = listing_table(provider.as_ref())?;
     table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
 }
 

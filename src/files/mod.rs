@@ -1,7 +1,9 @@
-//! Writing: a file, or an object of any store, is there complete or not there, and nothing is removed that is somebody's.
+//! Files: what a name stands for is read, and what is written is there complete or not there. Nothing is removed that is
+//! somebody's.
 //!
 //! | file | what |
 //! |---|---|
+//! | `reading/` | how a name in FROM becomes a table |
 //! | `writes.rs` | what a session writes: what may still be completed, and what is removed when it may not |
 //! | `whole.rs` | a store that completes what it begins, or leaves nothing |
 //! | `local.rs` | how it writes local files: beside their targets, renamed when they are whole |
@@ -22,6 +24,7 @@
 //! | `marks.rs` | the files beside the data of a folder, and which data counts |
 //! | `destination.rs` | where a statement writes, and what it reads |
 //! | `small.rs` | a small file at once |
+//! | `home.rs` | `~` at the start of a path |
 //!
 //! What is removed, and nothing else ever:
 //!
@@ -41,10 +44,12 @@ mod csv;
 mod destination;
 mod export;
 mod formats;
+mod home;
 mod local;
 mod marks;
 mod partitions;
 mod planner;
+mod reading;
 mod run;
 mod sink;
 mod small;
@@ -58,9 +63,12 @@ mod writes;
 
 pub use csv::CsvTexts;
 pub use destination::{Destination, only_file};
+pub use home::expand_home;
 pub use marks::counts_as_data;
 pub use planner::FilePlanner;
 pub(crate) use planner::install;
+pub(crate) use reading::{Documents, Row};
+pub use reading::{FileKind, reading_files};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};

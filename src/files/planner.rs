@@ -19,6 +19,7 @@ use super::copy::{check_columns, check_target};
 use super::destination::{Destination, copy_url};
 use super::export::{Export, with_run};
 use super::formats::{add_formats, by_name, data_endings, rename};
+use super::home::expand_home;
 use super::marks::Mode;
 use super::run::Work;
 use super::vectors::store_vectors;
@@ -110,6 +111,7 @@ impl FilePlanner {
     fn copy(&self, mut copy: CopyTo, is_run: bool, session: &dyn Session) -> Result<(CopyTo, Option<Export>)> {
         // The text of the statement, for a host that does not say it.
         let text = copy.input.display_indent().to_string();
+        copy.output_url = expand_home(&copy.output_url).into_owned();
         by_name(&mut copy, session)?;
         check_columns(&copy)?;
         let url = copy_url(&copy.output_url)?;

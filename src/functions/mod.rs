@@ -7,6 +7,8 @@
 //! | `cosine_similarity.rs` | `cosine_similarity` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
+//! | `flatten.rs` | `flatten`: DataFusion's, mended |
+//! | `read_text.rs` | `read_text()`, `read_lines()`: only where files are read by their names |
 //! | `written.rs` | a function out of this session's plan as data, and back in another session |
 //! | `settings.rs` | what a function was planned under, and the session that it runs in |
 //! | `state_table.rs` | what the two tables have in common |
@@ -17,6 +19,8 @@ mod embed;
 mod embed_cache;
 mod embed_models;
 mod embed_tokens;
+mod flatten;
+mod read_text;
 mod settings;
 mod state_table;
 mod text;
@@ -36,6 +40,8 @@ use crate::model::Role;
 use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vectors};
 use embed_tokens::EmbedTokens;
+pub(crate) use flatten::Flatten;
+pub(crate) use read_text::ReadText;
 pub(crate) use settings::Settings;
 use state_table::StateTable;
 pub(crate) use text::{TextColumn, literal_text};

@@ -8,6 +8,7 @@ use super::hub;
 use super::sources::{Bundled, Directory, SHORT_NAME, Source, Stored, dangling, is_bundled};
 use crate::access::Access;
 use crate::error::{Error, Result};
+use crate::files::expand_home;
 use crate::options::BUNDLED_NAME;
 
 /// What the name of a model stands for.
@@ -34,6 +35,7 @@ impl Origin {
         if is_bundled(&full) {
             return Ok(Self::Bundled);
         }
+        let full = if may_be_directory { expand_home(&full).into_owned() } else { full };
         let path = Path::new(&full);
         if may_be_directory && path.is_dir() {
             return Ok(Self::Directory(full));

@@ -10,6 +10,7 @@
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
+//! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `execution.rs` | what the operators of one execution share |
 //! | `dml.rs` | DELETE and UPDATE: the rule, the logical node, and the check of what is left to DataFusion |
@@ -33,6 +34,7 @@ mod file_order;
 mod lift;
 mod membership;
 mod node;
+mod pages;
 mod planned;
 mod planner;
 mod stream;
@@ -41,5 +43,6 @@ mod stream;
 pub use codec::EmbedCodec;
 #[cfg(feature = "stages")]
 pub(crate) use lift::fail_on_broken_rule;
+pub(crate) use pages::rules_with_pages;
 pub use planner::EmbedPlanner;
 pub(crate) use planner::install;

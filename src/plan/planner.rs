@@ -21,6 +21,7 @@ use super::exec::EmbedExec;
 use super::file_order::FileOrder;
 use super::lift::lift;
 use super::node::EmbedNode;
+use super::pages::Pages;
 use super::planned::PlannedCall;
 use crate::engine::Identity;
 
@@ -110,7 +111,7 @@ impl QueryPlanner for EmbedQueryPlanner {
 }
 
 /// Gives a session the planner and the rule for DELETE and UPDATE that it plans, unless it has a planner of its own, and the
-/// rule that keeps files in order.
+/// rules that keep files in order and limits around their own rows.
 pub(crate) fn install(state: &mut SessionState) {
     static DEFAULT: LazyLock<Arc<dyn QueryPlanner + Send + Sync>> =
         LazyLock::new(|| Arc::clone(SessionStateBuilder::new().build().query_planner()));
@@ -123,6 +124,9 @@ pub(crate) fn install(state: &mut SessionState) {
             rules.insert(0, Arc::new(RowChanges));
         }
         builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).with_optimizer_rules(rules);
+    }
+    if let Some(rules) = Pages::around(state.physical_optimizers(), true) {
+        builder = builder.with_physical_optimizer_rules(rules);
     }
     if !state.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
         builder = builder.with_physical_optimizer_rule(Arc::new(FileOrder));

@@ -1,16 +1,18 @@
 //! The command line: what may be typed, and what it means.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{PathBufValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::messages::tidy;
 use super::print::Format;
+use crate::files::expand_home;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +42,7 @@ pub(crate) struct Args {
     pub(crate) command: Vec<String>,
 
     /// Run the SQL of this file; - is standard input (repeatable)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = PathBufValueParser::new().map(in_home))]
     pub(crate) file: Vec<PathBuf>,
 
     /// How results are written
@@ -48,7 +50,7 @@ pub(crate) struct Args {
     pub(crate) format: Format,
 
     /// Write results to this file instead of standard output; it appears only when all went well
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().map(in_home), global = true)]
     pub(crate) output: Option<PathBuf>,
 
     /// Model of embed(): bundled name, directory, or hub id owner/name or owner/name@revision (= --set embed.model=NAME)
@@ -109,16 +111,19 @@ pub(crate) enum CacheAction {
     /// What the folder holds, by model
     Stats {
         /// Folder of embed.cache
+        #[arg(value_parser = parse_folder)]
         directory: String,
     },
     /// Read every vector and compare it with its checksum; damaged ones are counted, and computed again when they are needed
     Verify {
         /// Folder of embed.cache
+        #[arg(value_parser = parse_folder)]
         directory: String,
     },
     /// Remove the oldest vectors until the folder holds no more than so many bytes
     Prune {
         /// Folder of embed.cache
+        #[arg(value_parser = parse_folder)]
         directory: String,
         /// Such as 512M or 2G
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -127,6 +132,7 @@ pub(crate) enum CacheAction {
     /// Remove all vectors
     Clear {
         /// Folder of embed.cache
+        #[arg(value_parser = parse_folder)]
         directory: String,
     },
 }
@@ -201,6 +207,15 @@ fn answer(error: &clap::Error) -> u8 {
     let told = tidy(&told.collect::<Vec<_>>().join("\n"));
     let told = told.strip_prefix("error: ").unwrap_or(&told);
     Failure::Usage(format!("{told} (see embedsql --help)")).report()
+}
+
+/// A path in which `~` is the home folder: no shell has seen it in `--output='~/x'`.
+fn in_home(path: PathBuf) -> PathBuf {
+    path.to_str().map(|path| expand_home(path).into_owned().into()).unwrap_or(path)
+}
+
+fn parse_folder(text: &str) -> Result<String, Infallible> {
+    Ok(expand_home(text).into_owned())
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {

@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use crate::files::expand_home;
+
 /// How a message begins, and what is said in its place, made of what follows. `None` leaves it as it is.
 type Row = (&'static str, fn(&str) -> Option<String>);
 
@@ -41,7 +43,8 @@ const UNFINISHED: &str = "while finalizing writes";
 const FORMATS: &str =
     "known: parquet, csv, arrow, and json, which is one object per line; STORED AS chooses one for any name";
 
-const KNOWN: &str = "known: .parquet, .csv, .json, .arrow; or CREATE EXTERNAL TABLE";
+const KNOWN: &str = "known: .parquet, .pq, .csv, .tsv, .json, .jsonl, .ndjson, .arrow, those of text also with .gz, .zst, .bz2 \
+                     and .xz; or CREATE EXTERNAL TABLE";
 
 /// Prefixes that name the layer an error passed through, not what is wrong: the Displays of the errors of datafusion-common,
 /// arrow, parquet and object_store, and of this crate's own store.
@@ -66,8 +69,29 @@ const NOISE: [&str; 15] = [
 /// What this program says in the place of a message, if it says something else.
 pub(crate) fn reworded(message: &str) -> Option<String> {
     let message = message.strip_prefix(INTERNAL).unwrap_or(message);
+    if let Some(said) = no_function(message) {
+        return Some(said);
+    }
     let (rest, say) = REWORDED.iter().find_map(|(begin, say)| Some((message.strip_prefix(begin)?, say)))?;
     say(rest)
+}
+
+/// A function that has no form for these types. DataFusion lists what each form wanted, and calls it a bug of its own; these
+/// texts are those of datafusion-expr, type_coercion/functions.rs and utils.rs.
+fn no_function(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = rest.split_once("'. You might need to add explicit type casts.")?;
+    let forms: Vec<&str> = rest.trim_start().strip_prefix("Candidate functions:")?.split_whitespace().collect();
+    let name = call.split('(').next()?;
+    let is_of_lists = call.contains("List(");
+    let way = match name {
+        "avg" | "sum" | "median" | "stddev" | "var" if is_of_lists => format!(
+            "; for the {name} of each place of vectors, unnest them with their places: SELECT i, {name}(x) FROM (SELECT \
+             unnest(v) AS x, unnest(range(1, array_length(v) + 1)) AS i FROM ...) GROUP BY i"
+        ),
+        _ => String::new(),
+    };
+    Some(format!("no function {call}; there is {}{way}", forms.join(" ").replace(") ", "), ")))
 }
 
 /// Whether a context belongs to the message.
@@ -87,7 +111,8 @@ fn missing_table(rest: &str) -> Option<String> {
     if let Some((scheme, _)) = name.split_once("://").filter(|(scheme, _)| *scheme != "file") {
         return Some(no_object_store(name, scheme));
     }
-    let path = Path::new(name.strip_prefix("file://").unwrap_or(name));
+    let path = expand_home(name.strip_prefix("file://").unwrap_or(name));
+    let path = Path::new(path.as_ref());
     if path.is_dir() {
         let what = match fs::read_dir(path) {
             Ok(_) => format!("directory \"{name}\" holds no files of a known type ({KNOWN})"),
@@ -167,6 +192,20 @@ mod tests {
     #[test]
     fn joins_lines_and_strips_nested_noise() {
         assert_eq!(tidy("Execution error: External error: a\n  b\n\nc\x1b[0m"), "a b c\\u{1b}[0m");
+    }
+
+    #[test]
+    fn a_function_without_a_form_for_these_types_is_no_bug() {
+        let message = format!(
+            "{INTERNAL}Function 'avg' failed to match any signature, errors: ...This issue was likely caused by a bug.\nNo \
+             function matches the given name and argument types 'avg(FixedSizeList(3 x Float32))'. You might need to add \
+             explicit type casts.\n\tCandidate functions:\n\tavg(Decimal)\n\tavg(Float64)"
+        );
+        let said = reworded(&message).expect("another text");
+        assert!(said.starts_with(
+            "no function avg(FixedSizeList(3 x Float32)); there is avg(Decimal), avg(Float64); for the avg"
+        ));
+        assert!(!said.contains("bug"), "{said}");
     }
 
     #[test]

@@ -17,10 +17,12 @@ mod hub;
 mod identity;
 mod invariants;
 mod late;
+mod limits;
 mod models;
 mod plan;
 #[cfg(feature = "cli")]
 mod program;
+mod reading;
 #[cfg(feature = "cli")]
 mod repl;
 #[cfg(feature = "cli")]

@@ -196,7 +196,18 @@ fn entries(folder: &str) -> BTreeSet<String> {
 #[test]
 fn the_map_of_the_sources_names_what_is_there() {
     assert_eq!(table("src/lib.rs"), entries("src"));
-    let folders = ["cache", "engine", "files", "functions", "kernels", "model", "model/hub", "model/sources", "plan"];
+    let folders = [
+        "cache",
+        "engine",
+        "files",
+        "files/reading",
+        "functions",
+        "kernels",
+        "model",
+        "model/hub",
+        "model/sources",
+        "plan",
+    ];
     for folder in folders.into_iter().chain(["plan/lift", "program"]) {
         let mut there = entries(&format!("src/{folder}"));
         there.remove("mod.rs");

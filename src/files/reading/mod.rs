@@ -1,0 +1,45 @@
+//! Reading: a name in a statement becomes a table of the files that are there.
+//!
+//! | file | what |
+//! |---|---|
+//! | `tables.rs` | how a name becomes a table: in FROM, and in CREATE EXTERNAL TABLE |
+//! | `place.rs` | what a name stands for: a file, a folder, a pattern |
+//! | `pattern.rs` | patterns, and which names are passed over |
+//! | `kind.rs` | what the ending of a name says |
+//! | `listing.rs` | which files a table has at the moment |
+//! | `table.rs` | the table: files with what is known of them, and their scan |
+//! | `partitions.rs` | columns in the names of folders |
+//! | `schema.rs` | one schema for all files |
+//! | `format.rs` | a format: the columns of a file, and how files are scanned |
+//! | `csv.rs` | the columns of a CSV file, and whether its texts have line breaks |
+//! | `json.rs` | the columns of a JSON file, and whether it is an array |
+//! | `documents.rs` | files of plain text as rows |
+//! | `text.rs` | what DataFusion's sources of text lack |
+//! | `decode.rs` | other encodings than UTF-8 |
+//! | `blame.rs` | where in a file it went wrong |
+//! | `bytes.rs` | a look into a file |
+//!
+//! DataFusion 55.2 lists by itself, infers a schema from the first file or two, and reads all files by it. Here a file that is
+//! there is read, or named in an error.
+
+mod blame;
+mod bytes;
+mod csv;
+mod decode;
+mod documents;
+mod format;
+mod json;
+mod kind;
+mod listing;
+mod partitions;
+mod pattern;
+mod place;
+mod schema;
+mod table;
+mod tables;
+mod text;
+
+pub(crate) use documents::{Documents, Row};
+pub use kind::FileKind;
+pub(in crate::files) use tables::listing_table;
+pub use tables::reading_files;

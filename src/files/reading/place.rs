@@ -1,0 +1,167 @@
+//! What a name in a statement stands for: a file, a folder, or all files that match a pattern.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::object_store::path::Path as ObjectPath;
+use datafusion::object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
+use futures::TryStreamExt;
+
+use super::pattern::{Pattern, is_hidden, is_pattern};
+use crate::error::Error;
+use crate::files::home::expand_home;
+use crate::files::target::shown;
+
+/// Where files are.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// As it was written, for messages.
+    pub(super) name: String,
+    pub(super) store: ObjectStoreUrl,
+    /// The file, or the folder that all files are below.
+    root: ObjectPath,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    File,
+    Folder,
+    Pattern(Pattern),
+}
+
+impl Place {
+    /// What exists is meant literally, whatever characters it has; anything else may be a pattern. Whether there is anything
+    /// is found out by [`Place::files`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] for a pipe or a device, and for a pattern that is none.
+    pub(super) fn of(name: &str) -> Result<Self> {
+        match name.split_once("://") {
+            Some((scheme, _)) if scheme != "file" => {
+                let url = ListingTableUrl::parse(name)?;
+                let kind = if url.is_collection() { Kind::Folder } else { Kind::File };
+                Ok(Self { name: name.to_owned(), store: url.object_store(), root: url.prefix().clone(), kind })
+            }
+            // An address is encoded, and no pattern.
+            Some(_) => {
+                let path = ListingTableUrl::parse(name)?.get_url().to_file_path();
+                let path = path.map_err(|()| Error::Read(format!("{name:?} is the address of no local file")))?;
+                Ok(Self::local(name, &path, "")?)
+            }
+            None => {
+                let path = std::path::absolute(Path::new(expand_home(name).as_ref()))?;
+                let (literal, rest) = split(&normal(&path));
+                // std takes the slash away that says that a folder is meant.
+                let rest = if rest.is_empty() || !name.ends_with('/') { rest } else { format!("{rest}/") };
+                Ok(Self::local(name, &literal, &rest)?)
+            }
+        }
+    }
+
+    fn local(name: &str, path: &Path, rest: &str) -> std::result::Result<Self, Error> {
+        let kind = match fs::metadata(path) {
+            _ if is_pattern(rest) => Kind::Pattern(Pattern::new(rest)?),
+            Ok(found) if rest.is_empty() && found.is_dir() => Kind::Folder,
+            Ok(found) if rest.is_empty() && !found.is_file() => {
+                return Err(Error::Read(format!(
+                    "{name:?} is a pipe or a device, which can be read once only: write it to a file first"
+                )));
+            }
+            // A folder that is still to be made.
+            _ if name.ends_with('/') => Kind::Folder,
+            _ => Kind::File,
+        };
+        let path = if is_pattern(rest) { path.to_owned() } else { path.join(rest.trim_end_matches('/')) };
+        let root = ObjectPath::from_absolute_path(&path).map_err(|error| Error::Read(format!("{name:?}: {error}")))?;
+        Ok(Self { name: name.to_owned(), store: ObjectStoreUrl::local_filesystem(), root, kind })
+    }
+
+    /// Whether it may have more than one file.
+    pub(super) fn is_collection(&self) -> bool {
+        !matches!(self.kind, Kind::File)
+    }
+
+    /// The file, or the folder that all files are below.
+    pub(super) fn root(&self) -> &ObjectPath {
+        &self.root
+    }
+
+    /// The place as DataFusion knows it; of a pattern the folder that it begins in.
+    pub(super) fn url(&self) -> Result<ListingTableUrl> {
+        // `set_path` encodes all but this character.
+        let path = self.root.as_ref().replace('%', "%25");
+        let slash = if self.is_collection() { "/" } else { "" };
+        let mut url = ListingTableUrl::parse(&self.store)?.get_url().clone();
+        url.set_path(&format!("/{path}{slash}"));
+        ListingTableUrl::try_new(url, None)
+    }
+
+    /// The files that are there now, in the order of their names.
+    pub(super) async fn files(&self, store: &dyn ObjectStore, config: &ConfigOptions) -> Result<Vec<ObjectMeta>> {
+        let is_flat = config.execution.listing_table_ignore_subdirectory;
+        let found = match &self.kind {
+            Kind::File => match store.head(&self.root).await {
+                // Other stores have no folders, only names that begin alike.
+                Err(StoreError::NotFound { .. }) => self.folder(store, is_flat).await,
+                file => file.map(|file| vec![file]),
+            },
+            Kind::Folder => self.folder(store, is_flat).await,
+            Kind::Pattern(pattern) => pattern.files(store, &self.root).await,
+        };
+        let mut files = found.map_err(|error| Error::Read(format!("{:?}: {error}", self.name)))?;
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        files.dedup_by(|a, b| a.location == b.location);
+        Ok(files)
+    }
+
+    /// The files that have something in them: others leave empty ones in folders as marks.
+    pub(super) async fn data_files(&self, store: &dyn ObjectStore, config: &ConfigOptions) -> Result<Vec<ObjectMeta>> {
+        let mut files = self.files(store, config).await?;
+        files.retain(|file| file.size > 0 || !self.is_collection());
+        Ok(files)
+    }
+
+    async fn folder(&self, store: &dyn ObjectStore, is_flat: bool) -> std::result::Result<Vec<ObjectMeta>, StoreError> {
+        let prefix = Some(&self.root).filter(|root| !root.as_ref().is_empty());
+        let mut files: Vec<ObjectMeta> = store.list(prefix).try_collect().await?;
+        files.retain(|file| {
+            let names: Vec<_> = file.location.prefix_match(&self.root).into_iter().flatten().collect();
+            let folders = names.iter().take(names.len().saturating_sub(1));
+            let mut plain = folders.filter(|name| !name.as_ref().contains('='));
+            let is_below = is_flat && plain.next().is_some();
+            !is_below && !names.iter().any(|name| is_hidden(name.as_ref()))
+        });
+        Ok(files)
+    }
+}
+
+/// A path without `.` and `..`, whether it exists or not.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            part => normal.push(part),
+        }
+    }
+    normal
+}
+
+/// The part of a path that exists, and the rest.
+fn split(path: &Path) -> (PathBuf, String) {
+    let there = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(Path::new("/"));
+    let rest = path.strip_prefix(there).unwrap_or(path);
+    (there.to_owned(), rest.to_string_lossy().into_owned())
+}
+
+/// A local file as people know it, by where it is in its store.
+pub(super) fn shown_file(location: &ObjectPath) -> String {
+    shown(&Path::new("/").join(location.as_ref()))
+}
