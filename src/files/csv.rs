@@ -19,9 +19,9 @@ use datafusion::common::file_options::csv_writer::CsvWriterOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::file_format::csv::CsvSink;
-use datafusion::datasource::file_format::write::BatchSerializer;
 use datafusion::datasource::file_format::write::demux::DemuxedStreamReceiver;
 use datafusion::datasource::file_format::write::orchestration::spawn_writer_tasks_and_join;
+use datafusion::datasource::file_format::write::{BatchSerializer, get_writer_schema};
 use datafusion::datasource::physical_plan::{FileSink, FileSinkConfig};
 use datafusion::datasource::sink::{DataSink, DataSinkExec};
 use datafusion::error::Result;
@@ -60,7 +60,7 @@ fn with_texts(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan
 /// Whether a statement leaves it to us what a NULL is.
 fn can_tell(sink: &CsvSink) -> bool {
     let options = &sink.writer_options().writer_options;
-    let is_alone = sink.schema().fields().len() - sink.config().table_partition_cols.len().min(1) == 1;
+    let is_alone = get_writer_schema(sink.config()).fields().len() == 1;
     options.null().is_empty() && matches!(options.quote_style(), QuoteStyle::Necessary) && !is_alone
 }
 

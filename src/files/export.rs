@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::sink::{DataSink, DataSinkExec};
@@ -50,17 +50,28 @@ pub(super) fn with_run(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let Some(exec) = node.downcast_ref::<DataSinkExec>() else { return Ok(Transformed::no(node)) };
-        let sink = ExportSink { exec: exec.clone(), export: export.clone(), writes: writes.clone() };
+        let schema = with_nulls(exec.sink().schema(), &export.partition_by);
+        let sink = ExportSink { exec: exec.clone(), schema, export: export.clone(), writes: writes.clone() };
         let exec = DataSinkExec::new(Arc::clone(exec.input()), Arc::new(sink), exec.sort_order().clone());
         Ok(Transformed::yes(Arc::new(exec) as Arc<dyn ExecutionPlan>))
     })
     .data()
 }
 
+/// DataFusion (55.2) says of a table that it has no NULL in its partition columns, and would refuse one before it is written.
+fn with_nulls(schema: &Schema, partition_by: &[String]) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        let is_nullable = field.is_nullable() || partition_by.contains(field.name());
+        field.as_ref().clone().with_nullable(is_nullable)
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
 #[derive(Debug)]
 struct ExportSink {
     /// The sink inside; it is kept with its node because the node lends it only.
     exec: DataSinkExec,
+    schema: SchemaRef,
     export: Export,
     writes: Writes,
 }
@@ -72,7 +83,7 @@ impl DataSink for ExportSink {
     }
 
     fn schema(&self) -> &SchemaRef {
-        self.exec.sink().schema()
+        &self.schema
     }
 
     async fn write_all(&self, data: SendableRecordBatchStream, context: &Arc<TaskContext>) -> Result<u64> {

@@ -185,7 +185,8 @@ impl Folder {
     }
 
     fn stays(&self, run: &RunId, why: String) -> Doubtful {
-        Doubtful::new(format!("unfinished export {:?}", self.below.name(&self.root.clone().join(run.files()))), why)
+        let files = format!("{}/{}", self.below.name(&self.root), run.files());
+        Doubtful::new(format!("unfinished export {files:?}"), why)
     }
 }
 

@@ -297,6 +297,13 @@ async fn null_and_empty_partitions_differ() {
     assert!(message.contains("partition column \"n\" has a NULL"), "{message}");
     place.copy(&format!("{rows} WHERE n IS NOT NULL"), "r/", keeps).await;
     assert!(place.path("r/n=0").is_dir() && place.path("r/n=7").is_dir());
+    fs::create_dir(place.path("s")).expect("writable");
+    let create = "CREATE EXTERNAL TABLE s (a BIGINT, n BIGINT) STORED AS PARQUET PARTITIONED BY (n) LOCATION";
+    run(&place.ctx, &format!("{create} '{}'", place.at("s/"))).await;
+    // VALUES would have the types of the table, which has no NULL there for DataFusion.
+    let insert = "INSERT INTO s SELECT value, CASE WHEN value = 1 THEN NULL ELSE 5 END FROM generate_series(1, 2)";
+    run(&place.ctx, insert).await;
+    assert!(place.path("s/n=__HIVE_DEFAULT_PARTITION__").is_dir() && place.path("s/n=5").is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,6 +319,11 @@ async fn an_empty_text_and_a_null_differ_in_csv() {
     assert_eq!(text("one.csv"), "t\na\n\"\"\n\"\"\n");
     place.copy(rows, "null.csv", "OPTIONS ('null_value' 'NA', 'has_header' 'false')").await;
     assert_eq!(text("null.csv"), "1,a,\n2,,NA\nNA,NA,\"b,\"\"c\"\"\n\"\n");
+    // What is in the names of folders is not in the files.
+    let alone = "SELECT CAST(NULL AS INT) AS a, 1 AS p, 2 AS q";
+    place.copy(alone, "alone/", "STORED AS CSV PARTITIONED BY (p, q)").await;
+    let file = place.names("alone").into_iter().find(|name| name.ends_with(".csv")).expect("a file");
+    assert_eq!(text(&format!("alone/{file}")), "a\n\"\"\n");
     place.copy("SELECT CAST(NULL AS INT) AS a, '' AS b", "d/", "STORED AS CSV").await;
     let file = place.names("d").into_iter().find(|name| name.ends_with(".csv")).expect("a file");
     assert_eq!(text(&format!("d/{file}")), "a,b\n,\"\"\n");
