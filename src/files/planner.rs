@@ -144,7 +144,7 @@ impl FilePlanner {
             _ => return Ok((dml, None)),
         };
         let provider = source_as_provider(&dml.target)?;
-        let Some(table) = provider.downcast_ref::<ListingTable>() else { return Ok((dml, None)) };
+        let Some(table) = listing_table(provider.as_ref()) else { return Ok((dml, None)) };
         let Some(url) = table.table_paths().first().filter(|url| url.is_collection()).cloned() else {
             return Ok((dml, None));
         };
