@@ -21,7 +21,7 @@ use super::export::{Export, with_run};
 use super::formats::{add_formats, by_name, data_endings, rename};
 use super::home::expand_home;
 use super::marks::Mode;
-use super::reading::listing_table;
+use super::reading::{NO_FILE, listing_table};
 use super::run::Work;
 use super::vectors::store_vectors;
 use super::writes::Writes;
@@ -151,7 +151,7 @@ impl FilePlanner {
         };
         let options = table.options();
         let endings = match options.file_extension.trim() {
-            "" => data_endings(&options.format.get_ext()),
+            "" | NO_FILE => data_endings(&options.format.get_ext()),
             ending => vec![ending.to_lowercase()],
         };
         let text = dml.input.display_indent().to_string();

@@ -84,7 +84,8 @@ async fn the_plan_decides_the_vectors_and_the_machine_how_they_come() {
         let rows = run_elsewhere(&here, &there, sql).await.expect("rows");
         let mut expected = bits(&run(&here, sql).await);
         let mut found = bits(&rows);
-        (expected.sort(), found.sort());
+        expected.sort();
+        found.sort();
         assert_eq!(found, expected);
         assert_eq!(rows[0].column(0).as_fixed_size_list().value_length(), 3);
         assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
-use datafusion_embed::{EmbedOptions, Error, cancel, register_with};
+use datafusion_embed::{EmbedOptions, Error, cancel};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -124,7 +124,7 @@ async fn a_device_that_is_not_built_in() {
     }
     // A program can write into the options what SET would refuse.
     let options = EmbedOptions::default().device(datafusion_embed::Device::Cuda(0));
-    register_with(&ctx, options).expect("registered");
+    datafusion_embed::register_with(&ctx, options).expect("registered");
     fails(&ctx, "SELECT embed(title) FROM 'sql/docs.parquet' LIMIT 1", &["cuda", "not built in"]).await;
 }
 

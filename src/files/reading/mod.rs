@@ -41,5 +41,5 @@ mod text;
 
 pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
-pub(in crate::files) use tables::listing_table;
 pub use tables::reading_files;
+pub(in crate::files) use tables::{NO_FILE, listing_table};

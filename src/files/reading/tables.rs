@@ -26,7 +26,7 @@ use super::table::Files;
 use crate::error::Error;
 
 /// An ending that no path has: of the files that a table has already, INSERT needs none.
-const NO_FILE: &str = "/";
+pub(in crate::files) const NO_FILE: &str = "/";
 
 /// The option that gives a table a column with the name of each row's file.
 const FILENAME: &str = "format.filename";
