@@ -11,11 +11,10 @@ use super::head::Head;
 use super::pieces::Allowance;
 use super::place::Place;
 use super::scratch::Scratch;
-use super::snapshot::{Files, Snapshot};
+use super::snapshot::Files;
 use super::tokenizer::{TextTokenizer, Tokens};
 use super::tokenizer_file;
 use super::weights::Weights;
-use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::options::{Device, Precision};
 
@@ -40,9 +39,10 @@ impl Model {
     }
 
     /// Loads a directory as it is now, whatever was read of it before.
+    #[cfg(feature = "stages")]
     pub(crate) fn load_directory(directory: &str) -> Result<Self> {
-        let access = Access::local();
-        let snapshot = Snapshot::find(directory, &access)?;
+        let access = crate::access::Access::local();
+        let snapshot = super::snapshot::Snapshot::find(directory, &access)?;
         let files = snapshot.files(&access);
         let description = Arc::new(Description::read(files)?);
         Self::load(files, description, Place { device: Device::Cpu, precision: Precision::F32 })

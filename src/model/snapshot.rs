@@ -16,7 +16,6 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::model_file::{BLOCK, Blocks, CHANGED, Comparison, ModelFile, Stamp};
-use super::origin::Origin;
 use super::sources::{Location, Source};
 use crate::access::Access;
 use crate::error::{Error, Result};
@@ -58,8 +57,9 @@ impl Snapshot {
     }
 
     /// The files of a model by its name, as they are now.
+    #[cfg(any(test, feature = "stages"))]
     pub(super) fn find(name: &str, access: &Access) -> Result<Self> {
-        Ok(Self::new(Origin::of(name, access)?.open(access)?))
+        Ok(Self::new(super::origin::Origin::of(name, access)?.open(access)?))
     }
 
     /// The files, for somebody with this access.
