@@ -64,6 +64,8 @@ pub(crate) struct Description {
     pub(crate) include_prompt: bool,
     /// Whether the model has `modules.json`.
     has_modules: bool,
+    /// The truncation length that its files ask for, where it has fewer positions.
+    wanted_tokens: Option<usize>,
     pooling_folder: Option<String>,
     /// What happens to the pooled row then.
     pub(crate) steps: Vec<StepShape>,
@@ -164,6 +166,7 @@ impl Description {
             pooling,
             include_prompt,
             has_modules: modules.is_some(),
+            wanted_tokens: settings.max_tokens.filter(|&wanted| !is_static && wanted > max_tokens),
             pooling_folder: modules.and_then(|modules| modules.pooling),
             steps,
             max_tokens,
@@ -193,10 +196,16 @@ impl Description {
         Fingerprint::of(files, paths)
     }
 
-    /// What is not said in the model's files and was taken to be as sentence-transformers takes it, if something was.
+    /// What the model's files do not say, or cannot mean, and how it was taken.
     pub(crate) fn assumption(&self) -> Option<String> {
         let said = "its vectors are not normalised and have no prompts, as in sentence-transformers";
-        (!self.has_modules).then(|| format!("no modules.json: pooled by {}, {said}", self.pooling))
+        let pooled = (!self.has_modules).then(|| format!("no modules.json: pooled by {}, {said}", self.pooling));
+        let cut = self.wanted_tokens.map(|wanted| {
+            let has = self.max_tokens;
+            format!("max_seq_length is {wanted} and the model has {has} positions: longer texts are cut there")
+        });
+        let all: Vec<String> = pooled.into_iter().chain(cut).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Whether vectors have length 1.

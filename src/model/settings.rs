@@ -109,13 +109,11 @@ impl TransformerSettings {
         Ok(Self { config: Some(config), ..settings })
     }
 
-    /// The truncation length of a model with so many positions; where they are a table, it has no more.
+    /// The truncation length of a model with so many positions. Where they are a table it has no more, whatever is asked for:
+    /// sentence-transformers fails on the texts between.
     pub(super) fn limit(&self, tokenizer: &TokenizerSettings, positions: usize, is_table: bool) -> Result<usize> {
         match (self.max_tokens, &self.config) {
-            (Some(length), Some(config)) if is_table && length > positions => {
-                let known = format!("1 to the model's {positions} positions");
-                Err(config.unsupported("max_seq_length", &length.to_string(), &known))
-            }
+            (Some(length), _) if is_table => Ok(length.min(positions)),
             (Some(length), Some(config)) if length > positions.max(MOST_POSITIONS) => {
                 let known = format!("1 to {}", positions.max(MOST_POSITIONS));
                 Err(config.unsupported("max_seq_length", &length.to_string(), &known))

@@ -640,7 +640,7 @@ fn error_with(file: &str, key: &str, value: serde_json::Value) -> String {
 
 #[test]
 fn what_is_not_supported_names_the_file_and_the_value() {
-    let cases: [(&str, &str, serde_json::Value); 18] = [
+    let cases: [(&str, &str, serde_json::Value); 17] = [
         ("config.json", "add_cross_attention", true.into()),
         ("config.json", "quantization_config", "bitsandbytes".into()),
         ("sentence_bert_config.json", "transformer_task", "fill-mask".into()),
@@ -656,7 +656,6 @@ fn what_is_not_supported_names_the_file_and_the_value() {
         ("1_Pooling/config.json", "pooling_mode", "best".into()),
         ("1_Pooling/config.json", "embedding_dimension", 31.into()),
         ("config.json", "num_hidden_layers", 5000.into()),
-        ("sentence_bert_config.json", "max_seq_length", 65.into()),
         ("config_sentence_transformers.json", "default_prompt_name", "poem".into()),
         ("config_sentence_transformers.json", "truncate_dim", 0.into()),
     ];
@@ -691,6 +690,24 @@ fn a_missing_file_is_named_and_a_missing_normalize_folder_is_fine() {
     fs::remove_dir_all(copy.path().join("2_Normalize")).expect("remove");
     let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
     assert!(Description::read(snapshot.files(&Access::local())).expect("description").normalizes());
+}
+
+#[test]
+fn a_model_that_asks_for_more_tokens_than_it_has_positions_is_cut_there_and_says_so() {
+    let copy = copy_of("tiny-bert");
+    change(&copy.path().join("sentence_bert_config.json"), "max_seq_length", 65.into());
+    let snapshot = Snapshot::find(&copy.path().display().to_string(), &Access::local()).expect("directory");
+    let description = Description::read(snapshot.files(&Access::local())).expect("description");
+    let said = "max_seq_length is 65 and the model has 64 positions: longer texts are cut there";
+    assert_eq!((description.max_tokens, description.assumption().as_deref()), (64, Some(said)));
+}
+
+#[test]
+fn a_tokenizer_in_an_older_form_is_refused_with_the_way_out() {
+    let copy = copy_of("tiny-bert");
+    fs::rename(copy.path().join("tokenizer.json"), copy.path().join("vocab.txt")).expect("renamed");
+    let message = load_error(copy.path());
+    assert!(message.contains("vocab.txt") && message.contains("save_pretrained"), "{message}");
 }
 
 #[test]

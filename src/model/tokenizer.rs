@@ -63,6 +63,9 @@ impl TextTokenizer {
     /// Reads `tokenizer.json`. Its own truncation and padding are settings of whoever saved it last and are ignored.
     pub(crate) fn load(files: Files<'_>, description: &Description) -> Result<Self> {
         let path = format!("{}tokenizer.json", description.folder);
+        if !files.has(&path)? {
+            return Err(without_file(files, &description.folder, &path)?);
+        }
         let text = files.require_text(&path)?;
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
         tokenizer_file::check_text(&text).map_err(wrong)?;
@@ -277,6 +280,21 @@ impl TextTokenizer {
             .encode_fast(input, false)
             .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
     }
+}
+
+/// The error for a model without `tokenizer.json`: older ones have their words elsewhere, from where it can be made.
+fn without_file(files: Files<'_>, folder: &str, path: &str) -> Result<Error> {
+    for older in ["vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"] {
+        if files.has(&format!("{folder}{older}"))? {
+            return Ok(Error::Model(format!(
+                "{}: {path} not found, and {folder}{older} is a tokenizer in an older form; make a directory with both by \
+                 transformers' AutoTokenizer.from_pretrained(...).save_pretrained(DIRECTORY), and give that directory with the \
+                 model's other files",
+                files.label()
+            )));
+        }
+    }
+    Ok(files.missing(path))
 }
 
 /// What transformers makes of a tokenizer of a class: the class's own keys take the place of what `tokenizer.json` says.

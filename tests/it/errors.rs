@@ -373,13 +373,6 @@ async fn configurations_that_are_not_supported() {
         &["\"0\" is not supported (supported: true or false)"],
     )
     .await;
-    refused(
-        "sentence_bert_config.json",
-        "max_seq_length",
-        json!(100_000),
-        &["\"100000\"", "1 to the model's 64 positions"],
-    )
-    .await;
     refused("config_sentence_transformers.json", "default_prompt_name", json!("task"), &["\"task\"", "query"]).await;
     refused(
         "config_sentence_transformers.json",
