@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::logical_expr::dml::CopyTo;
 
-use super::formats::base;
+use super::reading::format_of;
 use super::target::{Target, may_be_made_in};
 use super::vectors::is_vector;
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ fn check_names_in(field: &FieldRef, path: &str) -> Result<()> {
 
 /// DataFusion would find out at the first batch, after the model has run.
 fn check_csv(copy: &CopyTo) -> Result<()> {
-    if base(&copy.file_type.get_ext().to_lowercase()) != "csv" {
+    if format_of(&copy.file_type.get_ext().to_lowercase()) != "csv" {
         return Ok(());
     }
     let nested = copy.input.schema().fields().iter().find(|field| field.data_type().is_nested());

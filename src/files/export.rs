@@ -154,7 +154,7 @@ impl RunStore {
     fn location(&self, location: &Path) -> Path {
         let Some(name) = location.filename().and_then(|name| self.run.name(name)) else { return location.clone() };
         let name = match self.rename {
-            Some((from, to)) => name.replacen(from, to, 1),
+            Some((from, to)) => name.replacen(&format!(".{from}"), &format!(".{to}"), 1),
             None => name,
         };
         super::marks::parent(location).join(name)

@@ -6,10 +6,13 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use datafusion::catalog::Session;
 use datafusion::common::GetExt;
+use datafusion::common::parsers::CompressionTypeVariant;
+use datafusion::datasource::file_format::arrow::ArrowFormatFactory;
 use datafusion::datasource::file_format::csv::CsvFormatFactory;
 use datafusion::datasource::file_format::json::JsonFormatFactory;
 use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
@@ -18,60 +21,44 @@ use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::CopyTo;
 
+use super::reading::{COMPRESSED, ENDINGS, Ending, format_of};
 use crate::error::Error;
-
-/// Endings, and the format of DataFusion that such files have.
-const ENDINGS: [(&str, &str); 4] = [("tsv", "csv"), ("jsonl", "json"), ("ndjson", "json"), ("pq", "parquet")];
-
-/// Endings of compressed files, and what DataFusion calls the compression.
-const COMPRESSED: [(&str, &str); 4] = [("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd")];
 
 const COMPRESSION: &str = "format.compression";
 
-/// DataFusion's own format of an ending that COPY takes.
-pub(super) fn base(ending: &str) -> &str {
-    let known = ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known));
-    known.map_or(ending, |(_, format)| format)
-}
-
 /// How the names of files end that are data of a format, in lower case.
 pub(super) fn data_endings(format: &str) -> Vec<String> {
-    let format = base(format).to_lowercase();
-    let same = ENDINGS.iter().filter(|(_, of)| *of == format).map(|(ending, _)| *ending);
-    let plain: Vec<&str> = same.chain([format.as_str()]).collect();
-    let compressed = COMPRESSED.iter().flat_map(|(end, _)| plain.iter().map(move |plain| format!(".{plain}.{end}")));
+    let format = format_of(format).to_lowercase();
+    let same = ENDINGS.iter().filter(|known| known.format == format).map(|known| known.ending);
+    let own = Some(format.as_str()).filter(|format| Ending::known(format).is_none());
+    let plain: Vec<&str> = same.chain(own).collect();
+    let compressed = COMPRESSED.iter().flat_map(|end| plain.iter().map(move |plain| format!(".{plain}.{end}")));
     plain.iter().map(|plain| format!(".{plain}")).chain(compressed).collect()
 }
 
 /// How DataFusion ends the names of files of a format, and how they are to end.
 pub(super) fn rename(ending: &str) -> Option<(&'static str, &'static str)> {
-    Some(match ending.to_lowercase().as_str() {
-        "tsv" => (".csv", ".tsv"),
-        "jsonl" => (".json", ".jsonl"),
-        "ndjson" => (".json", ".ndjson"),
-        "pq" => (".parquet", ".pq"),
-        _ => return None,
-    })
+    Ending::known(ending).filter(|known| known.ending != known.format).map(|known| (known.format, known.ending))
 }
 
 /// Gives a session the formats of all endings that it has none for.
 pub(super) fn add_formats(state: &mut SessionState) {
-    let known = ENDINGS.iter().chain(&COMPRESSED).map(|(ending, _)| *ending);
-    for ending in known {
+    for ending in ENDINGS.iter().map(|known| known.ending).chain(COMPRESSED) {
         if state.get_file_format_factory(ending).is_none() {
             // It fails where there is one.
-            let _ = state.register_file_format(Arc::new(Ending(ending)), false);
+            let _ = state.register_file_format(Arc::new(Named(ending)), false);
         }
     }
 }
 
 /// The format of files with an ending.
 #[derive(Debug)]
-struct Ending(&'static str);
+struct Named(&'static str);
 
-impl Ending {
+impl Named {
     fn factory(&self) -> Option<Box<dyn FileFormatFactory>> {
-        Some(match base(self.0) {
+        Some(match format_of(self.0) {
+            "arrow" => Box::new(ArrowFormatFactory::new()),
             "csv" => Box::new(CsvFormatFactory::new()),
             "json" => Box::new(JsonFormatFactory::new()),
             "parquet" => Box::new(ParquetFormatFactory::new()),
@@ -80,12 +67,12 @@ impl Ending {
     }
 }
 
-impl FileFormatFactory for Ending {
+impl FileFormatFactory for Named {
     fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
         let factory = self.factory().ok_or_else(|| unnamed(self.0))?;
         let mut options = options.clone();
-        if self.0 == "tsv" {
-            options.entry("format.delimiter".to_owned()).or_insert_with(|| "\t".to_owned());
+        if let Some(delimiter) = Ending::known(self.0).and_then(|known| known.delimiter) {
+            options.entry("format.delimiter".to_owned()).or_insert_with(|| char::from(delimiter).to_string());
         }
         factory.create(state, &options)
     }
@@ -95,7 +82,7 @@ impl FileFormatFactory for Ending {
     }
 }
 
-impl GetExt for Ending {
+impl GetExt for Named {
     fn get_ext(&self) -> String {
         self.0.to_owned()
     }
@@ -112,20 +99,21 @@ fn unnamed(ending: &str) -> Error {
 pub(super) fn by_name(copy: &mut CopyTo, state: &dyn Session) -> std::result::Result<(), Error> {
     let name = copy.output_url.rsplit('/').next().unwrap_or_default().to_lowercase();
     let ending = |name: &str| Path::new(name).extension().and_then(|ending| ending.to_str()).map(str::to_owned);
-    let last = ending(&name);
-    let compressed = COMPRESSED.iter().find(|(known, _)| Some(*known) == last.as_deref());
-    let stored_as = copy.file_type.get_ext().to_lowercase();
-    let Some((last, compression)) = compressed else {
-        return if COMPRESSED.iter().any(|(known, _)| *known == stored_as) { Err(unnamed(&stored_as)) } else { Ok(()) };
+    let Some(last) = ending(&name).filter(|last| COMPRESSED.contains(&last.as_str())) else {
+        let stored_as = copy.file_type.get_ext().to_lowercase();
+        return if COMPRESSED.contains(&stored_as.as_str()) { Err(unnamed(&stored_as)) } else { Ok(()) };
     };
-    if stored_as == *last {
+    let is_text = |format: &str| matches!(format_of(format), "csv" | "json");
+    if copy.file_type.get_ext().eq_ignore_ascii_case(&last) {
         let inner = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).and_then(ending);
-        let inner = inner.filter(|inner| matches!(base(inner), "csv" | "json")).ok_or_else(|| unnamed(last))?;
+        let inner = inner.filter(|inner| is_text(inner)).ok_or_else(|| unnamed(&last))?;
         let factory = state.as_any().downcast_ref::<SessionState>().and_then(|s| s.get_file_format_factory(&inner));
-        copy.file_type = format_as_file_type(factory.ok_or_else(|| unnamed(last))?);
+        copy.file_type = format_as_file_type(factory.ok_or_else(|| unnamed(&last))?);
     }
-    if matches!(base(&copy.file_type.get_ext().to_lowercase()), "csv" | "json") {
-        copy.options.entry(COMPRESSION.to_owned()).or_insert_with(|| (*compression).to_owned());
+    if is_text(&copy.file_type.get_ext().to_lowercase())
+        && let Ok(compression) = CompressionTypeVariant::from_str(&last)
+    {
+        copy.options.entry(COMPRESSION.to_owned()).or_insert_with(|| compression.to_string());
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::expr::{Alias, Cast};
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
 
-use super::formats::base;
+use super::reading::format_of;
 use crate::error::Error;
 
 const ENCODING: &str = "format.vector_encoding";
@@ -43,7 +43,7 @@ fn item(data_type: &DataType) -> Option<&FieldRef> {
 /// Fills in the options of a COPY that has vectors.
 pub(super) fn store_vectors(copy: &mut CopyTo, session: &ConfigOptions) -> Result<()> {
     let [encoding, compression, storage] = [ENCODING, COMPRESSION, STORAGE].map(|option| copy.options.remove(option));
-    if base(&copy.file_type.get_ext().to_lowercase()) != "parquet" {
+    if format_of(&copy.file_type.get_ext().to_lowercase()) != "parquet" {
         let set = [encoding, compression, storage].into_iter().flatten().next();
         return match set {
             Some(_) => Err(Error::Write("COPY: options of vectors are for parquet files only".to_owned()).into()),

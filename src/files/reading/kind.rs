@@ -5,17 +5,20 @@ use std::str::FromStr;
 use datafusion::common::parsers::CompressionTypeVariant;
 
 /// A known ending, and what it says.
-struct Ending {
-    ending: &'static str,
-    format: &'static str,
-    delimiter: Option<u8>,
+#[derive(Debug)]
+pub(in crate::files) struct Ending {
+    pub(in crate::files) ending: &'static str,
+    /// DataFusion's own format.
+    pub(in crate::files) format: &'static str,
+    pub(in crate::files) delimiter: Option<u8>,
 }
 
 const fn ending(ending: &'static str, format: &'static str) -> Ending {
     Ending { ending, format, delimiter: None }
 }
 
-const ENDINGS: [Ending; 10] = [
+/// All that are known, without a dot.
+pub(in crate::files) const ENDINGS: [Ending; 10] = [
     ending("parquet", "parquet"),
     ending("pq", "parquet"),
     ending("csv", "csv"),
@@ -27,6 +30,21 @@ const ENDINGS: [Ending; 10] = [
     ending("feather", "arrow"),
     ending("ipc", "arrow"),
 ];
+
+/// Endings of compressed files, which stand behind one of those.
+pub(in crate::files) const COMPRESSED: [&str; 4] = ["gz", "bz2", "xz", "zst"];
+
+impl Ending {
+    /// A known one, upper case or lower.
+    pub(in crate::files) fn known(ending: &str) -> Option<&'static Self> {
+        ENDINGS.iter().find(|known| known.ending.eq_ignore_ascii_case(ending))
+    }
+}
+
+/// DataFusion's own format of an ending, or of a name of a format; one that is not known is a name itself.
+pub(in crate::files) fn format_of(ending: &str) -> &str {
+    Ending::known(ending).map_or(ending, |known| known.format)
+}
 
 /// What the name of a file says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +64,7 @@ impl FileKind {
         let (stem, last) = name.rsplit_once('.')?;
         let compression = CompressionTypeVariant::from_str(last).ok().filter(CompressionTypeVariant::is_compressed);
         let last = if compression.is_some() { stem.rsplit_once('.')?.1 } else { last };
-        let known = ENDINGS.iter().find(|known| known.ending == last)?;
+        let known = Ending::known(last)?;
         let compression = compression.unwrap_or(CompressionTypeVariant::UNCOMPRESSED);
         Some(Self { format: known.format.to_owned(), delimiter: known.delimiter, compression })
     }
@@ -73,12 +91,7 @@ impl FileKind {
 
     /// A kind by the format and the compression that a statement has.
     pub(super) fn stated(format: &str, delimiter: Option<u8>, compression: CompressionTypeVariant) -> Self {
-        let format = match format.to_ascii_lowercase().as_str() {
-            "ndjson" | "jsonl" => "json".to_owned(),
-            "tsv" => "csv".to_owned(),
-            other => other.to_owned(),
-        };
-        Self { format, delimiter, compression }
+        Self { format: format_of(format).to_ascii_lowercase(), delimiter, compression }
     }
 }
 

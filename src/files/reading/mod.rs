@@ -41,5 +41,6 @@ mod text;
 
 pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
+pub(in crate::files) use kind::{COMPRESSED, ENDINGS, Ending, format_of};
 pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
