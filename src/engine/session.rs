@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -29,7 +29,8 @@ pub(crate) struct Session {
     literals: Mutex<HashMap<LiteralKey, Vec<f32>>>,
     access: RwLock<Access>,
     /// The models that calls were planned with here, by the names that the calls have.
-    planned: Mutex<HashMap<String, Weak<Found>>>,
+    #[cfg(feature = "cluster")]
+    planned: Mutex<HashMap<String, std::sync::Weak<Found>>>,
 }
 
 /// What a literal's vector depends on (I1), on any machine.
@@ -58,8 +59,18 @@ impl Session {
     /// The model that a call is planned with: as its files are now, for a session that is to stay offline or not.
     pub(crate) fn find(&self, call: &Call, offline: bool) -> Result<Arc<Found>> {
         let found = model::find(&call.model, &self.access(offline))?;
-        self.planned.lock().insert(call.model.clone(), Arc::downgrade(&found));
+        #[cfg(feature = "cluster")]
+        self.note_planned(call, &found);
         Ok(found)
+    }
+
+    /// Planning asks for the same model again and again.
+    #[cfg(feature = "cluster")]
+    fn note_planned(&self, call: &Call, found: &Arc<Found>) {
+        let mut planned = self.planned.lock();
+        if planned.get(&call.model).is_none_or(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(found))) {
+            planned.insert(call.model.clone(), Arc::downgrade(found));
+        }
     }
 
     /// The models that calls were planned with here, by the names that the calls have.

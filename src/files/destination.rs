@@ -1,7 +1,7 @@
 //! Where a statement writes files, and which it reads: seen from its plan, and nothing is changed.
 
 use std::collections::BTreeSet;
-use std::path::{Component, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -12,7 +12,7 @@ use datafusion::logical_expr::{LogicalPlan, TableSource};
 use url::Url;
 
 use super::reading::listing_table;
-use super::target::shown;
+use super::target::{normal, shown};
 use crate::error::Error;
 
 /// Where a statement writes files: COPY to a local file or folder, INSERT into an external table, EXPLAIN ANALYZE of either.
@@ -67,13 +67,7 @@ pub(super) fn copy_url(name: &str) -> Result<ListingTableUrl> {
     if name.contains("://") || !name.contains(['?', '*', '[', ':']) {
         return ListingTableUrl::parse(name);
     }
-    let mut path = PathBuf::new();
-    for part in std::path::absolute(name)?.components() {
-        match part {
-            Component::ParentDir => drop(path.pop()),
-            part => path.push(part),
-        }
-    }
+    let path = normal(&std::path::absolute(name)?);
     let is_folder = name.ends_with('/') || path.is_dir();
     let url = if is_folder { Url::from_directory_path(&path) } else { Url::from_file_path(&path) };
     let url = url.map_err(|()| Error::Write(format!("COPY to {name:?}: is no path")))?;

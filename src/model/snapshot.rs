@@ -238,11 +238,6 @@ impl Files<'_> {
         text.map(Some).map_err(|_| Error::Model(format!("{}: {path} is not UTF-8 text", self.label())))
     }
 
-    /// The text of a file that every model must have.
-    pub(crate) fn require_text(&self, path: &str) -> Result<String> {
-        self.text(path)?.ok_or_else(|| self.missing(path))
-    }
-
     /// A JSON file read into its type, `None` where the model has no such file.
     pub(crate) fn json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         let Some(text) = self.text(path)? else { return Ok(None) };

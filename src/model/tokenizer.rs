@@ -63,10 +63,7 @@ impl TextTokenizer {
     /// Reads `tokenizer.json`. Its own truncation and padding are settings of whoever saved it last and are ignored.
     pub(crate) fn load(files: Files<'_>, description: &Description) -> Result<Self> {
         let path = format!("{}tokenizer.json", description.folder);
-        if !files.has(&path)? {
-            return Err(without_file(files, &description.folder, &path)?);
-        }
-        let text = files.require_text(&path)?;
+        let Some(text) = files.text(&path)? else { return Err(without_file(files, &description.folder, &path)?) };
         let wrong = |reason: String| Error::Model(format!("{}: {path}: {reason}", files.label()));
         tokenizer_file::check_text(&text).map_err(wrong)?;
         let mut tokenizer: Tokenizer = text.parse().map_err(|error| wrong(format!("{error}")))?;

@@ -7,9 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use super::place::shown_file;
 use crate::error::{Error, Result};
-
-/// The value that stands for NULL.
-const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+use crate::files::partitions::NULL;
 
 /// The column that has the name of a row's file, where a table has it.
 const FILENAME: &str = "filename";

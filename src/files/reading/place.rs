@@ -1,7 +1,7 @@
 //! What a name in a statement stands for: a file, a folder, or all files that match a pattern.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::datasource::listing::ListingTableUrl;
@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use super::pattern::{Pattern, is_hidden, is_pattern};
 use crate::error::Error;
 use crate::files::home::expand_home;
-use crate::files::target::shown;
+use crate::files::target::{normal, shown};
 
 /// Where files are.
 #[derive(Debug, Clone)]
@@ -139,19 +139,6 @@ impl Place {
         });
         Ok(files)
     }
-}
-
-/// A path without `.` and `..`, whether it exists or not.
-fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(normal.pop()),
-            Component::CurDir => {}
-            part => normal.push(part),
-        }
-    }
-    normal
 }
 
 /// The part of a path that exists, and the rest.
