@@ -43,7 +43,7 @@
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
-//! | `files/` | reading: what a name stands for; writing: a file, an object or a folder is there complete or not there; what may be removed |
+//! | `files/` | reading: what a name stands for; stores: what an address leads to, and who we are there; writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
@@ -57,8 +57,8 @@
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
 //! * **I3** Only `functions/`, `plan/`, `files/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only
 //!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime).
-//! * **I4** The library prints nothing, changes no environment variable, and touches the network only to fetch a model
-//!   that was asked for by hub id.
+//! * **I4** The library prints nothing, changes no environment variable, and touches the network only for a model that was asked
+//!   for by hub id or address, and for an address that a statement names in a session with our stores.
 //! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
 //!   literal; an equal literal is embedded at most once per query, however often it occurs.
 //! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
@@ -276,6 +276,7 @@ pub fn features() -> Vec<&'static str> {
         ("cuda", cfg!(feature = "cuda")),
         ("hub", cfg!(feature = "hub")),
         ("metal", cfg!(feature = "metal")),
+        ("stores", cfg!(feature = "stores")),
     ];
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }

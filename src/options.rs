@@ -161,7 +161,14 @@ fn read_bool(key: &str, text: &str) -> Result<bool> {
     }
 }
 
-fn read_folder(_key: &str, text: &str) -> Result<String> {
+fn read_folder(key: &str, text: &str) -> Result<String> {
+    // What was computed is kept under locks and by renames, and a store has neither.
+    if text.contains("://") {
+        let scheme = text.split("://").next().unwrap_or_default();
+        return Err(Error::Setting(format!(
+            "{key} is an address ({scheme}://...), and has to be a folder of this machine: vectors in a store are an export (COPY)"
+        )));
+    }
     Ok(expand_home(text).into_owned())
 }
 

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::access::Access;
-use crate::files::{CsvTexts, Whole, WholeSinks, Writes, reading_files};
+use crate::files::{CsvTexts, Stores, WholeSinks, Writes, reading_files};
 use crate::functions::{Flatten, ReadText};
 use crate::options::EmbedOptions;
 use crate::plan::rules_with_pages;
@@ -39,6 +38,8 @@ pub struct SessionOptions {
     pub memory_limit: Option<usize>,
     /// What the statements write.
     pub writes: Writes,
+    /// Which stores the statements reach by their addresses; none by default.
+    pub stores: Stores,
     /// What the statements may do to come by models, and who is told what happens meanwhile.
     pub access: Access,
 }
@@ -54,7 +55,13 @@ impl Default for SessionOptions {
         execution.parquet.maximum_buffered_record_batches_per_stream = MAX_WAITING;
         // A folder is all that is in it, as for other programs.
         execution.listing_table_ignore_subdirectory = false;
-        Self { config, memory_limit: None, writes: Writes::default(), access: Access::default() }
+        Self {
+            config,
+            memory_limit: None,
+            writes: Writes::default(),
+            stores: Stores::default(),
+            access: Access::default(),
+        }
     }
 }
 
@@ -62,14 +69,13 @@ impl Default for SessionOptions {
 pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContext> {
     // Other programs write files too.
     let mut runtime = RuntimeEnvBuilder::new().with_object_list_cache_limit(0);
+    runtime = runtime.with_object_store_registry(options.stores.registry(&options.writes));
     if let Some(bytes) = options.memory_limit {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
     }
     let runtime = Arc::new(runtime.build()?);
-    let local = ObjectStoreUrl::local_filesystem();
-    runtime.register_object_store(local.as_ref(), Arc::new(Whole::local(&options.writes)));
     let mut state = SessionStateBuilder::new()
-        .with_config(options.config)
+        .with_config(options.config.with_extension(Arc::new(options.stores)))
         .with_runtime_env(runtime)
         .with_default_features()
         .with_physical_optimizer_rules(rules_with_pages())

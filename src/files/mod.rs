@@ -3,6 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `stores/` | what an address leads to, and with which credentials |
 //! | `reading/` | how a name in FROM becomes a table |
 //! | `writes.rs` | what a session writes: what may still be completed, and what is removed when it may not |
 //! | `whole.rs` | a store that completes what it begins, or leaves nothing |
@@ -54,6 +55,7 @@ mod run;
 mod sink;
 mod small;
 mod staged;
+mod stores;
 mod target;
 mod upload;
 mod vectors;
@@ -72,7 +74,8 @@ pub use reading::{FileKind, reading_files};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};
-pub use target::{Target, may_be_made_in, shown};
+pub use stores::{Stores, masked_statement};
+pub use target::{Target, may_be_made_in, shown, shown_error};
 pub use vectors::is_vector;
 pub use whole::Whole;
 pub use writes::Writes;

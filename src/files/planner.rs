@@ -11,9 +11,11 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::dml::{CopyTo, InsertOp};
-use datafusion::logical_expr::{DmlStatement, LogicalPlan, WriteOp};
+use datafusion::logical_expr::{DmlStatement, LogicalPlan, StringifiedPlan, WriteOp};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::explain::ExplainExec;
 
 use super::copy::{check_columns, check_target};
 use super::destination::{Destination, copy_url};
@@ -23,6 +25,7 @@ use super::home::expand_home;
 use super::marks::Mode;
 use super::reading::{NO_FILE, listing_table};
 use super::run::Work;
+use super::stores::{Address, Options, Stores, masked_statement};
 use super::vectors::store_vectors;
 use super::writes::Writes;
 use crate::error::Error;
@@ -61,6 +64,26 @@ pub(crate) fn install(state: &mut SessionState, writes: &Writes) {
 #[async_trait]
 impl QueryPlanner for FilePlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let planned = self.planned(plan, session).await?;
+        Ok(match session.config().get_extension::<Stores>() {
+            Some(stores) => masked(planned, &stores),
+            None => planned,
+        })
+    }
+}
+
+/// An EXPLAIN shows the options and addresses of its statement, which may be secrets.
+fn masked(plan: Arc<dyn ExecutionPlan>, stores: &Stores) -> Arc<dyn ExecutionPlan> {
+    let Some(explain) = plan.downcast_ref::<ExplainExec>() else { return plan };
+    let shown = explain.stringified_plans().iter().map(|shown| StringifiedPlan {
+        plan: Arc::new(stores.masked(&shown.plan)),
+        plan_type: shown.plan_type.clone(),
+    });
+    Arc::new(ExplainExec::new(explain.schema(), shown.collect(), explain.verbose()))
+}
+
+impl FilePlanner {
+    async fn planned(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         if !writes_files(plan) {
             return self.inner.create_physical_plan(plan, session).await;
         }
@@ -113,9 +136,14 @@ impl FilePlanner {
         // The text of the statement, for a host that does not say it.
         let text = copy.input.display_indent().to_string();
         copy.output_url = expand_home(&copy.output_url).into_owned();
+        let address = Address::of(&copy.output_url).transpose()?;
+        let said = Options::take(&mut copy.options, address.as_ref())?;
         by_name(&mut copy, session)?;
         check_columns(&copy)?;
-        let url = copy_url(&copy.output_url)?;
+        let url = match &address {
+            Some(address) => remote_url(address, said, session)?,
+            None => copy_url(&copy.output_url)?,
+        };
         let is_file = is_file(&copy, &url);
         if is_run {
             check_target(&copy.output_url, &url, is_file)?;
@@ -131,7 +159,9 @@ impl FilePlanner {
             endings: data_endings(&format),
             rename: rename(&format),
         });
-        if url.get_url().scheme() == "file" && !copy.output_url.contains("://") && is_special(&copy.output_url) {
+        if address.is_some()
+            || url.get_url().scheme() == "file" && !copy.output_url.contains("://") && is_special(&copy.output_url)
+        {
             copy.output_url = url.as_str().to_owned();
         }
         Ok((copy, export))
@@ -149,6 +179,7 @@ impl FilePlanner {
         let Some(url) = table.table_paths().first().filter(|url| url.is_collection()).cloned() else {
             return Ok((dml, None));
         };
+        check_writable(&url)?;
         let options = table.options();
         let endings = match options.file_extension.trim() {
             "" | NO_FILE => data_endings(&options.format.get_ext()),
@@ -172,11 +203,37 @@ impl FilePlanner {
         let destination = Destination::of(plan);
         Work {
             title: destination.map_or_else(|| format!("COPY to {target:?}"), |destination| destination.statement()),
-            statement: self.writes.statement().unwrap_or(text),
+            statement: masked_statement(&self.writes.statement().unwrap_or(text)),
             target: target.to_owned(),
             mode,
         }
     }
+}
+
+/// What COPY writes in a store, by the options that were said of it.
+fn remote_url(address: &Address, said: Options, session: &dyn Session) -> Result<ListingTableUrl> {
+    let store = match session.config().get_extension::<Stores>() {
+        Some(stores) => stores.stated(address, said)?,
+        None => ObjectStoreUrl::parse(&address.store)?,
+    };
+    let mut url = ListingTableUrl::parse(store)?.get_url().clone();
+    let slash = if address.is_folder() { "/" } else { "" };
+    // All but this character is encoded there.
+    url.set_path(&format!("/{}{slash}", address.key()?.as_ref().replace('%', "%25")));
+    let url = ListingTableUrl::try_new(url, None)?;
+    check_writable(&url)?;
+    Ok(url)
+}
+
+/// Web servers are read from only.
+fn check_writable(url: &ListingTableUrl) -> std::result::Result<(), Error> {
+    if matches!(url.scheme(), "http" | "https") {
+        let name = &url.get_url()[..url::Position::AfterPath];
+        return Err(Error::Write(format!(
+            "{name}: a web server is read from only: write a local file, or to s3://, gs:// or az://"
+        )));
+    }
+    Ok(())
 }
 
 /// DataFusion's own distinction.

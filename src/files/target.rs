@@ -118,6 +118,14 @@ pub fn shown(path: &Path) -> String {
     if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
 }
 
+/// What an error of a store says, without the name of its type where it was explained here.
+pub fn shown_error(error: &datafusion::object_store::Error) -> String {
+    match error {
+        datafusion::object_store::Error::Generic { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

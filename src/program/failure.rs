@@ -12,6 +12,7 @@ use datafusion::parquet::errors::ParquetError;
 use sqlparser::parser::ParserError;
 
 use super::messages::{INTERNAL, keeps_context, reworded, tidy};
+use crate::files::{Stores, shown_error};
 
 /// Why something did not run to its end.
 #[derive(Debug)]
@@ -60,6 +61,15 @@ impl Failure {
             }
             (Failure::Parquet(message), _) => Failure::Statement(message),
             (other, _) => other,
+        }
+    }
+
+    /// Takes out what nobody is to see.
+    pub(crate) fn masked(self, stores: &Stores) -> Self {
+        match self {
+            Failure::Statement(message) => Failure::Statement(stores.masked(&message)),
+            Failure::Parquet(message) => Failure::Parquet(stores.masked(&message)),
+            other => other,
         }
     }
 
@@ -148,6 +158,7 @@ fn root_message(error: &DataFusionError) -> String {
         DataFusionError::ResourcesExhausted(text) => {
             format!("out of memory: {text} (the limit is --memory-limit or datafusion.runtime.memory_limit)")
         }
+        DataFusionError::ObjectStore(error) => shown_error(error),
         DataFusionError::Internal(text) => format!("{INTERNAL}{text}"),
         other => other.message().into_owned(),
     }

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::output::Output;
 use super::print::Format;
 use super::progress::Progress;
-use crate::files::Writes;
+use crate::files::{Stores, Writes};
 
 /// Bytes written between two looks at whether the job was cancelled.
 const PIECE: usize = 16 * 1024;
@@ -31,6 +31,11 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn new(ctx: SessionContext, writes: Writes, output: Arc<Output>, format: Format, quiet: bool) -> Self {
         Self { ctx, writes, output, format, quiet, cancelled: Arc::default(), progress: Arc::default() }
+    }
+
+    /// What is known of the stores that the statements reach.
+    pub(crate) fn stores(&self) -> Arc<Stores> {
+        self.ctx.state_ref().read().config().get_extension().unwrap_or_default()
     }
 
     /// The same for a new job: the last one may still be unwinding with its cancelled flag set.

@@ -13,9 +13,13 @@ use datafusion::prelude::SessionContext;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::counts;
+use crate::files::Stores;
 
 /// A query that is done sooner shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A server that fails for less is no news: what failed is tried again.
+const LASTS: Duration = Duration::from_secs(2);
 
 /// Time between two looks at the counters.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -39,22 +43,24 @@ impl Drop for Progress {
 }
 
 impl Progress {
-    /// Watches the calls of embed in a plan that now begins to run; `None` where there are none or nobody would see it.
-    pub(crate) fn watch(ctx: &SessionContext, plan: &Arc<dyn ExecutionPlan>, quiet: bool) -> Option<Self> {
+    /// Watches the calls of embed in a plan that now begins to run, and the stores; `None` where nobody would see it.
+    pub(crate) fn watch(
+        ctx: &SessionContext,
+        stores: Arc<Stores>,
+        plan: &Arc<dyn ExecutionPlan>,
+        quiet: bool,
+    ) -> Option<Self> {
         if quiet || !io::stderr().is_terminal() {
             return None;
         }
         let mut total = Total::default();
         total.add(plan);
-        if total.operators == 0 {
-            return None;
-        }
         let bar = ProgressBar::hidden();
         let (end, ended) = channel();
-        let (ctx, shown, rows) = (ctx.clone(), bar.clone(), total.rows);
+        let (ctx, shown) = (ctx.clone(), bar.clone());
         // A thread, because a worker that a plain call of embed holds polls no timers.
         let thread = thread::Builder::new().name("progress".to_owned());
-        let thread = thread.spawn(move || draw(&ctx, &shown, rows, &ended)).ok()?;
+        let thread = thread.spawn(move || draw(&ctx, &stores, &shown, &total, &ended)).ok()?;
         Some(Self { bar, drawing: Some((end, thread)) })
     }
 
@@ -65,32 +71,39 @@ impl Progress {
 }
 
 /// Keeps the line true until the other end of `ended` is gone.
-fn draw(ctx: &SessionContext, bar: &ProgressBar, rows: Option<u64>, ended: &Receiver<()>) {
+fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, total: &Total, ended: &Receiver<()>) {
     let (start, before) = (Instant::now(), counts(ctx));
     let mut wait = PATIENCE;
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
         let now = counts(ctx);
         let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
-        bar.set_message(format!("{tokens:.0} tokens/s"));
+        let trouble = stores.trouble().filter(|(_, since, _)| *since > LASTS);
+        let trouble =
+            trouble.map(|(store, since, what)| format!("{store}: {what} for {} s, trying again", since.as_secs()));
+        let is_news = total.operators > 0 || trouble.is_some();
+        let speed = (total.operators > 0).then(|| format!("{tokens:.0} tokens/s"));
+        bar.set_message(speed.into_iter().chain(trouble).collect::<Vec<_>>().join(", "));
         bar.set_position(now.rows() - before.rows());
-        if wait == PATIENCE {
-            show(bar, rows);
+        if wait == PATIENCE && is_news {
+            show(bar, total);
             wait = INTERVAL;
         }
     }
     bar.finish_and_clear();
 }
 
-/// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life.
-fn show(bar: &ProgressBar, rows: Option<u64>) {
-    let template = match rows {
+/// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life; without a
+/// call of embed it has what is to be said of stores, and nothing else.
+fn show(bar: &ProgressBar, total: &Total) {
+    let template = match total.rows {
+        _ if total.operators == 0 => "{msg}",
         Some(_) => "embed {bar:30} {human_pos}/{human_len} rows, {msg}, {eta} left",
         None => "embed {spinner} {human_pos} rows, {msg}, {elapsed}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    if let Some(rows) = rows {
+    if let Some(rows) = total.rows {
         bar.set_length(rows);
     }
     bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());

@@ -24,6 +24,7 @@ use super::print::{Format, Printer, Shape};
 use super::runner::Runner;
 use super::script::{Text, run_texts};
 use super::split;
+use crate::files::masked_statement;
 
 const PROMPT: &str = "embedsql> ";
 const CONTINUATION: &str = "     ...> ";
@@ -305,12 +306,12 @@ impl Prompt {
         }
     }
 
-    /// Adds to the history at once, so that a crash loses nothing.
+    /// Adds to the history at once, so that a crash loses nothing; the file has no keys of stores.
     fn remember(&mut self, input: &str) {
         let added = self.editor.add_history_entry(input.trim()).unwrap_or(false);
         if let (true, Some(file)) = (added, &self.history) {
             // A full disk must not end the session.
-            let _ = append(file, input.trim());
+            let _ = append(file, &masked_statement(input.trim()));
         }
     }
 }

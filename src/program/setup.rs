@@ -6,7 +6,7 @@ use super::args::Args;
 use super::downloads;
 use super::failure::{Failure, one_line, warn};
 use crate::SessionOptions;
-use crate::files::Writes;
+use crate::files::{Stores, Writes};
 
 /// Builds the session and gives what it writes; whatever is wrong with a flag is a usage error that names the flag.
 pub(crate) async fn session(args: &Args) -> Result<(SessionContext, Writes), Failure> {
@@ -19,6 +19,7 @@ pub(crate) async fn session(args: &Args) -> Result<(SessionContext, Writes), Fai
     }
     options.memory_limit = args.memory_limit;
     options.access = downloads::access(args.quiet, warn);
+    options.stores = Stores::all();
     let writes = options.writes.clone();
     let ctx = crate::session(options)?;
     for setting in runtime_settings {

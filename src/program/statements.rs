@@ -29,9 +29,15 @@ use crate::files::{Destination, Doubtful, Writes, only_file};
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Plans and runs one statement and writes its result.
+/// Plans and runs one statement and writes its result; what goes wrong is said without its secrets.
 pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> {
+    let stores = job.stores();
     let text = statement.text().trim().to_owned();
+    stores.add_statement(&text);
+    run_text(job, statement, text).await.map_err(|failure| failure.masked(&stores))
+}
+
+async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), Failure> {
     let parsed = parsed(&job.ctx, statement)?;
     let named = named_file(&job.ctx, &parsed)?;
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
@@ -55,7 +61,7 @@ async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let schema = frame.schema().inner().clone();
     let context = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await?;
-    let shown = job.shows(Progress::watch(&job.ctx, &plan, job.quiet));
+    let shown = job.shows(Progress::watch(&job.ctx, job.stores(), &plan, job.quiet));
     let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
     drop(shown);
     let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;

@@ -9,30 +9,30 @@ use datafusion::object_store::path::Path;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 
 use super::kind::FileKind;
-use super::place::Place;
+use super::location::Location;
 
-/// The places of a table, which share a store, and which of the files there are its own.
+/// The locations of a table, which share a store, and which of the files there are its own.
 #[derive(Debug, Clone)]
 pub(super) struct Listing {
-    places: Vec<Place>,
+    locations: Vec<Location>,
     store: ObjectStoreUrl,
     /// In folders only files of this kind are meant, where there are such; `None` means all.
     kind: Option<FileKind>,
 }
 
 impl Listing {
-    /// `None` without a place.
-    pub(super) fn new(places: Vec<Place>, kind: Option<FileKind>) -> Option<Self> {
-        let store = places.first()?.store.clone();
-        Some(Self { places, store, kind })
+    /// `None` without a location.
+    pub(super) fn new(locations: Vec<Location>, kind: Option<FileKind>) -> Option<Self> {
+        let store = locations.first()?.store.clone();
+        Some(Self { locations, store, kind })
     }
 
     pub(super) fn store(&self) -> &ObjectStoreUrl {
         &self.store
     }
 
-    pub(super) fn places(&self) -> &[Place] {
-        &self.places
+    pub(super) fn locations(&self) -> &[Location] {
+        &self.locations
     }
 
     /// The files, each once, with the folder that its own folders are counted from.
@@ -42,13 +42,13 @@ impl Listing {
         config: &ConfigOptions,
     ) -> Result<Vec<(Path, ObjectMeta)>> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
-        for place in &self.places {
-            let mut files = place.data_files(store, config).await?;
-            if place.is_collection() {
+        for location in &self.locations {
+            let mut files = location.data_files(store, config).await?;
+            if location.is_collection() {
                 self.keep_kind(&mut files);
             }
             files.retain(|file| seen.insert(file.location.clone()));
-            all.extend(files.into_iter().map(|file| (place.root().clone(), file)));
+            all.extend(files.into_iter().map(|file| (location.root().clone(), file)));
         }
         Ok(all)
     }

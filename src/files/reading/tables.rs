@@ -20,10 +20,11 @@ use datafusion::prelude::SessionContext;
 use super::format::Format;
 use super::kind::FileKind;
 use super::listing::Listing;
+use super::location::{Location, shown_file};
 use super::partitions::Partitions;
-use super::place::{Place, shown_file};
 use super::table::Files;
 use crate::error::Error;
+use crate::files::stores::{Options, Stores, masked_statement};
 
 /// An ending that no path has: of the files that a table has already, INSERT needs none.
 pub(in crate::files) const NO_FILE: &str = "/";
@@ -90,23 +91,32 @@ impl UrlTableFactory for NamedFiles {
     /// `None` for what is no file that could be read, which has no table either.
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(state) = self.state().filter(|_| !name.is_empty()) else { return Ok(None) };
-        let place = Place::of(name)?;
-        let Ok(store) = state.runtime_env().object_store(&place.store) else { return Ok(None) };
-        let found = place.data_files(store.as_ref(), state.config_options()).await?;
-        let Some(kind) = kind_of(&state, &place, &found)? else { return Ok(None) };
+        let location = Location::of(name)?;
+        let store = match location.open(&state) {
+            Ok(store) => store,
+            // A store that is known and not allowed says so; of other names nobody knows that they are addresses.
+            Err(error) if location.address.is_some() => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let found = location.data_files(store.as_ref(), state.config_options()).await?;
+        let Some(kind) = kind_of(&state, &location, &found)? else { return Ok(None) };
         let format = Format::new(&state, &kind.format, kind.options().into_iter().collect())?;
-        let Some(listing) = Listing::new(vec![place], Some(kind)) else { return Ok(None) };
+        let Some(listing) = Listing::new(vec![location], Some(kind)) else { return Ok(None) };
         let table = Table { state: &state, store, listing, format }.inferred(None, &[]).await?;
         Ok(Some(Arc::new(table)))
     }
 }
 
-/// The kind of all files of a place, but for those of no known kind in a folder; `None` where no file has one.
+/// The kind of all files of a location, but for those of no known kind in a folder; `None` where no file has one.
 ///
 /// # Errors
 ///
 /// [`Error::Read`] where there are two kinds: nobody says which is meant.
-fn kind_of(state: &SessionState, place: &Place, files: &[ObjectMeta]) -> std::result::Result<Option<FileKind>, Error> {
+fn kind_of(
+    state: &SessionState,
+    location: &Location,
+    files: &[ObjectMeta],
+) -> std::result::Result<Option<FileKind>, Error> {
     let mut first: Option<(FileKind, &ObjectMeta)> = None;
     for file in files {
         let Some(kind) = file.location.filename().and_then(|name| known_kind(state, name)) else { continue };
@@ -116,7 +126,7 @@ fn kind_of(state: &SessionState, place: &Place, files: &[ObjectMeta]) -> std::re
             Some((_, first)) => {
                 return Err(Error::Read(format!(
                     "{:?} has files of two kinds, {:?} and {:?}: name those of one, by a pattern such as '*.parquet'",
-                    place.name,
+                    location.name,
                     shown_file(&first.location),
                     shown_file(&file.location)
                 )));
@@ -151,22 +161,26 @@ impl TableProviderFactory for StatedFiles {
         let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
             return plan_err!("a table of files needs a session of DataFusion");
         };
-        let places = command.locations.iter().map(|name| Place::of(name)).collect::<Result<Vec<_>>>()?;
-        let Some(first) = places.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
-        if let Some(other) = places.iter().find(|place| place.store != first.store) {
+        let locations = command.locations.iter().map(|name| Location::of(name)).collect::<Result<Vec<_>>>()?;
+        let mut options = command.options.clone();
+        let said = Options::take(&mut options, locations.first().and_then(|location| location.address.as_ref()))?;
+        let stores = state.config().get_extension::<Stores>();
+        let locations = locations.into_iter().map(|location| location.with_options(stores.as_deref(), &said));
+        let locations = locations.collect::<Result<Vec<_>>>()?;
+        let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
+        if let Some(other) = locations.iter().find(|location| location.store != first.store) {
             return plan_err!("the LOCATIONs {:?} and {:?} are in different stores", first.name, other.name);
         }
-        // By the whole address, which is in the error where there is no such store.
-        let store = state.runtime_env().object_store(first.url()?)?;
+        let store = first.open(state)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
-        let (mut options, kind) = stated(state, command, first, files)?;
+        let (mut options, kind) = stated(state, command, options, first, files)?;
         let has_filename = match options.remove(FILENAME).as_deref() {
             None | Some("false") => false,
             Some("true") => true,
             Some(other) => return plan_err!("option {FILENAME} '{other}' is not true or false"),
         };
         let format = Format::new(state, &command.file_type, options)?;
-        let Some(listing) = Listing::new(places, Some(kind)) else {
+        let Some(listing) = Listing::new(locations, Some(kind)) else {
             return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION");
         };
         let table = Table { state, store, listing, format };
@@ -186,19 +200,19 @@ impl TableProviderFactory for StatedFiles {
 fn stated(
     state: &SessionState,
     command: &CreateExternalTable,
-    place: &Place,
+    mut options: HashMap<String, String>,
+    location: &Location,
     mut files: Vec<ObjectMeta>,
 ) -> Result<(HashMap<String, String>, FileKind)> {
     const DELIMITER: &str = "format.delimiter";
     const COMPRESSION: &str = "format.compression";
-    let mut options = command.options.clone();
     let plain = FileKind::stated(&command.file_type, None, CompressionTypeVariant::UNCOMPRESSED);
     let is_stated = |kind: FileKind| kind.format == plain.format;
     files.retain(|file| file.location.filename().and_then(FileKind::of).is_some_and(is_stated));
     if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
         files.truncate(1);
     }
-    for (key, value) in kind_of(state, place, &files)?.iter().flat_map(FileKind::options) {
+    for (key, value) in kind_of(state, location, &files)?.iter().flat_map(FileKind::options) {
         options.entry(key).or_insert(value);
     }
     let compression = options.get(COMPRESSION).and_then(|name| name.parse().ok()).unwrap_or(plain.compression);
@@ -227,8 +241,8 @@ impl Table<'_> {
     /// A table whose columns are those of its files, and of their folders.
     async fn inferred(mut self, command: Option<&CreateExternalTable>, folders: &[String]) -> Result<Files> {
         let found = self.listing.files(self.store.as_ref(), self.state.config_options()).await?;
-        let (Some((root, _)), Some(place)) = (found.first(), self.listing.places().first()) else {
-            let name = self.listing.places().first().map(|place| place.name.as_str()).unwrap_or_default();
+        let (Some((root, _)), Some(location)) = (found.first(), self.listing.locations().first()) else {
+            let name = self.listing.locations().first().map(|location| location.name.as_str()).unwrap_or_default();
             return Err(
                 Error::Read(format!("no files found at {name:?}, which could say what columns the table has")).into()
             );
@@ -243,7 +257,7 @@ impl Table<'_> {
         if !folders.is_empty() && !partitions.folders.iter().map(|(name, _)| name).eq(folders) {
             return Err(Error::Read(format!(
                 "the folders of {:?} have the columns [{}], and PARTITIONED BY says [{}]",
-                place.name,
+                location.name,
                 partitions.folders.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "),
                 folders.join(", ")
             ))
@@ -271,7 +285,7 @@ impl Table<'_> {
     }
 
     fn made(self, command: Option<&CreateExternalTable>, schema: SchemaRef, partitions: Partitions) -> Result<Files> {
-        let paths = self.listing.places().iter().map(Place::url).collect::<Result<Vec<_>>>()?;
+        let paths = self.listing.locations().iter().map(Location::url).collect::<Result<Vec<_>>>()?;
         let orders = command.map(|command| command.order_exprs.clone()).unwrap_or_default();
         let options = ListingOptions::new(Arc::clone(&self.format.inner))
             .with_file_extension(NO_FILE)
@@ -283,7 +297,7 @@ impl Table<'_> {
         let mut written = ListingTable::try_new(config)?;
         if let Some(command) = command {
             written = written
-                .with_definition(command.definition.clone())
+                .with_definition(command.definition.as_deref().map(masked_statement))
                 .with_constraints(command.constraints.clone())
                 .with_column_defaults(command.column_defaults.clone());
         }

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use datafusion::catalog::Session;
 use datafusion::common::config::ConfigOptions;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::Result;
@@ -14,39 +16,52 @@ use futures::TryStreamExt;
 use super::pattern::{Pattern, is_hidden, is_pattern};
 use crate::error::Error;
 use crate::files::home::expand_home;
-use crate::files::target::{normal, shown};
+use crate::files::stores::{Address, Cloud, Options, Stores};
+use crate::files::target::{normal, shown, shown_error};
 
 /// Where files are.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Location {
     /// As it was written, for messages.
     pub(super) name: String,
     pub(super) store: ObjectStoreUrl,
     /// The file, or the folder that all files are below.
     root: ObjectPath,
     kind: Kind,
+    /// Where it is no local one.
+    pub(super) address: Option<Address>,
 }
 
 #[derive(Debug, Clone)]
 enum Kind {
     File,
     Folder,
-    Pattern(Pattern),
+    /// With the path that it would be, were it none; of a store, which is asked for that first.
+    Pattern(Pattern, Option<ObjectPath>),
 }
 
-impl Place {
+impl Location {
     /// What exists is meant literally, whatever characters it has; anything else may be a pattern. Whether there is anything
-    /// is found out by [`Place::files`].
+    /// is found out by [`Location::files`].
     ///
     /// # Errors
     ///
     /// [`Error::Read`] for a pipe or a device, and for a pattern that is none.
     pub(super) fn of(name: &str) -> Result<Self> {
+        if let Some(address) = Address::of(name).transpose()? {
+            return Ok(Self::remote(name, address)?);
+        }
         match name.split_once("://") {
             Some((scheme, _)) if scheme != "file" => {
                 let url = ListingTableUrl::parse(name)?;
                 let kind = if url.is_collection() { Kind::Folder } else { Kind::File };
-                Ok(Self { name: name.to_owned(), store: url.object_store(), root: url.prefix().clone(), kind })
+                Ok(Self {
+                    name: name.to_owned(),
+                    store: url.object_store(),
+                    root: url.prefix().clone(),
+                    kind,
+                    address: None,
+                })
             }
             // An address is encoded, and no pattern.
             Some(_) => {
@@ -64,9 +79,44 @@ impl Place {
         }
     }
 
+    fn remote(name: &str, address: Address) -> std::result::Result<Self, Error> {
+        let store = ObjectStoreUrl::parse(&address.store).map_err(|error| Error::Read(format!("{name:?}: {error}")))?;
+        let is_web = address.cloud == Cloud::Web;
+        if is_web && address.is_folder() {
+            return Err(Error::Read(format!("{address}: a web server lists no files: name one of them")));
+        }
+        // Its query may be a secret.
+        let name = if is_web { address.to_string() } else { name.to_owned() };
+        if !is_web && is_pattern(&address.path) {
+            let (folder, pattern) = literal(&address.path);
+            let root = ObjectPath::parse(folder).map_err(|error| Error::Read(format!("{name:?}: {error}")))?;
+            let kind = Kind::Pattern(Pattern::new(pattern)?, address.key().ok());
+            return Ok(Self { name, store, root, kind, address: Some(address) });
+        }
+        let (root, kind) = (address.key()?, if address.is_folder() { Kind::Folder } else { Kind::File });
+        Ok(Self { name, store, root, kind, address: Some(address) })
+    }
+
+    /// The same as OPTIONS say of its store.
+    pub(super) fn with_options(mut self, stores: Option<&Stores>, options: &Options) -> Result<Self> {
+        if let (Some(address), Some(stores)) = (&self.address, stores) {
+            self.store = stores.stated(address, options.clone())?;
+        }
+        Ok(self)
+    }
+
+    /// Its store.
+    pub(super) fn open(&self, state: &dyn Session) -> Result<Arc<dyn ObjectStore>> {
+        let store = state.runtime_env().object_store(&self.store)?;
+        if let (Some(address), Some(stores)) = (&self.address, state.config().get_extension::<Stores>()) {
+            stores.add_query(&self.store, address)?;
+        }
+        Ok(store)
+    }
+
     fn local(name: &str, path: &Path, rest: &str) -> std::result::Result<Self, Error> {
         let kind = match fs::metadata(path) {
-            _ if is_pattern(rest) => Kind::Pattern(Pattern::new(rest)?),
+            _ if is_pattern(rest) => Kind::Pattern(Pattern::new(rest)?, None),
             Ok(found) if rest.is_empty() && found.is_dir() => Kind::Folder,
             Ok(found) if rest.is_empty() && !found.is_file() => {
                 return Err(Error::Read(format!(
@@ -79,7 +129,18 @@ impl Place {
         };
         let path = if is_pattern(rest) { path.to_owned() } else { path.join(rest.trim_end_matches('/')) };
         let root = ObjectPath::from_absolute_path(&path).map_err(|error| Error::Read(format!("{name:?}: {error}")))?;
-        Ok(Self { name: name.to_owned(), store: ObjectStoreUrl::local_filesystem(), root, kind })
+        Ok(Self { name: name.to_owned(), store: ObjectStoreUrl::local_filesystem(), root, kind, address: None })
+    }
+
+    /// An error about it, which names it once.
+    fn told(&self, error: &StoreError) -> String {
+        let text = shown_error(error);
+        let is_named = self.address.as_ref().is_some_and(|address| text.starts_with(&address.store));
+        if is_named { text } else { format!("{:?}: {text}", self.name) }
+    }
+
+    fn is_web(&self) -> bool {
+        self.address.as_ref().is_some_and(|address| address.cloud == Cloud::Web)
     }
 
     /// Whether it may have more than one file.
@@ -92,7 +153,7 @@ impl Place {
         &self.root
     }
 
-    /// The place as DataFusion knows it; of a pattern the folder that it begins in.
+    /// The location as DataFusion knows it; of a pattern the folder that it begins in.
     pub(super) fn url(&self) -> Result<ListingTableUrl> {
         // `set_path` encodes all but this character.
         let path = self.root.as_ref().replace('%', "%25");
@@ -107,14 +168,20 @@ impl Place {
         let is_flat = config.execution.listing_table_ignore_subdirectory;
         let found = match &self.kind {
             Kind::File => match store.head(&self.root).await {
+                Err(StoreError::NotFound { .. }) if self.is_web() => {
+                    return Err(Error::Read(format!("{}: there is no such file", self.name)).into());
+                }
                 // Other stores have no folders, only names that begin alike.
                 Err(StoreError::NotFound { .. }) => self.folder(store, is_flat).await,
                 file => file.map(|file| vec![file]),
             },
             Kind::Folder => self.folder(store, is_flat).await,
-            Kind::Pattern(pattern) => pattern.files(store, &self.root).await,
+            Kind::Pattern(pattern, literal) => match literal {
+                Some(literal) if let Ok(file) = store.head(literal).await => Ok(vec![file]),
+                _ => pattern.files(store, &self.root).await,
+            },
         };
-        let mut files = found.map_err(|error| Error::Read(format!("{:?}: {error}", self.name)))?;
+        let mut files = found.map_err(|error| Error::Read(self.told(&error)))?;
         files.sort_by(|a, b| a.location.cmp(&b.location));
         files.dedup_by(|a, b| a.location == b.location);
         Ok(files)
@@ -139,6 +206,12 @@ impl Place {
         });
         Ok(files)
     }
+}
+
+/// The folder that a pattern begins in, and the pattern.
+fn literal(path: &str) -> (&str, &str) {
+    let start = path.find(['*', '?', '[', '{']).unwrap_or(path.len());
+    path[..start].rsplit_once('/').map_or(("", path), |(folder, _)| (folder, &path[folder.len() + 1..]))
 }
 
 /// The part of a path that exists, and the rest.

@@ -1,0 +1,247 @@
+//! What an address says: the cloud, the store, and the path inside.
+//!
+//! The path of an object is meant as it stands, as all tools of the clouds have it: `s3://b/a%20b` is an object with a percent
+//! sign in its name. An address of a web server is a URL, and encoded.
+
+use std::fmt::{self, Display, Formatter};
+
+use datafusion::object_store::path::Path;
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use crate::error::{Error, Result};
+
+/// Who runs a store, and so in which language it is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::files) enum Cloud {
+    S3,
+    Google,
+    Azure,
+    /// A web server: single files, to read.
+    Web,
+}
+
+impl Cloud {
+    /// By the scheme of an address, in lower case.
+    fn of(scheme: &str) -> Option<Self> {
+        match scheme {
+            "s3" | "s3a" => Some(Self::S3),
+            "gs" => Some(Self::Google),
+            "az" | "azure" | "abfs" | "abfss" => Some(Self::Azure),
+            "http" | "https" => Some(Self::Web),
+            _ => None,
+        }
+    }
+
+    /// For messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "S3",
+            Self::Google => "Google Cloud Storage",
+            Self::Azure => "Azure",
+            Self::Web => "HTTP",
+        }
+    }
+
+    /// How OPTIONS about it begin, before a dot; the first is the one that messages name.
+    pub(super) fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Self::S3 => &["aws", "s3"],
+            Self::Google => &["google", "gcp", "gs"],
+            Self::Azure => &["azure", "az", "abfs"],
+            Self::Web => &["http"],
+        }
+    }
+
+    pub(super) const ALL: [Self; 4] = [Self::S3, Self::Google, Self::Azure, Self::Web];
+}
+
+/// What an address stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::files) struct Address {
+    pub(in crate::files) cloud: Cloud,
+    /// The store, in the one spelling that it has here: `s3://bucket`, `abfss://container@account.dfs.core.windows.net`.
+    pub(in crate::files) store: String,
+    /// What stands after the store, without its leading slash.
+    pub(in crate::files) path: String,
+    /// Of a web server, with its leading `?`: it may be a signature.
+    pub(super) query: String,
+}
+
+/// Without the query.
+impl Display for Address {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.store, self.path)
+    }
+}
+
+impl Address {
+    /// `None` for a name that is no address of a store: a path, a `file://`, or a scheme that nobody here knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] for one that names no store, or has a password in it.
+    pub(in crate::files) fn of(name: &str) -> Option<Result<Self>> {
+        let (scheme, rest) = name.split_once("://")?;
+        let cloud = Cloud::of(&scheme.to_ascii_lowercase())?;
+        Some(match cloud {
+            Cloud::Web => Self::of_web(name),
+            _ => Self::of_cloud(cloud, name, rest),
+        })
+    }
+
+    fn of_cloud(cloud: Cloud, name: &str, rest: &str) -> Result<Self> {
+        let (store, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_name = |text: &str| {
+            let mut letters = text.chars();
+            !text.is_empty() && letters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '$'))
+        };
+        let store = match (cloud, store.split_once('@')) {
+            (Cloud::Azure, Some((container, host))) if is_name(container) && is_name(host) => {
+                format!("abfss://{container}@{}", host.to_ascii_lowercase())
+            }
+            (_, None) if is_name(store) => {
+                let scheme = if cloud == Cloud::Azure {
+                    "az"
+                } else if cloud == Cloud::S3 {
+                    "s3"
+                } else {
+                    "gs"
+                };
+                format!("{scheme}://{store}")
+            }
+            // What stands there may be a key.
+            (_, Some(_)) => return Err(no_credentials(name)),
+            _ => {
+                let what = if cloud == Cloud::Azure { "container" } else { "bucket" };
+                return Err(Error::Read(format!("address {name:?} names no {what}")));
+            }
+        };
+        Ok(Self { cloud, store, path: path.to_owned(), query: String::new() })
+    }
+
+    fn of_web(name: &str) -> Result<Self> {
+        let wrong = |what: &dyn Display| Error::Read(format!("address {:?}: {what}", without_query(name)));
+        let url = Url::parse(name).map_err(|error| wrong(&error))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(no_credentials(name));
+        }
+        let path = Path::from_url_path(url.path()).map_err(|error| wrong(&error))?;
+        let slash = if url.path().ends_with('/') && !path.as_ref().is_empty() { "/" } else { "" };
+        Ok(Self {
+            cloud: Cloud::Web,
+            store: url[..url::Position::BeforePath].to_owned(),
+            path: format!("{path}{slash}"),
+            query: url.query().map(|query| format!("?{query}")).unwrap_or_default(),
+        })
+    }
+
+    /// What a session's rules are about: the bucket, the container with its account, or the host.
+    pub(super) fn host(&self) -> &str {
+        host(&self.store)
+    }
+
+    /// Whether it can only be a folder.
+    pub(in crate::files) fn is_folder(&self) -> bool {
+        self.path.is_empty() || self.path.ends_with('/')
+    }
+
+    /// The path inside the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] for a path with an empty part: object_store has no such names.
+    pub(in crate::files) fn key(&self) -> Result<Path> {
+        let path = self.path.strip_suffix('/').unwrap_or(&self.path);
+        let key = Path::parse(path).map_err(|error| Error::Read(format!("address {:?}: {error}", self.to_string())))?;
+        Ok(if self.query.is_empty() { key } else { with_query(&key, &self.query) })
+    }
+
+    /// The path of a web server's file behind its key, and whether a query belongs to it.
+    pub(super) fn split_key(key: &Path) -> (Path, bool) {
+        let parts: Vec<_> = key.parts().collect();
+        let is_mark = |place: &usize| parts[*place].as_ref().starts_with(QUERY_MARK);
+        match parts.len().checked_sub(2).filter(is_mark) {
+            Some(place) => {
+                (key.parts().enumerate().filter(|(at, _)| *at != place).map(|(_, part)| part).collect(), true)
+            }
+            None => (key.clone(), false),
+        }
+    }
+}
+
+/// What begins the folder that stands for a query: no path of a URL has it, unless it is encoded.
+const QUERY_MARK: char = '?';
+
+/// Files of one path and other queries are other files. A query is a secret often enough: what stands for it says nothing of it.
+fn with_query(path: &Path, query: &str) -> Path {
+    let digest = Sha256::digest(query.as_bytes());
+    let mark: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let (folder, file) = path.as_ref().rsplit_once('/').unwrap_or(("", path.as_ref()));
+    let slash = if folder.is_empty() { "" } else { "/" };
+    Path::parse(format!("{folder}{slash}{QUERY_MARK}{mark}/{file}")).unwrap_or_default()
+}
+
+/// The part of an address of a store after its scheme, without a port.
+pub(super) fn host(store: &str) -> &str {
+    let host = store.split_once("://").map_or(store, |(_, host)| host);
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn without_query(name: &str) -> &str {
+    name.split(['?', '#']).next().unwrap_or(name)
+}
+
+fn no_credentials(name: &str) -> Error {
+    let scheme = name.split("://").next().unwrap_or_default();
+    Error::Read(format!(
+        "an address {scheme}://... with a user or a password in it is not read: statements are kept and shown; give OPTIONS, or \
+         set the environment"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_one_spelling_and_an_object_its_name() {
+        let of = |name: &str| {
+            let address = Address::of(name).expect("known").expect("an address");
+            (address.cloud, address.store.clone(), address.key().expect("a path").to_string(), address.query)
+        };
+        let expected = |cloud, store: &str, key: &str| (cloud, store.to_owned(), key.to_owned(), String::new());
+        assert_eq!(of("s3a://b/x/y.parquet"), expected(Cloud::S3, "s3://b", "x/y.parquet"));
+        assert_eq!(of("S3://My_Bucket/a%20b #1?.csv"), expected(Cloud::S3, "s3://My_Bucket", "a%20b #1?.csv"));
+        assert_eq!(of("gs://b/"), expected(Cloud::Google, "gs://b", ""));
+        assert_eq!(of("abfs://c/x"), expected(Cloud::Azure, "az://c", "x"));
+        let account = "abfss://c@acme.dfs.core.windows.net";
+        assert_eq!(of("abfs://c@Acme.dfs.core.windows.net/x"), expected(Cloud::Azure, account, "x"));
+        let web = (Cloud::Web, "https://h:8443".to_owned(), "a b.csv".to_owned(), "?sig=x%2F".to_owned());
+        assert_eq!(of("https://H:8443/a%20b.csv?sig=x%2F#top"), web);
+        for other in ["x.csv", "file:///x", "ftp://h/x", "a/b://c"] {
+            assert!(Address::of(other).is_none(), "{other}");
+        }
+        assert!(Address::of("s3://b").expect("known").expect("a bucket").is_folder());
+    }
+
+    #[test]
+    fn what_names_no_store_is_an_error_without_a_password() {
+        let wrong = ["s3://", "s3:///x", "s3://a b/x", "gs://u:hush@b/x", "https://u:hush@h/x?hush", "az://a%b/x"];
+        for name in wrong.into_iter().chain(["http://?hush", "https://h:hush/", "s3://AK:hush@b"]) {
+            let message = Address::of(name).expect("known").expect_err(name).to_string();
+            assert!(!message.contains("hush") || name == "https://h:hush/", "{message}");
+        }
+        Address::of("s3://b/a//b").expect("known").expect("an address").key().expect_err("an empty part");
+    }
+
+    #[test]
+    fn rules_are_about_names_without_ports() {
+        for (store, expected) in [("s3://b", "b"), ("https://h:8443", "h"), ("abfss://c@a.x", "c@a.x")] {
+            assert_eq!(host(store), expected);
+        }
+    }
+}
