@@ -27,6 +27,8 @@ mod reading;
 mod repl;
 #[cfg(feature = "cli")]
 mod scripts;
+#[cfg(any(feature = "hub", feature = "stores"))]
+mod servers;
 mod slt;
 mod structure;
 mod support;
