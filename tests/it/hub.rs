@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -23,6 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::servers::faults::{Fault, Gate, Harm};
+use crate::servers::message::{Request, Response};
+use crate::servers::object::Object;
+use crate::servers::server::{Entry, Server};
 use crate::support::{register_texts, session};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -32,56 +35,31 @@ const WEIGHTS_HASH: &str = "cf17e4966e04388d397c13403b8436e7a80ecaa268786a6dc805
 const CONFIG_HASH: &str = "6aa9a0aa898ea0e6409b6dc565c97807a2651e3e";
 /// Redirected to a path of the hub's own, as a model is that was renamed.
 const MOVED: &str = "1_Pooling/config.json";
+/// Where the storage has the large files.
+const CDN: &str = "/cdn/";
 const PLAN: &str = "EXPLAIN SELECT embed(body, 'acme/tiny') FROM texts";
 const VECTORS: &str = "SELECT embed(body, 'acme/tiny') FROM texts ORDER BY id";
 
 // ---- The hub ----
 
-/// What a request asked for.
-#[derive(Debug, Clone)]
-struct Request {
-    /// Whether only the head of the answer is wanted.
-    head: bool,
-    path: String,
-    /// First byte of a `Range`.
-    start: Option<usize>,
-    authorization: Option<String>,
-}
-
-impl Request {
-    /// Whether it asks for the bytes of the weights.
-    fn brings_weights(&self) -> bool {
-        !self.head && self.path.starts_with("/cdn/")
-    }
-}
-
-/// What the hub has, and how it misbehaves.
+/// What the hub has.
 #[derive(Default)]
 struct Content {
     files: BTreeMap<String, Vec<u8>>,
     /// Named in the listing, and served with any content.
     listed: Vec<String>,
     commit: String,
-    /// Answers every request with this.
-    status: Option<u16>,
-    /// Answers every request for a file with this.
-    gated: Option<u16>,
-    /// Closes the connection after so many bytes of a response with the rest of the weights; for so many responses.
-    cut: Option<(usize, usize)>,
-    /// Stops in the middle of the weights as long as this is so.
-    hold: bool,
     /// Changes a byte of so many files that are sent.
     damage: usize,
     /// Whether the etags are those of the hub, and not a mirror's own.
     hashes: bool,
-    /// Sends whole files, whatever part is asked for.
-    whole: bool,
-    requests: Vec<Request>,
 }
 
-/// An HTTP server that answers as the hub does, as far as this crate asks.
+/// Answers as the hub does, as far as this crate asks.
 struct Hub {
-    address: SocketAddr,
+    server: Server,
+    /// Large files lie on another host.
+    storage: Server,
     content: Arc<Mutex<Content>>,
 }
 
@@ -94,31 +72,38 @@ impl Hub {
             content.files.insert(unwanted.to_owned(), b"{}".to_vec());
         }
         let content = Arc::new(Mutex::new(content));
-        // Large files lie on another host.
-        let [hub, storage] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [address, storage_address] = [&hub, &storage].map(|listener| listener.local_addr().expect("bound"));
-        for listener in [hub, storage] {
-            let content = Arc::clone(&content);
-            thread::spawn(move || serve(&listener, storage_address, &content));
-        }
-        Self { address, content }
+        let [of_hub, of_storage] = [(); 2].map(|()| Arc::clone(&content));
+        let storage = Server::start(move |request| lock(&of_storage).file(request, CDN));
+        let url = storage.url();
+        let server = Server::start(move |request| lock(&of_hub).answer(request, &url));
+        Self { server, storage, content }
     }
 
     fn change(&self, change: impl FnOnce(&mut Content)) {
-        change(&mut self.content.lock().expect("no panic in the server"));
+        change(&mut lock(&self.content));
     }
 
-    /// Waits until a request of this kind has come so many times.
+    /// Nothing but this goes wrong with the bytes of the weights.
+    fn harm_weights(&self, fault: Fault) {
+        self.storage.clear_faults();
+        self.storage.add_fault(fault.on("GET"));
+    }
+
+    /// Waits until the hub was asked so many times whether it has the weights.
     #[track_caller]
-    fn wait_for(&self, times: usize, kind: impl Fn(&Request) -> bool) {
-        let seen = || self.content.lock().expect("no panic in the server").requests.iter().filter(|r| kind(r)).count();
-        wait_until(|| seen() >= times);
+    fn wait_for_heads(&self, times: usize) {
+        let is_head = |entry: &&Entry| entry.method == "HEAD" && entry.target.ends_with(WEIGHTS);
+        wait_until(|| self.server.requests().iter().filter(is_head).count() >= times);
     }
 
     /// The requests since the last call.
-    fn take_requests(&self) -> Vec<Request> {
-        std::mem::take(&mut self.content.lock().expect("no panic in the server").requests)
+    fn take_requests(&self) -> Vec<Entry> {
+        [self.server.take_requests(), self.storage.take_requests()].concat()
     }
+}
+
+fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
+    content.lock().expect("no panic in the server")
 }
 
 #[track_caller]
@@ -127,15 +112,6 @@ fn wait_until(done: impl Fn() -> bool) {
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(60), "it does not happen");
         thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Answers each connection in a thread of its own. Ends with the process: an accept cannot be interrupted.
-fn serve(listener: &TcpListener, storage: SocketAddr, content: &Arc<Mutex<Content>>) {
-    for stream in listener.incoming().flatten() {
-        let content = Arc::clone(content);
-        // A client that went away is its own affair.
-        thread::spawn(move || drop(answer(&stream, storage, &content)));
     }
 }
 
@@ -151,74 +127,28 @@ fn add_files(files: &mut BTreeMap<String, Vec<u8>>, folder: &Path, prefix: &str)
     }
 }
 
-/// Reads the head of a request.
-fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
-    let mut lines = BufReader::new(stream).lines();
-    let first = lines.next().unwrap_or(Ok(String::new()))?;
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut request = Request { head: first.starts_with("HEAD"), path, start: None, authorization: None };
-    for line in lines {
-        let line = line?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => request.authorization = Some(value.to_owned()),
-            "range" => {
-                request.start = value.trim_start_matches("bytes=").trim_end_matches('-').parse().ok();
-            }
-            _ => {}
-        }
-    }
-    Ok(request)
-}
-
-fn answer(stream: &TcpStream, storage: SocketAddr, shared: &Mutex<Content>) -> std::io::Result<()> {
-    let request = read_request(stream)?;
-    let mut content = shared.lock().expect("no panic in the server");
-    content.requests.push(request.clone());
-    if let Some(status) = content.status {
-        return respond(stream, status, "", b"refused");
-    }
-    if let Some(revision) = request.path.strip_prefix("/api/models/acme/tiny/revision/") {
-        let known = ["main", "v1", &content.commit].contains(&revision);
-        let names = content.files.keys().chain(&content.listed);
-        let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
-        let body = json!({"id": "acme/tiny", "sha": content.commit, "siblings": siblings}).to_string();
-        return respond(stream, if known { 200 } else { 404 }, "", body.as_bytes());
-    }
-    if let Some(status) = content.gated {
-        return respond(stream, status, "", b"");
-    }
-    let resolve = request.path.strip_prefix("/acme/tiny/resolve/").and_then(|rest| rest.split_once('/'));
-    let elsewhere = ["/cdn/", "/moved/"].iter().find_map(|prefix| request.path.strip_prefix(prefix));
-    match (resolve, elsewhere) {
-        // Large files lie elsewhere: the hub redirects, and only here says what their hash is.
-        (Some((_, WEIGHTS)), _) if content.files.contains_key(WEIGHTS) => {
-            let etag = content.etag(WEIGHTS);
-            let headers = format!("x-linked-etag: {etag}\r\nlocation: http://{storage}/cdn/{WEIGHTS}\r\n");
-            respond(stream, 302, &headers, b"")
-        }
-        (Some((_, MOVED)), _) => respond(stream, 307, &format!("location: /moved/{MOVED}\r\n"), b""),
-        (Some((_, file)), _) | (None, Some(file)) => {
-            let sending = content.send(&request, file);
-            drop(content);
-            sending.send(stream, shared)
-        }
-        (None, None) => respond(stream, 404, "", b"Repository not found"),
-    }
-}
-
-/// How a file is sent.
-struct Sending {
-    status: u16,
-    headers: String,
-    body: Vec<u8>,
-    /// Bytes after which the connection is closed.
-    most: usize,
-    /// Whether to stop in the middle while the hub is told to.
-    may_hold: bool,
-}
-
 impl Content {
+    fn answer(&mut self, request: &Request, storage: &str) -> Response {
+        let path = request.path();
+        if let Some(revision) = path.strip_prefix("/api/models/acme/tiny/revision/") {
+            let known = ["main", "v1", &self.commit].contains(&revision);
+            let names = self.files.keys().chain(&self.listed);
+            let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
+            let body = json!({"id": "acme/tiny", "sha": self.commit, "siblings": siblings}).to_string();
+            return Response::new(if known { 200 } else { 404 }, body);
+        }
+        match path.strip_prefix("/acme/tiny/resolve/").and_then(|rest| rest.split_once('/')) {
+            // Large files lie elsewhere: the hub redirects, and only here says what their hash is.
+            Some((_, WEIGHTS)) if self.files.contains_key(WEIGHTS) => Response::new(302, "")
+                .with_header("x-linked-etag", &self.etag(WEIGHTS))
+                .with_header("location", &format!("{storage}{CDN}{WEIGHTS}")),
+            Some((_, MOVED)) => Response::new(307, "").with_header("location", &format!("/moved/{MOVED}")),
+            Some((revision, _)) => self.file(request, &format!("/acme/tiny/resolve/{revision}/")),
+            None if path.starts_with("/moved/") => self.file(request, "/moved/"),
+            None => Response::new(404, "Repository not found"),
+        }
+    }
+
     fn etag(&self, file: &str) -> String {
         match file {
             WEIGHTS if self.hashes => format!("\"{WEIGHTS_HASH}\""),
@@ -227,64 +157,36 @@ impl Content {
         }
     }
 
-    /// A file or the part of it that is asked for.
-    fn send(&mut self, request: &Request, file: &str) -> Sending {
+    /// The file behind a prefix of the path, or the part of it that is asked for.
+    fn file(&mut self, request: &Request, prefix: &str) -> Response {
+        let file = request.path().strip_prefix(prefix).unwrap_or_default();
         let listed = self.listed.iter().any(|name| name == file).then(|| b"{}".to_vec());
-        let known = self.files.get(file).cloned().or(listed);
-        let start = request.start.filter(|_| !self.whole).unwrap_or(0);
-        let (mut status, mut body) = (if known.is_some() { 200 } else { 404 }, known.unwrap_or_default());
-        let mut headers = format!("etag: {}\r\n", self.etag(file));
-        if request.path.starts_with("/cdn/") {
-            // The storage has a name of its own for what it stores.
-            headers = "etag: \"5d41402abc4b2a76b9719d911017c592\"\r\n".to_owned();
-        }
-        if start >= body.len() && start > 0 {
-            (status, body) = (416, Vec::new());
-        } else if start > 0 {
-            headers += &format!("content-range: bytes {start}-{}/{}\r\n", body.len() - 1, body.len());
-            status = 206;
-            body.drain(..start);
-        }
-        let checked = [WEIGHTS, "config.json"].contains(&file) && !request.head;
-        if checked && self.damage > 0 && !body.is_empty() {
-            self.damage -= 1;
-            let last = body.len() - 1;
-            body[last] ^= 1;
-        }
-        let mut most = if request.head { 0 } else { usize::MAX };
-        if let (true, Some((bytes, times))) = (request.brings_weights(), &mut self.cut)
-            && *times > 0
+        let Some(bytes) = self.files.get(file).cloned().or(listed) else { return Response::new(404, "") };
+        let mut object = Object::new(bytes);
+        // The storage has a name of its own for what it stores.
+        object.etag = if prefix == CDN { "\"5d41402abc4b2a76b9719d911017c592\"".to_owned() } else { self.etag(file) };
+        let mut response = object.answer(request);
+        let is_checked = [WEIGHTS, "config.json"].contains(&file) && request.method == "GET";
+        if is_checked
+            && self.damage > 0
+            && let Some(last) = response.body.last_mut()
         {
-            *times -= 1;
-            most = *bytes;
+            self.damage -= 1;
+            *last ^= 1;
         }
-        Sending { status, headers, body, most, may_hold: request.brings_weights() }
+        response
     }
 }
 
-impl Sending {
-    fn send(&self, mut stream: &TcpStream, shared: &Mutex<Content>) -> std::io::Result<()> {
-        let (status, headers, length) = (self.status, &self.headers, self.body.len());
-        write_head(stream, status, headers, length)?;
-        let body = &self.body[..length.min(self.most)];
-        let (now, later) = body.split_at(body.len() / 2);
-        stream.write_all(now)?;
-        stream.flush()?;
-        if self.may_hold {
-            wait_until(|| !shared.lock().expect("no panic in the server").hold);
-        }
-        stream.write_all(later)
-    }
+/// Whether a request asks for the bytes of the weights.
+fn brings_weights(entry: &Entry) -> bool {
+    entry.method == "GET" && entry.target.starts_with(CDN)
 }
 
-fn write_head(mut stream: &TcpStream, status: u16, headers: &str, length: usize) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n");
-    stream.write_all(head.as_bytes())
-}
-
-fn respond(mut stream: &TcpStream, status: u16, headers: &str, body: &[u8]) -> std::io::Result<()> {
-    write_head(stream, status, headers, body.len())?;
-    stream.write_all(body)
+/// The first byte that it asks for.
+fn start(entry: &Entry) -> usize {
+    let range = entry.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+    range.map_or(0, |start| start.parse().expect("a number"))
 }
 
 // ---- The child ----
@@ -390,7 +292,7 @@ struct Machine {
 impl Machine {
     fn new(hub: &Hub) -> Self {
         let home = tempfile::tempdir().expect("temporary directory");
-        Self { home, endpoint: format!("http://{}", hub.address), variables: Vec::new() }
+        Self { home, endpoint: hub.server.url(), variables: Vec::new() }
     }
 
     /// The cache folder, deep enough that a way out of it still ends in the temporary directory.
@@ -502,7 +404,7 @@ fn the_first_use_downloads_and_the_second_asks_nothing() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
     assert_oracle(&machine.run(&[VECTORS]));
-    let paths: Vec<_> = hub.take_requests().into_iter().map(|request| request.path).collect();
+    let paths: Vec<_> = hub.take_requests().into_iter().map(|request| request.target).collect();
     for wanted in ["config.json", "modules.json", "1_Pooling/config.json", WEIGHTS] {
         assert!(paths.iter().any(|path| path.ends_with(&format!("/{wanted}"))), "{wanted} in {paths:?}");
     }
@@ -587,7 +489,7 @@ fn offline_counts_from_the_moment_it_is_set() {
     let machine = Machine::new(&hub);
     let error = machine.error(&[PLAN, "SET embed.offline = true", VECTORS]);
     assert!(error.contains("tokenizer.json is not in the cache"), "{error}");
-    assert!(!hub.take_requests().iter().any(|request| request.path.ends_with(WEIGHTS)), "no weights were fetched");
+    assert!(!hub.take_requests().iter().any(|request| request.target.ends_with(WEIGHTS)), "no weights were fetched");
     // And the other way round.
     assert_oracle(&machine.run(&["SET embed.offline = true", PLAN, "SET embed.offline = false", VECTORS]));
 }
@@ -602,7 +504,7 @@ fn a_small_file_that_is_missing_in_the_cache_is_fetched_again() {
     let cached = machine.files().into_iter().find(|file| file.contains("snapshots") && file.ends_with(prompts));
     fs::remove_file(machine.home.path().join(cached.expect("cached"))).expect("removed");
     assert_oracle(&machine.run(&[VECTORS]));
-    assert!(hub.take_requests().iter().any(|request| request.path.ends_with(prompts)));
+    assert!(hub.take_requests().iter().any(|request| request.target.ends_with(prompts)));
 }
 
 /// The bytes of a file that is there.
@@ -617,7 +519,7 @@ fn planning_fetches_no_weights() {
     for query in [PLAN, "SELECT embed(body, 'acme/tiny') FROM texts LIMIT 0"] {
         assert_eq!(machine.run(&[query]).error, None);
     }
-    let paths: Vec<_> = hub.take_requests().into_iter().map(|request| request.path).collect();
+    let paths: Vec<_> = hub.take_requests().into_iter().map(|request| request.target).collect();
     let large = |path: &String| [WEIGHTS, "tokenizer.json"].iter().any(|file| path.ends_with(file));
     assert!(!paths.is_empty() && !paths.iter().any(large), "{paths:?}");
     let size: u64 = machine.files().iter().map(|file| machine.home.path().join(file)).map(length).sum();
@@ -625,7 +527,7 @@ fn planning_fetches_no_weights() {
     // The weights come when they are needed, and nothing else does again.
     assert_oracle(&machine.run(&[VECTORS]));
     let requests = hub.take_requests();
-    assert!(!requests.is_empty() && requests.iter().all(|request| large(&request.path)), "{requests:?}");
+    assert!(!requests.is_empty() && requests.iter().all(|request| large(&request.target)), "{requests:?}");
 }
 
 #[test]
@@ -652,8 +554,8 @@ fn a_refusal_says_what_to_do() {
     assert!(error.contains("model \"acme/other@main\"") && error.contains("no such model or revision"), "{error}");
     for (status, file) in [(401, None), (403, None), (401, Some(MOVED)), (403, Some(MOVED))] {
         // The description of a gated model is there for everybody, and its files are not.
-        hub.change(|content| (content.status, content.gated) = (None, None));
-        hub.change(|content| *if file.is_some() { &mut content.gated } else { &mut content.status } = Some(status));
+        hub.server.clear_faults();
+        hub.server.add_fault(Fault::status(status).at(if file.is_some() { "/resolve/" } else { "/" }));
         machine.variables.clear();
         let error = machine.error(&[VECTORS]);
         let said = [
@@ -670,11 +572,12 @@ fn a_refusal_says_what_to_do() {
         assert!(error.contains("the token from HF_TOKEN was refused") && error.contains(&page), "{error}");
         assert!(!error.contains("hf_SecretValue"), "{error}");
     }
-    hub.change(|content| (content.status, content.gated) = (Some(503), None));
+    hub.server.clear_faults();
+    hub.server.add_fault(Fault::status(503));
     let error = machine.error(&[VECTORS]);
     assert!(error.contains("503") && error.contains("try again"), "{error}");
     // Nothing of the failures stays.
-    hub.change(|content| content.status = None);
+    hub.server.clear_faults();
     assert_oracle(&machine.run(&[VECTORS]));
 }
 
@@ -695,7 +598,7 @@ fn a_hub_that_is_not_there() {
 /// Where the requests for the weights since the last call begin.
 fn starts(hub: &Hub) -> Vec<usize> {
     let requests = hub.take_requests();
-    requests.iter().filter(|request| request.brings_weights()).map(|request| request.start.unwrap_or(0)).collect()
+    requests.iter().filter(|request| brings_weights(request)).map(start).collect()
 }
 
 #[test]
@@ -714,10 +617,10 @@ fn a_token_goes_to_the_hub_and_to_nobody_else() {
         machine.variables.push(("HF_HUB_CACHE", home.join(token).display().to_string()));
         assert_oracle(&machine.run(&[VECTORS]));
         let requests = hub.take_requests();
-        assert!(requests.iter().any(Request::brings_weights) && requests.iter().any(|r| r.path.starts_with("/moved/")));
+        assert!(requests.iter().any(brings_weights) && requests.iter().any(|r| r.target.starts_with("/moved/")));
         for request in requests {
-            let expected = (!request.path.starts_with("/cdn/")).then(|| format!("Bearer {token}"));
-            assert_eq!(request.authorization, expected, "{}", request.path);
+            let expected = (!request.target.starts_with(CDN)).then(|| format!("Bearer {token}"));
+            assert_eq!(request.authorization, expected, "{}", request.target);
         }
     }
 }
@@ -787,7 +690,8 @@ fn what_a_killed_process_left_is_checked_too() {
         assert_eq!(starts(&hub), [0]);
     }
     // A mirror that sends whole files only.
-    hub.change(|content| (content.whole, content.cut) = (true, Some((30_000, 1))));
+    hub.harm_weights(Fault::new(Harm::Cut(30_000)).times(1));
+    hub.storage.add_fault(Fault::new(Harm::WholeFiles));
     assert_oracle(&Machine::new(&hub).run(&[VECTORS]));
     assert_eq!(starts(&hub), [0, 30_000]);
 }
@@ -796,14 +700,15 @@ fn what_a_killed_process_left_is_checked_too() {
 fn of_two_processes_one_downloads() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    hub.change(|content| content.hold = true);
+    let gate = Gate::default();
+    hub.harm_weights(Fault::new(Harm::Hold(gate.clone())));
     let first = machine.begin(&[VECTORS]);
-    hub.wait_for(1, Request::brings_weights);
+    wait_until(|| hub.storage.requests().iter().any(brings_weights));
     let second = machine.begin(&[VECTORS]);
-    hub.wait_for(2, |request| request.head && request.path.ends_with(WEIGHTS));
+    hub.wait_for_heads(2);
     // Longer than anybody tries who does not wait.
     thread::sleep(Duration::from_secs(8));
-    hub.change(|content| content.hold = false);
+    gate.open();
     assert_oracle(&first.finish());
     let answer = second.finish();
     assert_oracle(&answer);
@@ -826,14 +731,15 @@ fn many_sessions_of_one_process_open_a_new_model_at_once() {
 fn a_process_that_is_killed_leaves_its_download_to_the_next() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    hub.change(|content| content.hold = true);
+    let gate = Gate::default();
+    hub.harm_weights(Fault::new(Harm::Hold(gate.clone())));
     let half = length("tests/fixtures/tiny-bert/model.safetensors".into()) / 2;
     let first = machine.begin(&[VECTORS]);
     wait_until(|| machine.cached(".download").is_some_and(|part| length(part) == half));
     let second = machine.begin(&[VECTORS]);
-    hub.wait_for(2, |request| request.head && request.path.ends_with(WEIGHTS));
+    hub.wait_for_heads(2);
     first.kill();
-    hub.change(|content| content.hold = false);
+    gate.open();
     assert_oracle(&second.finish());
     assert_eq!(starts(&hub), [0, usize::try_from(half).expect("small")]);
 }
@@ -852,19 +758,19 @@ fn many_processes_at_once_agree() {
 fn a_download_that_breaks_off_goes_on_where_it_was() {
     let hub = Hub::start();
     let machine = Machine::new(&hub);
-    hub.change(|content| content.cut = Some((10_000, usize::MAX)));
+    hub.harm_weights(Fault::new(Harm::Cut(10_000)));
     let error = machine.error(&[VECTORS]);
     assert!(error.contains("model \"acme/tiny@") && error.contains("\": model.safetensors"), "{error}");
     assert!(error.contains("try again"), "{error}");
     assert!(!machine.files().iter().any(|file| file.contains("snapshots") && file.ends_with(WEIGHTS)));
     assert_eq!(starts(&hub), [0, 10_000, 20_000, 30_000]);
     // The first answer of the next use fails at once, before a byte came.
-    hub.change(|content| content.cut = Some((0, 1)));
+    hub.harm_weights(Fault::new(Harm::Cut(0)).times(1));
     assert_oracle(&machine.run(&[VECTORS]));
     assert_eq!(starts(&hub), [40_000, 40_000], "not from the beginning");
     // And one that breaks off once is not noticed at all.
     let machine = Machine::new(&hub);
-    hub.change(|content| content.cut = Some((50_000, 1)));
+    hub.harm_weights(Fault::new(Harm::Cut(50_000)).times(1));
     assert_oracle(&machine.run(&[VECTORS]));
 }
 
@@ -875,7 +781,7 @@ fn weights_that_can_run_code_are_not_fetched() {
     hub.change(|content| drop(content.files.remove(WEIGHTS)));
     let error = machine.error(&[VECTORS]);
     assert!(error.contains("only pytorch_model.bin found") && error.contains("convert it with"), "{error}");
-    assert!(!hub.take_requests().iter().any(|request| request.path.ends_with(".bin")));
+    assert!(!hub.take_requests().iter().any(|request| request.target.ends_with(".bin")));
     hub.change(|content| drop(content.files.remove("pytorch_model.bin")));
     let error = Machine::new(&hub).error(&[VECTORS]);
     assert!(error.contains("model.safetensors not found"), "{error}");
@@ -976,7 +882,7 @@ fn what_another_tool_fetched_in_part_is_completed_or_refused() {
         let error = machine.error(&[VECTORS]);
         assert_ways_out(&machine, missing, &error);
         assert!(error.contains("could not be reached"), "{error}");
-        machine.endpoint = format!("http://{}", hub.address);
+        machine.endpoint = hub.server.url();
         assert_oracle(&machine.run(&[VECTORS]));
         // From now on it is whole.
         machine.go_offline();

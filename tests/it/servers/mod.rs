@@ -2,18 +2,18 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `server` | a server that answers by a function, with a record of its requests and faults by order |
-//! | `faults` | what can go wrong, and for which requests |
-//! | `message` | requests and answers of HTTP |
-//! | `object` | a file that a server has, and the parts of it that are asked for |
-//! | `http` | files of a plain web server |
-//! | `gcs` | Google's store |
-//! | `proxy` | passes on to another server, with that record and those faults |
-//! | `process` | a server that is a program of others, see `.ci/servers` |
-//! | `s3` | Amazon's store, by moto |
-//! | `azure` | Microsoft's store, by azurite |
-//! | `xml` | what stores say |
-//! | `tests` | each of them by the clients of object_store |
+//! | `server.rs` | a server that answers by a function, with a record of its requests and faults by order |
+//! | `faults.rs` | what can go wrong, and for which requests |
+//! | `message.rs` | requests and answers of HTTP |
+//! | `object.rs` | a file that a server has, and the parts of it that are asked for |
+//! | `http.rs` | files of a plain web server |
+//! | `gcs.rs` | Google's store |
+//! | `proxy.rs` | passes on to another server, with that record and those faults |
+//! | `process.rs` | a server that is a program of others, see `.ci/servers` |
+//! | `s3.rs` | Amazon's store, by moto |
+//! | `azure.rs` | Microsoft's store, by azurite |
+//! | `xml.rs` | what stores say |
+//! | `tests.rs` | each of them by the clients of object_store |
 
 pub(crate) mod faults;
 pub(crate) mod message;
