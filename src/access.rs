@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::files::Stores;
 
 /// What a session may do to come by a model, and whom it tells of what happens meanwhile.
 ///
@@ -38,6 +39,8 @@ pub struct Access {
     offline: bool,
     directories: bool,
     hub: bool,
+    /// Those that a model may come from.
+    stores: Stores,
     /// The model of the host's own options.
     own_model: Option<Arc<str>>,
     sink: Option<Arc<Sink>>,
@@ -79,7 +82,7 @@ pub struct Download {
 
 impl Default for Access {
     fn default() -> Self {
-        Self { offline: false, directories: true, hub: true, own_model: None, sink: None }
+        Self { offline: false, directories: true, hub: true, stores: Stores::default(), own_model: None, sink: None }
     }
 }
 
@@ -102,6 +105,13 @@ impl Access {
     #[must_use]
     pub fn with_hub(self, hub: bool) -> Self {
         Self { hub, ..self }
+    }
+
+    /// From which stores a model may come, by its address; from none by default. A [`session`](crate::session) has those of its
+    /// statements.
+    #[must_use]
+    pub fn with_stores(self, stores: Stores) -> Self {
+        Self { stores, ..self }
     }
 
     /// Tells `sink` of every [`Event`]: the library itself prints nothing. There is one sink, the last that was given. It may
@@ -128,9 +138,15 @@ impl Access {
     }
 
     /// Whether the network is not to be touched.
-    #[cfg(any(test, feature = "hub"))]
+    #[cfg(any(test, feature = "hub", feature = "stores"))]
     pub(crate) fn is_offline(&self) -> bool {
         self.offline
+    }
+
+    /// The stores that a model of this name may come from.
+    #[cfg(feature = "stores")]
+    pub(crate) fn stores(&self, name: &str) -> Stores {
+        if self.is_own(name) { Stores::all() } else { self.stores.clone() }
     }
 
     /// Whether this name may stand for a directory.
@@ -177,9 +193,10 @@ impl Access {
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offline, directories, hub, own_model, sink } = self;
+        let Self { offline, directories, hub, stores, own_model, sink } = self;
         let mut shown = f.debug_struct("Access");
         shown.field("offline", offline).field("directories", directories).field("hub", hub);
+        shown.field("stores", stores);
         shown.field("own_model", own_model).field("has_sink", &sink.is_some()).finish()
     }
 }

@@ -56,7 +56,8 @@
 //!   machine and one kernel path.
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
 //! * **I3** Only `functions/`, `plan/`, `files/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only
-//!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime).
+//!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime, and for a model in a store on
+//!   one of its own, because whoever looks for a model waits without being a task).
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only for a model that was asked
 //!   for by hub id or address, and for an address that a statement names in a session with our stores.
 //! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
@@ -220,7 +221,8 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
 /// # }).unwrap();
 /// ```
 pub fn session(options: SessionOptions) -> Result<SessionContext> {
-    let (access, writes) = (options.access.clone(), options.writes.clone());
+    let access = options.access.clone().with_stores(options.stores.clone());
+    let writes = options.writes.clone();
     let ctx = session::without_functions(options)?;
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_as(&ctx, options.unwrap_or_default(), access)?;

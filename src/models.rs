@@ -23,7 +23,7 @@ use crate::options::{Device, Precision};
 pub struct KnownModel {
     /// What `embed.model` takes.
     pub name: String,
-    /// `bundled`, `directory` or `hub`.
+    /// `bundled`, `directory`, `hub` or `store`.
     pub source: String,
     /// Commit of the hub, or hash of the bundled weights; a directory has none.
     pub revision: Option<String>,

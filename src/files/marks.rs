@@ -98,21 +98,39 @@ pub(super) struct List {
 }
 
 /// A file that goes, unless it is another one by then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Replaced {
     /// Below the folder.
     pub(super) file: String,
-    pub(super) size: u64,
-    /// Microseconds since 1970.
-    pub(super) modified: i64,
+    size: u64,
+    /// Seconds since 1970.
+    modified: i64,
+    /// What the store calls this content, if anything.
+    etag: Option<String>,
 }
 
 impl Replaced {
     /// `None` for what does not lie below the folder.
     pub(super) fn of(folder: &Path, meta: &ObjectMeta) -> Option<Self> {
         let file = below(folder, &meta.location)?.to_owned();
-        Some(Self { file, size: meta.size, modified: meta.last_modified.timestamp_micros() })
+        let modified = meta.last_modified.timestamp();
+        Some(Self { file, size: meta.size, modified, etag: etag(meta) })
     }
+
+    /// Whether this is the same file with the same content. Some stores tell the time of a file in a listing more exactly than
+    /// when they are asked for the file.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let is_same = match (&self.etag, &other.etag) {
+            (Some(etag), Some(other)) => etag == other,
+            _ => self.modified == other.modified,
+        };
+        is_same && self.file == other.file && self.size == other.size
+    }
+}
+
+/// What a store calls the content of a file: in a listing some leave out the quotes that they have elsewhere.
+pub(super) fn etag(meta: &ObjectMeta) -> Option<String> {
+    meta.e_tag.as_deref().map(|etag| etag.trim_matches('"').to_owned())
 }
 
 /// What a folder says of itself when an export into it is complete.
@@ -188,7 +206,8 @@ impl Runs {
         }
         let replaced = Replaced::of(&self.folder, file);
         let mut complete = self.lists.values().flatten().filter(|list| is_complete(&list.run));
-        !complete.any(|list| list.replaces.iter().any(|file| Some(file) == replaced.as_ref()))
+        !complete
+            .any(|list| list.replaces.iter().any(|file| replaced.as_ref().is_some_and(|replaced| replaced.is(file))))
     }
 }
 

@@ -74,6 +74,8 @@ pub use reading::{FileKind, reading_files};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};
+#[cfg(feature = "stores")]
+pub(crate) use stores::{Objects, Version};
 pub use stores::{Stores, masked_statement};
 pub use target::{Target, may_be_made_in, shown, shown_error};
 pub use vectors::is_vector;

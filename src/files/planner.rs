@@ -176,10 +176,10 @@ impl FilePlanner {
         };
         let provider = source_as_provider(&dml.target)?;
         let Some(table) = listing_table(provider.as_ref()) else { return Ok((dml, None)) };
+        table.table_paths().iter().try_for_each(check_writable)?;
         let Some(url) = table.table_paths().first().filter(|url| url.is_collection()).cloned() else {
             return Ok((dml, None));
         };
-        check_writable(&url)?;
         let options = table.options();
         let endings = match options.file_extension.trim() {
             "" | NO_FILE => data_endings(&options.format.get_ext()),
@@ -217,7 +217,7 @@ fn remote_url(address: &Address, said: Options, session: &dyn Session) -> Result
         None => ObjectStoreUrl::parse(&address.store)?,
     };
     let mut url = ListingTableUrl::parse(store)?.get_url().clone();
-    let slash = if address.is_folder() { "/" } else { "" };
+    let slash = if address.is_folder() && !address.path.is_empty() { "/" } else { "" };
     // All but this character is encoded there.
     url.set_path(&format!("/{}{slash}", address.key()?.as_ref().replace('%', "%25")));
     let url = ListingTableUrl::try_new(url, None)?;

@@ -135,7 +135,9 @@ impl Folder {
         for old in replaced {
             let location = self.at(&old.file);
             match self.below.store().head(&location).await {
-                Ok(now) if Replaced::of(&self.root, &now).as_ref() == Some(old) => self.below.remove(&location).await?,
+                Ok(now) if Replaced::of(&self.root, &now).is_some_and(|now| now.is(old)) => {
+                    self.below.remove(&location).await?;
+                }
                 Ok(_) => doubtful.push(Doubtful::new(
                     format!("file {:?}", self.below.name(&location)),
                     "it was to be replaced, and was changed meanwhile".to_owned(),

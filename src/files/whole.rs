@@ -21,6 +21,7 @@ use super::below::Below;
 use super::local;
 use super::marks::counts_as_data;
 use super::staged::is_staged;
+use super::stores::shown_store;
 use super::upload::Object;
 use super::writes::Writes;
 
@@ -42,7 +43,7 @@ impl Whole {
 
     /// Any store but the local file system, registered at `url`.
     pub fn over(store: Arc<dyn ObjectStore>, url: &ObjectStoreUrl, writes: &Writes) -> Self {
-        Self::new(Below::Other(store, url.as_str().to_owned()), url.as_str(), writes)
+        Self::new(Below::Other(store, format!("{}/", shown_store(url.as_ref()))), url.as_str(), writes)
     }
 
     fn new(below: Below, url: &str, writes: &Writes) -> Self {

@@ -5,6 +5,8 @@ use std::path::Path;
 
 #[cfg(feature = "hub")]
 use super::hub;
+#[cfg(feature = "stores")]
+use super::sources::InStore;
 use super::sources::{Bundled, Directory, SHORT_NAME, Source, Stored, dangling, is_bundled};
 use crate::access::Access;
 use crate::error::{Error, Result};
@@ -18,18 +20,23 @@ pub(super) enum Origin {
     Bundled,
     /// The model in this directory.
     Directory(String),
+    /// The model at this address of a store.
+    Address(String),
     /// The model with this id on the hub, `main` where no revision is given.
     Hub { id: String, revision: Option<String> },
 }
 
 impl Origin {
-    /// What a name stands for: the bundled name, then an existing directory, then a hub id.
+    /// What a name stands for: an address, the bundled name, then an existing directory, then a hub id.
     ///
     /// # Errors
     ///
     /// [`Error::Setting`] where the host does not allow what it stands for, whether the model is there or not: nobody gets to
     /// know which directories there are where none may be used.
     pub(super) fn of(name: &str, access: &Access) -> Result<Self> {
+        if name.contains("://") {
+            return Ok(Self::Address(name.to_owned()));
+        }
         let may_be_directory = access.allows_directory(name);
         let full = full_name(name, may_be_directory);
         if is_bundled(&full) {
@@ -60,6 +67,7 @@ impl Origin {
         match self {
             Self::Bundled => Ok(Box::new(Bundled)),
             Self::Directory(name) => Ok(Box::new(Directory::new(name))),
+            Self::Address(name) => open_in_store(name, access),
             Self::Hub { id, revision } => open_on_hub(id, revision.as_deref(), access),
         }
     }
@@ -75,6 +83,18 @@ fn open_on_hub(id: &str, _revision: Option<&str>, _access: &Access) -> Result<Bo
     Err(Error::Model(format!(
         "model \"{id}\" is not a bundled name or a directory, and this build cannot reach the hub; \
          build with feature \"hub\", or give a model directory"
+    )))
+}
+
+#[cfg(feature = "stores")]
+fn open_in_store(name: &str, access: &Access) -> Result<Box<dyn Source>> {
+    Ok(Box::new(InStore::open(name, access)?))
+}
+
+#[cfg(not(feature = "stores"))]
+fn open_in_store(name: &str, _access: &Access) -> Result<Box<dyn Source>> {
+    Err(Error::Model(format!(
+        "model \"{name}\" is at an address, and this build has no stores; build with feature \"stores\""
     )))
 }
 

@@ -6,13 +6,14 @@ use std::io::{self, IsTerminal};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::files::Stores;
 use crate::{Access, Download, Event};
 
 /// Allows everything, for whoever sits at this program may read his own files; downloads are shown, and `warn` gets each line
 /// that the library warns with.
 pub(crate) fn access(quiet: bool, warn: fn(&str)) -> Access {
     let bars = (!quiet && io::stderr().is_terminal()).then(Bars::default);
-    Access::default().with_events(move |event| match (event, &bars) {
+    Access::default().with_stores(Stores::all()).with_events(move |event| match (event, &bars) {
         (Event::Download(download), Some(bars)) => bars.show(download),
         (Event::ModelWarning(line) | Event::CacheTrouble(line), _) => warn(line),
         _ => {}

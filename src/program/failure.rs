@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use datafusion::object_store::Error as StoreError;
 use datafusion::parquet::errors::ParquetError;
 use sqlparser::parser::ParserError;
 
@@ -171,6 +172,8 @@ fn external_message(error: &(dyn Error + Send + Sync + 'static)) -> String {
         root_message(inner)
     } else if let Some(inner) = error.downcast_ref::<ArrowError>() {
         arrow_message(inner)
+    } else if let Some(inner) = error.downcast_ref::<StoreError>() {
+        shown_error(inner)
     } else {
         error.to_string()
     }

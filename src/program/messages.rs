@@ -13,7 +13,7 @@ use crate::files::expand_home;
 type Row = (&'static str, fn(&str) -> Option<String>);
 
 /// Messages that only DataFusion's developers can read.
-const REWORDED: [Row; 5] = [
+const REWORDED: [Row; 4] = [
     // datafusion, session_state.rs, and datafusion-sql, relation/mod.rs
     ("table 'datafusion.public.", missing_table),
     // datafusion, session_state.rs
@@ -22,8 +22,6 @@ const REWORDED: [Row; 5] = [
     ("Format not explicitly set and unable to get file extension", no_format),
     // datafusion, session_state.rs, and datafusion-physical-expr, planner.rs
     ("Physical plan does not support logical expression Wildcard", star),
-    // datafusion-execution, object_store.rs
-    ("No suitable object store found for ", no_store),
 ];
 
 /// What begins a message of DataFusion about itself here.
@@ -109,7 +107,7 @@ pub(crate) fn is_unfinished(message: &str) -> bool {
 fn missing_table(rest: &str) -> Option<String> {
     let name = rest.strip_suffix("' not found")?;
     if let Some((scheme, _)) = name.split_once("://").filter(|(scheme, _)| *scheme != "file") {
-        return Some(no_object_store(name, scheme));
+        return Some(unknown_scheme(name, scheme));
     }
     let path = expand_home(name.strip_prefix("file://").unwrap_or(name));
     let path = Path::new(path.as_ref());
@@ -131,8 +129,8 @@ fn missing_table(rest: &str) -> Option<String> {
     })
 }
 
-fn no_object_store(url: &str, scheme: &str) -> String {
-    format!("\"{url}\": object stores ({scheme}://) are not supported yet, only local files")
+fn unknown_scheme(url: &str, scheme: &str) -> String {
+    format!("\"{url}\": {scheme}:// is not known (known: s3, gs, az, abfs, http, https, file)")
 }
 
 /// The message of an input/output error without the number that std adds.
@@ -153,11 +151,6 @@ fn no_format(_: &str) -> Option<String> {
 
 fn star(_: &str) -> Option<String> {
     Some("* is no argument of this function: name a column (only count takes *)".to_owned())
-}
-
-fn no_store(rest: &str) -> Option<String> {
-    let url = rest.split(". See").next()?;
-    Some(no_object_store(url, url.split_once("://")?.0))
 }
 
 /// Removes leading noise, puts all lines on one, and makes control characters harmless.
@@ -210,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_row_is_found_behind_what_it_begins_with_only() {
-        let store = format!("{INTERNAL}No suitable object store found for s3://a/. See `RuntimeEnv`");
-        assert_eq!(reworded(&store), Some(no_object_store("s3://a/", "s3")));
+        let table = "table 'datafusion.public.ftp://a/x.csv' not found";
+        assert_eq!(reworded(&format!("{INTERNAL}{table}")), Some(unknown_scheme("ftp://a/x.csv", "ftp")));
         assert_eq!(reworded("row 7: There is no registered file format with ext x"), None);
         assert_eq!(reworded("table 'datafusion.public.t' was dropped"), None);
     }

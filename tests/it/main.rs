@@ -30,6 +30,8 @@ mod scripts;
 #[cfg(any(feature = "hub", feature = "stores"))]
 mod servers;
 mod slt;
+#[cfg(all(feature = "stores", feature = "cli", unix))]
+mod stores;
 mod structure;
 mod support;
 mod tidy;

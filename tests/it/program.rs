@@ -284,12 +284,9 @@ fn a_file_that_cannot_be_read_is_named() {
             "SELECT * FROM data",
             "table \"data\" not found, and directory \"data\" holds no files of a known type (known: ",
         ),
-        ("SELECT * FROM 's3://b/x.parquet'", "\"s3://b/x.parquet\": object stores (s3://) are not supported yet"),
-        ("COPY (SELECT 1) TO 's3://b/x.parquet'", "\"s3://b/\": object stores (s3://) are not supported yet"),
-        (
-            &format!("{create} 'http://b/x.parquet'"),
-            "\"http://b/x.parquet\": object stores (http://) are not supported yet",
-        ),
+        ("SELECT * FROM 'ftp://b/x.parquet'", "\"ftp://b/x.parquet\": ftp:// is not known (known: s3, "),
+        ("COPY (SELECT 1) TO 'ftp://b/x.parquet'", "ftp://b: ftp:// is not known (known: s3, "),
+        (&format!("{create} 'ftp://b/x.parquet'"), "ftp://b: ftp:// is not known (known: s3, "),
         ("COPY (SELECT 1) TO 'x.docx'", "COPY: \"docx\" is no known file format (known: parquet, csv, arrow, and json"),
         ("COPY (SELECT 1) TO 'x'", "COPY: the name of the file has no extension that says its format (known: "),
     ];

@@ -21,7 +21,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::stream;
 
 use super::bytes::{Reader, look};
-use super::location::{Location, shown_file};
+use super::file_set::{FileSet, shown_file};
 use crate::error::Error;
 
 /// Bytes of text in a record batch, but for one text that is longer.
@@ -36,10 +36,10 @@ pub(crate) enum Row {
     Line,
 }
 
-/// The files of a location as a table.
+/// The files of a set as a table.
 #[derive(Debug)]
 pub(crate) struct Documents {
-    location: Location,
+    set: FileSet,
     row: Row,
     schema: SchemaRef,
 }
@@ -51,7 +51,7 @@ impl Documents {
         if row == Row::Line {
             fields.insert(1, Field::new("line", DataType::Int64, false));
         }
-        Ok(Self { location: Location::of(name)?, row, schema: Arc::new(Schema::new(fields)) })
+        Ok(Self { set: FileSet::of(name)?, row, schema: Arc::new(Schema::new(fields)) })
     }
 }
 
@@ -72,10 +72,10 @@ impl TableProvider for Documents {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let store = self.location.open(state)?;
-        let files = self.location.files(store.as_ref(), state.config_options()).await?;
+        let store = self.set.open(state)?;
+        let files = self.set.files(store.as_ref(), state.config_options()).await?;
         if files.is_empty() {
-            return Err(Error::Read(format!("no files found at {:?}", self.location.name)).into());
+            return Err(Error::Read(format!("no files found at {:?}", self.set.name)).into());
         }
         let mut parts = vec![VecDeque::new(); state.config().target_partitions().clamp(1, files.len())];
         let share = files.len().div_ceil(parts.len());

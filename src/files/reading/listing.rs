@@ -8,31 +8,31 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::object_store::path::Path;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 
+use super::file_set::FileSet;
 use super::kind::FileKind;
-use super::location::Location;
 
-/// The locations of a table, which share a store, and which of the files there are its own.
+/// The sets of a table, which share a store, and which of the files there are its own.
 #[derive(Debug, Clone)]
 pub(super) struct Listing {
-    locations: Vec<Location>,
+    sets: Vec<FileSet>,
     store: ObjectStoreUrl,
     /// In folders only files of this kind are meant, where there are such; `None` means all.
     kind: Option<FileKind>,
 }
 
 impl Listing {
-    /// `None` without a location.
-    pub(super) fn new(locations: Vec<Location>, kind: Option<FileKind>) -> Option<Self> {
-        let store = locations.first()?.store.clone();
-        Some(Self { locations, store, kind })
+    /// `None` without a set.
+    pub(super) fn new(sets: Vec<FileSet>, kind: Option<FileKind>) -> Option<Self> {
+        let store = sets.first()?.store.clone();
+        Some(Self { sets, store, kind })
     }
 
     pub(super) fn store(&self) -> &ObjectStoreUrl {
         &self.store
     }
 
-    pub(super) fn locations(&self) -> &[Location] {
-        &self.locations
+    pub(super) fn sets(&self) -> &[FileSet] {
+        &self.sets
     }
 
     /// The files, each once, with the folder that its own folders are counted from.
@@ -42,13 +42,13 @@ impl Listing {
         config: &ConfigOptions,
     ) -> Result<Vec<(Path, ObjectMeta)>> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
-        for location in &self.locations {
-            let mut files = location.data_files(store, config).await?;
-            if location.is_collection() {
+        for set in &self.sets {
+            let mut files = set.data_files(store, config).await?;
+            if set.is_collection() {
                 self.keep_kind(&mut files);
             }
             files.retain(|file| seen.insert(file.location.clone()));
-            all.extend(files.into_iter().map(|file| (location.root().clone(), file)));
+            all.extend(files.into_iter().map(|file| (set.root().clone(), file)));
         }
         Ok(all)
     }

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `tables.rs` | how a name becomes a table: in FROM, and in CREATE EXTERNAL TABLE |
-//! | `location.rs` | what a name stands for: a file, a folder, a pattern |
+//! | `file_set.rs` | what a name stands for: a file, a folder, a pattern |
 //! | `pattern.rs` | patterns, and which names are passed over |
 //! | `kind.rs` | what the ending of a name says |
 //! | `listing.rs` | which files a table has at the moment |
@@ -27,11 +27,11 @@ mod bytes;
 mod csv;
 mod decode;
 mod documents;
+mod file_set;
 mod format;
 mod json;
 mod kind;
 mod listing;
-mod location;
 mod partitions;
 mod pattern;
 mod schema;

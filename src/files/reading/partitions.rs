@@ -5,7 +5,7 @@ use datafusion::common::ScalarValue;
 use datafusion::object_store::path::Path;
 use percent_encoding::percent_decode_str;
 
-use super::location::shown_file;
+use super::file_set::shown_file;
 use crate::error::{Error, Result};
 use crate::files::partitions::NULL;
 

@@ -18,8 +18,8 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::object_store::ObjectStore;
 use datafusion::physical_expr::{LexOrdering, create_lex_ordering};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::{StreamExt, TryStreamExt};
 
 use super::format::Format;
@@ -150,7 +150,10 @@ impl TableProvider for Files {
         }
         let orderings = self.orderings(state, &schema, &files)?;
         let known = together(&files, &schema)?;
-        let groups = FileGroup::new(files).split_files(state.config().target_partitions().max(1));
+        // Few rows are those of the first file or two. Side by side each part of a file would be read for them, a row group at least.
+        let is_few = limit.is_some_and(|limit| limit <= state.config().batch_size());
+        let parts = if is_few { 1 } else { state.config().target_partitions().max(1) };
+        let groups = FileGroup::new(files).split_files(parts);
         let groups = groups.into_iter().map(|group| {
             let known = together(group.files(), &schema)?;
             Ok(group.with_statistics(Arc::new(known)))
@@ -161,6 +164,8 @@ impl TableProvider for Files {
             .with_statistics(known)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
+            // Said, it stays so.
+            .with_output_partitioning(is_few.then_some(Partitioning::UnknownPartitioning(1)))
             .with_output_ordering(orderings)
             .build();
         self.format.plan(state, &store, config).await

@@ -17,10 +17,10 @@ use datafusion::object_store::path::Path;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::prelude::SessionContext;
 
+use super::file_set::{FileSet, shown_file};
 use super::format::Format;
-use super::kind::FileKind;
+use super::kind::{ENDINGS, FileKind};
 use super::listing::Listing;
-use super::location::{Location, shown_file};
 use super::partitions::Partitions;
 use super::table::Files;
 use crate::error::Error;
@@ -91,32 +91,38 @@ impl UrlTableFactory for NamedFiles {
     /// `None` for what is no file that could be read, which has no table either.
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(state) = self.state().filter(|_| !name.is_empty()) else { return Ok(None) };
-        let location = Location::of(name)?;
-        let store = match location.open(&state) {
+        let set = FileSet::of(name)?;
+        let store = match set.open(&state) {
             Ok(store) => store,
             // A store that is known and not allowed says so; of other names nobody knows that they are addresses.
-            Err(error) if location.address.is_some() => return Err(error),
+            Err(error) if set.address.is_some() => return Err(error),
             Err(_) => return Ok(None),
         };
-        let found = location.data_files(store.as_ref(), state.config_options()).await?;
-        let Some(kind) = kind_of(&state, &location, &found)? else { return Ok(None) };
+        let found = set.data_files(store.as_ref(), state.config_options()).await?;
+        let Some(kind) = kind_of(&state, &set, &found)? else { return nothing(&set, &found) };
         let format = Format::new(&state, &kind.format, kind.options().into_iter().collect())?;
-        let Some(listing) = Listing::new(vec![location], Some(kind)) else { return Ok(None) };
+        let Some(listing) = Listing::new(vec![set], Some(kind)) else { return Ok(None) };
         let table = Table { state: &state, store, listing, format }.inferred(None, &[]).await?;
         Ok(Some(Arc::new(table)))
     }
 }
 
-/// The kind of all files of a location, but for those of no known kind in a folder; `None` where no file has one.
+/// What a name stands for that no table can be made of: a table's, unless it is an address.
+fn nothing(set: &FileSet, found: &[ObjectMeta]) -> Result<Option<Arc<dyn TableProvider>>> {
+    let (Some(_), name) = (&set.address, &set.name) else { return Ok(None) };
+    let what = match found {
+        [] => "not found".to_owned(),
+        _ => format!("is of no known type (known: {})", ENDINGS.map(|known| format!(".{}", known.ending)).join(", ")),
+    };
+    Err(Error::Read(format!("{name:?} {what}")).into())
+}
+
+/// The kind of all files of a set, but for those of no known kind in a folder; `None` where no file has one.
 ///
 /// # Errors
 ///
 /// [`Error::Read`] where there are two kinds: nobody says which is meant.
-fn kind_of(
-    state: &SessionState,
-    location: &Location,
-    files: &[ObjectMeta],
-) -> std::result::Result<Option<FileKind>, Error> {
+fn kind_of(state: &SessionState, set: &FileSet, files: &[ObjectMeta]) -> std::result::Result<Option<FileKind>, Error> {
     let mut first: Option<(FileKind, &ObjectMeta)> = None;
     for file in files {
         let Some(kind) = file.location.filename().and_then(|name| known_kind(state, name)) else { continue };
@@ -126,7 +132,7 @@ fn kind_of(
             Some((_, first)) => {
                 return Err(Error::Read(format!(
                     "{:?} has files of two kinds, {:?} and {:?}: name those of one, by a pattern such as '*.parquet'",
-                    location.name,
+                    set.name,
                     shown_file(&first.location),
                     shown_file(&file.location)
                 )));
@@ -161,14 +167,14 @@ impl TableProviderFactory for StatedFiles {
         let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
             return plan_err!("a table of files needs a session of DataFusion");
         };
-        let locations = command.locations.iter().map(|name| Location::of(name)).collect::<Result<Vec<_>>>()?;
+        let sets = command.locations.iter().map(|name| FileSet::of(name)).collect::<Result<Vec<_>>>()?;
         let mut options = command.options.clone();
-        let said = Options::take(&mut options, locations.first().and_then(|location| location.address.as_ref()))?;
+        let said = Options::take(&mut options, sets.first().and_then(|set| set.address.as_ref()))?;
         let stores = state.config().get_extension::<Stores>();
-        let locations = locations.into_iter().map(|location| location.with_options(stores.as_deref(), &said));
-        let locations = locations.collect::<Result<Vec<_>>>()?;
-        let Some(first) = locations.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
-        if let Some(other) = locations.iter().find(|location| location.store != first.store) {
+        let sets = sets.into_iter().map(|set| set.with_options(stores.as_deref(), &said));
+        let sets = sets.collect::<Result<Vec<_>>>()?;
+        let Some(first) = sets.first() else { return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION") };
+        if let Some(other) = sets.iter().find(|set| set.store != first.store) {
             return plan_err!("the LOCATIONs {:?} and {:?} are in different stores", first.name, other.name);
         }
         let store = first.open(state)?;
@@ -180,7 +186,7 @@ impl TableProviderFactory for StatedFiles {
             Some(other) => return plan_err!("option {FILENAME} '{other}' is not true or false"),
         };
         let format = Format::new(state, &command.file_type, options)?;
-        let Some(listing) = Listing::new(locations, Some(kind)) else {
+        let Some(listing) = Listing::new(sets, Some(kind)) else {
             return plan_err!("CREATE EXTERNAL TABLE needs a LOCATION");
         };
         let table = Table { state, store, listing, format };
@@ -201,7 +207,7 @@ fn stated(
     state: &SessionState,
     command: &CreateExternalTable,
     mut options: HashMap<String, String>,
-    location: &Location,
+    set: &FileSet,
     mut files: Vec<ObjectMeta>,
 ) -> Result<(HashMap<String, String>, FileKind)> {
     const DELIMITER: &str = "format.delimiter";
@@ -212,7 +218,7 @@ fn stated(
     if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
         files.truncate(1);
     }
-    for (key, value) in kind_of(state, location, &files)?.iter().flat_map(FileKind::options) {
+    for (key, value) in kind_of(state, set, &files)?.iter().flat_map(FileKind::options) {
         options.entry(key).or_insert(value);
     }
     let compression = options.get(COMPRESSION).and_then(|name| name.parse().ok()).unwrap_or(plain.compression);
@@ -241,8 +247,8 @@ impl Table<'_> {
     /// A table whose columns are those of its files, and of their folders.
     async fn inferred(mut self, command: Option<&CreateExternalTable>, folders: &[String]) -> Result<Files> {
         let found = self.listing.files(self.store.as_ref(), self.state.config_options()).await?;
-        let (Some((root, _)), Some(location)) = (found.first(), self.listing.locations().first()) else {
-            let name = self.listing.locations().first().map(|location| location.name.as_str()).unwrap_or_default();
+        let (Some((root, _)), Some(set)) = (found.first(), self.listing.sets().first()) else {
+            let name = self.listing.sets().first().map(|set| set.name.as_str()).unwrap_or_default();
             return Err(
                 Error::Read(format!("no files found at {name:?}, which could say what columns the table has")).into()
             );
@@ -257,7 +263,7 @@ impl Table<'_> {
         if !folders.is_empty() && !partitions.folders.iter().map(|(name, _)| name).eq(folders) {
             return Err(Error::Read(format!(
                 "the folders of {:?} have the columns [{}], and PARTITIONED BY says [{}]",
-                location.name,
+                set.name,
                 partitions.folders.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "),
                 folders.join(", ")
             ))
@@ -285,7 +291,7 @@ impl Table<'_> {
     }
 
     fn made(self, command: Option<&CreateExternalTable>, schema: SchemaRef, partitions: Partitions) -> Result<Files> {
-        let paths = self.listing.locations().iter().map(Location::url).collect::<Result<Vec<_>>>()?;
+        let paths = self.listing.sets().iter().map(FileSet::url).collect::<Result<Vec<_>>>()?;
         let orders = command.map(|command| command.order_exprs.clone()).unwrap_or_default();
         let options = ListingOptions::new(Arc::clone(&self.format.inner))
             .with_file_extension(NO_FILE)

@@ -25,7 +25,7 @@ use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use super::blame;
 use super::bytes::look;
 use super::decode::Decoded;
-use super::location::shown_file;
+use super::file_set::shown_file;
 use crate::error::Error;
 
 /// What a file of text is.

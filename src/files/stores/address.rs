@@ -141,6 +141,13 @@ impl Address {
         host(&self.store)
     }
 
+    /// The store with a mark that tells it from others of the same address, in the place of a password: there DataFusion keeps it.
+    pub(super) fn store_with(&self, mark: &str) -> String {
+        let (scheme, rest) = self.store.split_once("://").unwrap_or_default();
+        let (user, host) = rest.split_once('@').unwrap_or(("", rest));
+        format!("{scheme}://{user}:{mark}@{host}")
+    }
+
     /// Whether it can only be a folder.
     pub(in crate::files) fn is_folder(&self) -> bool {
         self.path.is_empty() || self.path.ends_with('/')
@@ -180,6 +187,12 @@ fn with_query(path: &Path, query: &str) -> Path {
     let (folder, file) = path.as_ref().rsplit_once('/').unwrap_or(("", path.as_ref()));
     let slash = if folder.is_empty() { "" } else { "/" };
     Path::parse(format!("{folder}{slash}{QUERY_MARK}{mark}/{file}")).unwrap_or_default()
+}
+
+/// The address of a store as people know it, see [`Address::store_with`].
+pub(in crate::files) fn shown_store(url: &Url) -> String {
+    let user = if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
+    format!("{}://{user}{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort])
 }
 
 /// The part of an address of a store after its scheme, without a port.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use datafusion::object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use datafusion::object_store::azure::MicrosoftAzureBuilder;
 use datafusion::object_store::client::{HttpClient, HttpConnector};
-use datafusion::object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use datafusion::object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 use datafusion::object_store::{
     Certificate, ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig,
     StaticCredentialProvider,
@@ -30,6 +30,10 @@ pub(super) struct Client {
     pub(super) elsewhere: Option<AmazonS3Builder>,
 }
 
+/// What allows an endpoint without TLS.
+const S3_HTTP: &str = "AWS_ALLOW_HTTP=true or OPTIONS ('aws.allow_http' 'true')";
+const GOOGLE_HTTP: &str = "GOOGLE_ALLOW_HTTP=true or OPTIONS ('google.allow_http' 'true')";
+
 /// Whatever is wrong with a setting, about this store.
 fn wrong(store: &str, what: &dyn Display) -> Error {
     // Its own prefix names object_store's type.
@@ -49,12 +53,7 @@ pub(super) fn s3(address: &Address, options: &Options, environment: &Environment
     let region = get(AmazonS3ConfigKey::Region).or_else(|| get(AmazonS3ConfigKey::DefaultRegion));
     let endpoint = get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
     let allows_http = get(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
-    check_encrypted(
-        store,
-        endpoint.as_deref(),
-        allows_http.as_deref(),
-        "AWS_ALLOW_HTTP=true or OPTIONS ('aws.allow_http' 'true')",
-    )?;
+    check_encrypted(store, endpoint.as_deref(), allows_http.as_deref(), S3_HTTP)?;
     let mut builder = AmazonS3Builder::new().with_bucket_name(address.host());
     // Before the settings, which go into the same place.
     builder =
@@ -81,7 +80,9 @@ pub(super) fn google(
     let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(address.host());
     builder =
         builder.with_client_options(client_options(options, environment)?).with_retry(retries(options, environment)?);
-    let base = found.settings.get(&datafusion::object_store::gcp::GoogleConfigKey::BaseUrl).cloned();
+    let get = |key: GoogleConfigKey| found.settings.get(&key).cloned();
+    let (base, allows_http) = (get(GoogleConfigKey::BaseUrl), get(GoogleConfigKey::Client(ClientConfigKey::AllowHttp)));
+    check_encrypted(store, base.as_deref(), allows_http.as_deref(), GOOGLE_HTTP)?;
     for (key, value) in found.settings {
         builder = builder.with_config(key, value);
     }
@@ -90,7 +91,6 @@ pub(super) fn google(
         let nobody = GcpCredential { bearer: String::new() };
         builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody))).with_skip_signature(true);
     }
-    check_encrypted(store, base.as_deref(), options.get("allow_http"), "OPTIONS ('google.allow_http' 'true')")?;
     let client = builder.with_http_connector(Connector(Arc::clone(line))).build();
     let client = client.map_err(|error| wrong(store, &error))?;
     Ok(Client { store: Arc::new(client), who: found.who, region: String::new(), elsewhere: None })

@@ -62,6 +62,10 @@ impl<K: Eq + Hash + FromStr + Copy> Identified<K> {
         self.settings.extend(stated);
     }
 
+    fn is_set(&self, key: K) -> bool {
+        is_true(self.settings.get(&key).map(String::as_str))
+    }
+
     fn has(&self, keys: &[K]) -> bool {
         keys.iter().all(|key| self.settings.contains_key(key))
     }
@@ -79,74 +83,88 @@ fn is_true(value: Option<&str>) -> bool {
     value.is_some_and(|value| matches!(value.trim().to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
 }
 
+/// A token alone is no use.
+const S3_KEYS: [S3; 3] = [S3::AccessKeyId, S3::SecretAccessKey, S3::Token];
+
 /// Who we are at S3.
 pub(super) fn s3(options: &Options, environment: &Environment) -> Result<Identified<S3>> {
-    const KEYS: [S3; 3] = [S3::AccessKeyId, S3::SecretAccessKey, S3::Token];
     let variables = environment.starting_with("AWS_").map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (mut found, stated) = Identified::new(variables, options, "aws")?;
-    let by_options = any(&stated, &KEYS);
-    let is_anonymous = is_true(stated.get(&S3::SkipSignature).map(String::as_str));
-    let by_environment = found.has(&[S3::AccessKeyId]) || found.has(&[S3::SecretAccessKey]);
     let profile = Profile::read(options.get("profile"), environment)?;
-    for (key, name) in [(S3::Region, "region"), (S3::Endpoint, "endpoint_url")] {
-        let region = found.has(&[S3::DefaultRegion]) && key == S3::Region;
-        if let Some(value) = profile.get(name).filter(|_| !region) {
-            found.settings.entry(key).or_insert(value.to_owned());
-        }
-    }
-    let own_profile = options.get("profile").is_some();
-    let by_profile = (own_profile || !by_environment) && profile.get("aws_access_key_id").is_some();
-    if by_profile {
-        KEYS.iter().for_each(|key| drop(found.settings.remove(key)));
-        for (key, name) in KEYS.iter().zip(["aws_access_key_id", "aws_secret_access_key", "aws_session_token"]) {
-            found.settings.extend(profile.get(name).map(|value| (*key, value.to_owned())));
-        }
-    }
+    let by_options = any(&stated, &S3_KEYS[..2]);
+    let by_profile = take_profile(&mut found, &profile, options.get("profile").is_some());
     // An endpoint of S3 alone goes before one of all services, whoever says it.
     let endpoints = [S3::Endpoint, S3::S3Endpoint];
-    found.state(stated, &[&KEYS, &endpoints, &[S3::Region, S3::DefaultRegion]]);
-    let web = [S3::WebIdentityTokenFile, S3::RoleArn];
-    let container = [S3::ContainerCredentialsFullUri, S3::ContainerAuthorizationTokenFile];
-    let is_disabled = is_true(environment.get("AWS_EC2_METADATA_DISABLED"));
-    let is_likely =
-        environment.is_made_by("amazon ec2") || environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some();
-    let asks = is_true(options.get("metadata")) || found.has(&[S3::MetadataEndpoint]) || is_likely && !is_disabled;
-    found.who = if is_anonymous || is_true(found.settings.get(&S3::SkipSignature).map(String::as_str)) {
+    found.state(stated, &[&S3_KEYS, &endpoints, &[S3::Region, S3::DefaultRegion]]);
+    found.who = if found.is_set(S3::SkipSignature) {
         Who::Anonymous
     } else if by_options {
         Who::Known("OPTIONS".to_owned())
     } else if by_profile {
         Who::Known(format!("AWS profile {:?}", profile.name))
-    } else if by_environment {
+    } else if any(&found.settings, &S3_KEYS[..2]) {
         Who::Known("AWS_ACCESS_KEY_ID".to_owned())
     } else {
         profile.check()?;
-        if found.has(&web) {
-            Who::Known("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned())
-        } else if found.has(&[S3::ContainerCredentialsRelativeUri]) || found.has(&container) {
-            Who::Known("the container (AWS_CONTAINER_CREDENTIALS_...)".to_owned())
-        } else if asks {
-            Who::Known("the instance's metadata service".to_owned())
-        } else {
-            let files = format!("profile {:?} in ~/.aws/credentials and ~/.aws/config", profile.name);
-            let looked_for =
-                ["OPTIONS ('aws.access_key_id' ...)", "AWS_ACCESS_KEY_ID", &files, "web identity", "container"];
-            let why =
-                if is_disabled { "which AWS_EC2_METADATA_DISABLED turns off" } else { "which is asked on EC2 only" };
-            let mut looked_for: Vec<_> = looked_for.map(str::to_owned).into();
-            looked_for.push(format!("the instance's metadata service, {why}"));
-            Who::Nobody { looked_for, next: "export AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" }
-        }
+        s3_machine(&found, &profile, options, environment)
     };
     if !matches!(found.who, Who::Known(_)) {
         found.settings.insert(S3::SkipSignature, "true".to_owned());
     }
-    let pair = [S3::AccessKeyId, S3::SecretAccessKey].map(|key| found.has(&[key]));
-    if let (Who::Known(from), true) = (&found.who, pair[0] != pair[1]) {
-        let missing = if pair[0] { "secret_access_key" } else { "access_key_id" };
-        return Err(Error::Setting(format!("credentials of S3 from {from} lack the {missing}")));
+    match (&found.who, found.has(&[S3::AccessKeyId]), found.has(&[S3::SecretAccessKey])) {
+        (Who::Known(from), id, secret) if id != secret => {
+            let missing = if id { "secret_access_key" } else { "access_key_id" };
+            Err(Error::Setting(format!("credentials of S3 from {from} lack the {missing}")))
+        }
+        _ => Ok(found),
     }
-    Ok(found)
+}
+
+/// Takes what a profile says and the environment does not, and all its keys if it was asked for by name; gives whether the keys are
+/// its own.
+fn take_profile(found: &mut Identified<S3>, profile: &Profile, is_stated: bool) -> bool {
+    for (key, name) in [(S3::Region, "region"), (S3::Endpoint, "endpoint_url")] {
+        let is_known = key == S3::Region && found.has(&[S3::DefaultRegion]);
+        if let Some(value) = profile.get(name).filter(|_| !is_known) {
+            found.settings.entry(key).or_insert(value.to_owned());
+        }
+    }
+    let is_used = is_stated || !any(&found.settings, &S3_KEYS[..2]);
+    if !is_used || profile.get("aws_access_key_id").is_none() {
+        return false;
+    }
+    for (key, name) in S3_KEYS.iter().zip(["aws_access_key_id", "aws_secret_access_key", "aws_session_token"]) {
+        found.settings.remove(key);
+        found.settings.extend(profile.get(name).map(|value| (*key, value.to_owned())));
+    }
+    true
+}
+
+/// What a machine of the cloud is given, or nothing.
+fn s3_machine(found: &Identified<S3>, profile: &Profile, options: &Options, environment: &Environment) -> Who {
+    let container = [S3::ContainerCredentialsFullUri, S3::ContainerAuthorizationTokenFile];
+    let is_disabled = is_true(environment.get("AWS_EC2_METADATA_DISABLED"));
+    let is_stated = is_true(options.get("metadata")) || found.has(&[S3::MetadataEndpoint]);
+    let is_likely =
+        environment.is_made_by("amazon ec2") || environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some();
+    if found.has(&[S3::WebIdentityTokenFile, S3::RoleArn]) {
+        return Who::Known("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned());
+    }
+    if found.has(&[S3::ContainerCredentialsRelativeUri]) || found.has(&container) {
+        return Who::Known("the container (AWS_CONTAINER_CREDENTIALS_...)".to_owned());
+    }
+    if is_stated || is_likely && !is_disabled {
+        return Who::Known("the instance's metadata service".to_owned());
+    }
+    let files = format!("profile {:?} in ~/.aws/credentials and ~/.aws/config", profile.name);
+    let why = if is_disabled { "which AWS_EC2_METADATA_DISABLED turns off" } else { "which is asked on EC2 only" };
+    let metadata = format!("the instance's metadata service, {why}");
+    let looked_for =
+        ["OPTIONS ('aws.access_key_id' ...)", "AWS_ACCESS_KEY_ID", &files, "web identity", "container", &metadata];
+    Who::Nobody {
+        looked_for: looked_for.map(str::to_owned).into(),
+        next: "export AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }
 }
 
 /// Who we are at Google's store.
@@ -160,7 +178,7 @@ pub(super) fn google(options: &Options, environment: &Environment) -> Result<Ide
     const ADC: &str = ".config/gcloud/application_default_credentials.json";
     let adc = environment.home().map(|home| home.join(ADC)).filter(|file| file.is_file());
     let is_likely = environment.is_made_by("google");
-    found.who = if is_true(found.settings.get(&Google::SkipSignature).map(String::as_str)) {
+    found.who = if found.is_set(Google::SkipSignature) {
         Who::Anonymous
     } else if by_options {
         Who::Known("OPTIONS".to_owned())
@@ -207,9 +225,8 @@ pub(super) fn azure(options: &Options, environment: &Environment) -> Result<Iden
     let secrets = [Azure::ClientId, Azure::ClientSecret, Azure::AuthorityId];
     let group: Vec<Azure> = KEYS.into_iter().chain([Azure::ClientSecret]).collect();
     found.state(stated, &[&group]);
-    let set = |key: Azure| is_true(found.settings.get(&key).map(String::as_str));
     let is_likely = environment.is_made_by("7783-7084-3265-9085-8269-3286-77") || found.has(&[Azure::MsiEndpoint]);
-    found.who = if set(Azure::SkipSignature) {
+    found.who = if found.is_set(Azure::SkipSignature) {
         Who::Anonymous
     } else if by_options {
         Who::Known("OPTIONS".to_owned())
@@ -217,31 +234,36 @@ pub(super) fn azure(options: &Options, environment: &Environment) -> Result<Iden
         Who::Known("AZURE_STORAGE_... or AZURE_CLIENT_...".to_owned())
     } else if found.has(&[Azure::ClientId, Azure::AuthorityId, Azure::FederatedTokenFile]) {
         Who::Known("AZURE_FEDERATED_TOKEN_FILE".to_owned())
-    } else if set(Azure::UseEmulator) {
+    } else if found.is_set(Azure::UseEmulator) {
         Who::Known("the emulator".to_owned())
-    } else if set(Azure::UseAzureCli) {
+    } else if found.is_set(Azure::UseAzureCli) {
         Who::Known("the command az".to_owned())
     } else if is_likely || is_true(options.get("metadata")) {
         Who::Known("the instance's managed identity".to_owned())
     } else {
-        let looked_for = ["OPTIONS ('azure.account_key' ...)", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
-        let others = [
-            "AZURE_STORAGE_CONNECTION_STRING",
-            "AZURE_CLIENT_SECRET",
-            "AZURE_FEDERATED_TOKEN_FILE",
-            "AZURE_USE_AZURE_CLI",
-        ];
-        let last = "the instance's managed identity, which is asked on Azure's machines only";
-        let looked_for = looked_for.into_iter().chain(others).chain([last]).map(str::to_owned).collect();
-        Who::Nobody {
-            looked_for,
-            next: "export AZURE_STORAGE_ACCOUNT_KEY, or AZURE_USE_AZURE_CLI=true after `az login`",
-        }
+        azure_nobody()
     };
     if matches!(found.who, Who::Nobody { .. }) {
         found.settings.insert(Azure::SkipSignature, "true".to_owned());
     }
     Ok(found)
+}
+
+fn azure_nobody() -> Who {
+    let looked_for = [
+        "OPTIONS ('azure.account_key' ...)",
+        "AZURE_STORAGE_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_CLIENT_SECRET",
+        "AZURE_FEDERATED_TOKEN_FILE",
+        "AZURE_USE_AZURE_CLI",
+        "the instance's managed identity, which is asked on Azure's machines only",
+    ];
+    Who::Nobody {
+        looked_for: looked_for.map(str::to_owned).into(),
+        next: "export AZURE_STORAGE_KEY, or AZURE_USE_AZURE_CLI=true after `az login`",
+    }
 }
 
 /// `AccountName=...;AccountKey=...`, as Azure's pages give it.
@@ -265,4 +287,84 @@ fn connection_string(text: &str) -> HashMap<Azure, String> {
         settings.insert(Azure::Endpoint, format!("https://{account}.blob.{suffix}"));
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::stores::address::Address;
+
+    fn options(store: &str, said: &[(&str, &str)]) -> Options {
+        let address = Address::of(store).expect("known").expect("an address");
+        let mut said = said.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Options::take(&mut said, Some(&address)).expect("of this cloud")
+    }
+
+    fn from(who: &Who) -> &str {
+        match who {
+            Who::Known(from) => from,
+            Who::Nobody { .. } => "nobody",
+            Who::Anonymous => "anonymous",
+        }
+    }
+
+    #[test]
+    fn what_belongs_together_at_s3_comes_from_the_first_that_says_it() {
+        const ENVIRONMENT: [(&str, &str); 4] = [
+            ("AWS_ACCESS_KEY_ID", "E"),
+            ("AWS_SECRET_ACCESS_KEY", "e"),
+            ("AWS_SESSION_TOKEN", "t"),
+            ("AWS_DEFAULT_REGION", "eu"),
+        ];
+        let of = |said: &[(&str, &str)], variables: &[(&str, &str)]| {
+            s3(&options("s3://b", said), &Environment::of(variables, None))
+        };
+        let found = of(&[], &ENVIRONMENT).expect("whole");
+        assert_eq!(from(&found.who), "AWS_ACCESS_KEY_ID");
+        assert_eq!(found.settings[&S3::Token], "t");
+        let keys = [("aws.access_key_id", "O"), ("aws.secret_access_key", "o"), ("aws.region", "us")];
+        let found = of(&keys, &ENVIRONMENT).expect("whole");
+        assert_eq!((from(&found.who), found.settings[&S3::AccessKeyId].as_str()), ("OPTIONS", "O"));
+        assert!(!found.has(&[S3::Token]) && !found.has(&[S3::DefaultRegion]), "of another source");
+        let found = of(&[("aws.endpoint", "https://o")], &[("AWS_ENDPOINT_URL_S3", "https://e")]).expect("whole");
+        assert_eq!((found.settings.get(&S3::S3Endpoint), found.settings[&S3::Endpoint].as_str()), (None, "https://o"));
+        let web = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/x"), ("AWS_ROLE_ARN", "r")];
+        assert_eq!(from(&of(&[], &web).expect("whole").who), "AWS_WEB_IDENTITY_TOKEN_FILE");
+        let ec2 = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://x");
+        assert!(from(&of(&[], &[ec2]).expect("whole").who).contains("metadata service"));
+        assert_eq!(from(&of(&[], &[ec2, ("AWS_EC2_METADATA_DISABLED", "true")]).expect("whole").who), "nobody");
+        for nobody in [&[][..], &[("AWS_SESSION_TOKEN", "t")], &[("TOKEN", "t"), ("REGION", "r")]] {
+            let found = of(&[], nobody).expect("whole");
+            assert_eq!((from(&found.who), found.settings[&S3::SkipSignature].as_str()), ("nobody", "true"));
+        }
+        assert_eq!(from(&of(&[("aws.skip_signature", "true")], &ENVIRONMENT).expect("whole").who), "anonymous");
+        let message = of(&[("aws.access_key_id", "O")], &ENVIRONMENT).expect_err("half").to_string();
+        assert_eq!(message, "credentials of S3 from OPTIONS lack the secret_access_key");
+        let message = of(&[("aws.regoin", "eu")], &[]).expect_err("no setting").to_string();
+        assert_eq!(message, "option 'aws.regoin' is not known");
+    }
+
+    #[test]
+    fn google_and_azure_are_known_by_the_names_of_their_own_tools() {
+        let nowhere = Environment::of(&[], None);
+        assert_eq!(from(&google(&options("gs://b", &[]), &nowhere).expect("whole").who), "nobody");
+        let file = Environment::of(&[("GOOGLE_APPLICATION_CREDENTIALS", "/x")], None);
+        assert!(from(&google(&options("gs://b", &[]), &file).expect("whole").who).starts_with("GOOGLE_"));
+        let found = google(&options("gs://b", &[("gcp.service_account_key", "{}")]), &file).expect("whole");
+        assert_eq!((from(&found.who), found.has(&[Google::ApplicationCredentials])), ("OPTIONS", false));
+        let of = |said: &[(&str, &str)], variables: &[(&str, &str)]| {
+            azure(&options("az://c", said), &Environment::of(variables, None)).expect("whole")
+        };
+        assert_eq!(from(&of(&[], &[]).who), "nobody");
+        let found = of(&[], &[("AZURE_STORAGE_ACCOUNT", "acme"), ("AZURE_STORAGE_KEY", "k==")]);
+        assert_eq!(
+            (from(&found.who), found.settings[&Azure::AccessKey].as_str()),
+            ("AZURE_STORAGE_... or AZURE_CLIENT_...", "k==")
+        );
+        let string = "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=k==;EndpointSuffix=core.windows.net";
+        let found = of(&[("azure.connection_string", string)], &[("AZURE_STORAGE_SAS_TOKEN", "s")]);
+        assert_eq!((from(&found.who), found.has(&[Azure::SasKey])), ("OPTIONS", false));
+        assert_eq!(found.settings[&Azure::Endpoint], "https://acme.blob.core.windows.net");
+        assert_eq!(from(&of(&[("azure.use_azure_cli", "true")], &[]).who), "the command az");
+    }
 }

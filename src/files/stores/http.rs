@@ -84,10 +84,10 @@ impl WebFiles {
     async fn look(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.whole.lock().remove(location);
         let (found, heard) = self.ask(location, options.clone()).await;
-        // Signed addresses are for GET alone.
-        if found.is_ok() || matches!(heard.status, None | Some(404 | 410)) && heard.silence.is_some() {
+        if found.is_ok() || matches!(heard.status, None | Some(404)) {
             return found;
         }
+        // Signed addresses are for GET alone, and some servers know nothing else.
         let first = GetOptions { head: false, range: Some(GetRange::Bounded(0..1)), ..options.clone() };
         let (mut found, heard) = self.ask(location, first).await;
         if heard.is_whole || heard.status == Some(416) {

@@ -16,6 +16,7 @@
 //! | `wire.rs` | the requests below a client: what a server says, and when it is given up |
 //! | `remote.rs` | a store whose errors say what happened and what to do |
 //! | `http.rs` | single files of web servers |
+//! | `objects.rs` | the objects below an address, for who waits on a thread |
 //! | `masks.rs` | no text that anybody sees has a secret |
 //! | `registry.rs` | the stores of a session, opened when a statement names them |
 
@@ -30,6 +31,8 @@ mod environment;
 mod http;
 mod masks;
 #[cfg(feature = "stores")]
+mod objects;
+#[cfg(feature = "stores")]
 mod profile;
 mod registry;
 #[cfg(feature = "stores")]
@@ -39,7 +42,9 @@ mod settings;
 #[cfg(feature = "stores")]
 mod wire;
 
-pub(in crate::files) use address::{Address, Cloud};
+pub(in crate::files) use address::{Address, Cloud, shown_store};
 pub use masks::masked_statement;
+#[cfg(feature = "stores")]
+pub(crate) use objects::{Objects, Version};
 pub use registry::Stores;
 pub(in crate::files) use settings::Options;

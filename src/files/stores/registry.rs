@@ -10,7 +10,7 @@ use datafusion::object_store::ObjectStore;
 use parking_lot::Mutex;
 use url::Url;
 
-use super::address::Address;
+use super::address::{Address, shown_store};
 use super::masks::Secrets;
 use super::rules::Rules;
 use super::settings::Options;
@@ -150,14 +150,12 @@ impl Stores {
             stated.push(entry);
             stated.len() - 1
         });
-        let (scheme, rest) = address.store.split_once("://").unwrap_or_default();
-        let (user, host) = rest.split_once('@').unwrap_or(("", rest));
-        parsed(&format!("{scheme}://{user}:{STATED}{place}@{host}"))
+        parsed(&address.store_with(&format!("{STATED}{place}")))
     }
 
     /// What was said of a store in OPTIONS, by the address that [`Stores::stated`] gave; and its address without that.
     fn of(&self, url: &Url) -> Result<(String, Options)> {
-        let base = without_stated(url);
+        let base = shown_store(url);
         let Some(place) = url.password() else { return Ok((base, Options::default())) };
         let stated = self.shared.stated.lock();
         let known = place.strip_prefix(STATED).and_then(|place| stated.get(place.parse::<usize>().ok()?));
@@ -175,8 +173,9 @@ impl Stores {
         )))
     }
 
+    /// The store at an address, which was not opened before.
     #[cfg(feature = "stores")]
-    fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    pub(super) fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         use super::address::Cloud;
         use super::client::{self, Client};
         use super::credentials::Who;
@@ -224,17 +223,8 @@ impl Stores {
     }
 }
 
-/// What tells stores apart for which OPTIONS say other things: a password that is none.
+/// What tells stores apart of which OPTIONS say other things.
 const STATED: &str = "options-";
-
-/// The address of a store as people know it.
-fn without_stated(url: &Url) -> String {
-    let mut url = url.clone();
-    // Fails where there cannot be one.
-    let _ = url.set_password(None);
-    let user = if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
-    format!("{}://{user}{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort])
-}
 
 #[derive(Debug)]
 struct Registry {
@@ -254,9 +244,7 @@ impl ObjectStoreRegistry for Registry {
 
     fn deregister_store(&self, url: &Url) -> DataFusionResult<Arc<dyn ObjectStore>> {
         let store = self.open.lock().remove(&key(url));
-        store.ok_or_else(|| {
-            datafusion::common::exec_datafusion_err!("no store is registered at {}", without_stated(url))
-        })
+        store.ok_or_else(|| datafusion::common::exec_datafusion_err!("no store is registered at {}", shown_store(url)))
     }
 
     /// One that is not open yet is opened, if the host allows it.
@@ -307,6 +295,6 @@ mod tests {
     fn without_a_word_of_the_host_there_are_no_stores() {
         let registry = Stores::default().registry(&Writes::default());
         let message = registry.get_store(&Url::parse("s3://b").expect("a URL")).expect_err("off").to_string();
-        assert!(message.contains("local files only"), "{message}");
+        assert!(message.contains("does not allow stores"), "{message}");
     }
 }

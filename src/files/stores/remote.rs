@@ -2,7 +2,9 @@
 //! said which.
 
 use std::fmt::{self, Debug, Display, Formatter};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::object_store::aws::AmazonS3Builder;
@@ -11,8 +13,8 @@ use datafusion::object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 
 use super::address::{Address, Cloud};
@@ -40,12 +42,15 @@ struct Facts {
     region: String,
     line: Arc<Line>,
     secrets: Secrets,
+    /// What is added to the times of files, see [`Facts::own`].
+    fraction: Duration,
 }
 
 impl Remote {
     pub(super) fn new(address: &Address, client: Client, line: Arc<Line>, secrets: Secrets) -> Self {
         let Client { store, who, region, elsewhere } = client;
-        let facts = Facts { name: address.store.clone(), cloud: address.cloud, who, region, line, secrets };
+        let fraction = Duration::from_nanos(RandomState::new().hash_one(&address.store) % 1_000_000);
+        let facts = Facts { name: address.store.clone(), cloud: address.cloud, who, region, line, secrets, fraction };
         Self(Arc::new(Inner { store: RwLock::new(store), elsewhere, facts }))
     }
 
@@ -106,6 +111,12 @@ impl Remote {
 }
 
 impl Facts {
+    /// DataFusion (55.2) remembers what it knows of a file by path, size and time, whatever store that is in: so the times of each
+    /// store have a fraction of their own, less than stores tell.
+    fn own(&self, meta: ObjectMeta) -> ObjectMeta {
+        ObjectMeta { last_modified: meta.last_modified + self.fraction, ..meta }
+    }
+
     fn explained(&self, path: Option<&Path>, error: Error, heard: Heard) -> Error {
         let source = |text: String| Box::new(crate::Error::Read(self.secrets.masked(&text)));
         let is_no_store = matches!(heard.code.as_str(), "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName");
@@ -124,7 +135,8 @@ impl Facts {
             }
             error @ (Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. }) => error,
             error => {
-                let place = path.map_or(self.name.clone(), |path| format!("{}/{path}", self.name));
+                let place =
+                    path.map_or(self.name.clone(), |path| format!("{}/{}", self.name, Address::split_key(path).0));
                 let what = self.what(&error, &heard);
                 Error::Generic { store: self.cloud.name(), source: source(format!("{place}: {what}")) }
             }
@@ -220,6 +232,7 @@ impl ObjectStore for Remote {
             async move { store.get_opts(location, options).await }
         };
         let mut found = self.run(Some(location), get).await?;
+        found.meta = self.0.facts.own(found.meta);
         if let GetResultPayload::Stream(bytes) = found.payload {
             found.payload = GetResultPayload::Stream(self.explained(bytes, Some(location.clone())));
         }
@@ -235,20 +248,24 @@ impl ObjectStore for Remote {
         let listed = async move {
             // Asked for one first, which may tell where the bucket is.
             let first = async |store: Arc<dyn ObjectStore>| {
-                let mut files = store.list(prefix.as_ref());
+                let mut files = store.list(prefix.as_ref()).fuse();
                 let first = files.next().await.transpose()?;
-                Ok((first, files))
+                Ok((first, files.boxed()))
             };
             match remote.run(prefix.as_ref(), first).await {
                 Ok((first, rest)) => stream::iter(first.map(Ok)).chain(remote.explained(rest, prefix.clone())).boxed(),
                 Err(error) => stream::iter([Err(error)]).boxed(),
             }
         };
-        stream::once(listed).flatten().boxed()
+        let remote = self.clone();
+        stream::once(listed).flatten().map_ok(move |meta| remote.0.facts.own(meta)).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.run(prefix, async |store: Arc<dyn ObjectStore>| store.list_with_delimiter(prefix).await).await
+        let list = async |store: Arc<dyn ObjectStore>| store.list_with_delimiter(prefix).await;
+        let mut found = self.run(prefix, list).await?;
+        found.objects = found.objects.into_iter().map(|meta| self.0.facts.own(meta)).collect();
+        Ok(found)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

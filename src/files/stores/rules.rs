@@ -30,9 +30,7 @@ impl Rules {
     pub(super) fn check(&self, address: &Address) -> Result<()> {
         let store = &address.store;
         if !self.is_on {
-            return Err(Error::Read(format!(
-                "{store}: this host reads and writes local files only; ask whoever runs it"
-            )));
+            return Err(Error::Read(format!("{store}: this host does not allow stores; ask whoever runs it")));
         }
         let scheme = store.split("://").next().unwrap_or_default();
         // The two spellings of Azure's are one.
@@ -75,7 +73,7 @@ mod tests {
             let address = Address::of(name).expect("known").expect("an address");
             rules.check(&address).map_err(|error| error.to_string())
         };
-        assert!(check(&Rules::default(), "s3://b/x").expect_err("off").contains("local files only"));
+        assert!(check(&Rules::default(), "s3://b/x").expect_err("off").contains("does not allow stores"));
         assert_eq!(check(&Rules::all(), "s3://b/x"), Ok(()));
         let some = Rules::all().with_schemes(vec!["az".into(), "https".into()]);
         let some = some.with_hosts(vec!["*.example.com".into(), "c".into()]);

@@ -5,10 +5,13 @@
 //! | `source.rs` | what every source can say |
 //! | `bundled.rs` | compiled in |
 //! | `directory.rs` | a directory of this machine |
+//! | `store.rs` | an address of a store, whose files are kept here |
 
 mod bundled;
 mod directory;
 mod source;
+#[cfg(feature = "stores")]
+mod store;
 
 pub(crate) use bundled::is_bundled;
 pub(super) use bundled::{Bundled, SHORT_NAME};
@@ -17,3 +20,5 @@ pub(super) use directory::is_there;
 pub(super) use directory::{Directory, dangling};
 pub(crate) use source::Stored;
 pub(super) use source::{Location, Source};
+#[cfg(feature = "stores")]
+pub(super) use store::InStore;

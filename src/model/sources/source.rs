@@ -13,7 +13,7 @@ use crate::error::Result;
 /// files, and never the weights. Everything else it brings when it is asked for it, by its name: so no list is asked for
 /// here, which not every place has.
 pub(in crate::model) trait Source: fmt::Debug + Send + Sync {
-    /// What people read as `source`: `bundled`, `directory` or `hub`.
+    /// What people read as `source`: `bundled`, `directory`, `hub` or `store`.
     fn kind(&self) -> &'static str;
 
     /// The name under which the model was asked for, without `@revision`.

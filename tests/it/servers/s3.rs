@@ -72,7 +72,7 @@ impl Moto {
     /// From now on whoever has no credentials may list and read.
     pub(crate) fn allow_reading(&self, bucket: &str) {
         let policy = format!(
-            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":"*","Action":["s3:GetObject","s3:ListBucket"],
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":"*","Action":["s3:Get*","s3:Head*","s3:List*"],
                 "Resource":["arn:aws:s3:::{bucket}","arn:aws:s3:::{bucket}/*"]}}]}}"#
         );
         self.ask("PUT", &format!("/{bucket}?policy"), &policy);
@@ -81,6 +81,10 @@ impl Moto {
     /// In the order of their names, 1000 at most.
     pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
         self.texts(&format!("/{bucket}?list-type=2"), "Key")
+    }
+
+    pub(crate) fn object(&self, bucket: &str, key: &str) -> Vec<u8> {
+        self.ask("GET", &format!("/{bucket}/{key}"), "").body
     }
 
     /// The keys of multipart uploads that are neither completed nor aborted.

@@ -21,7 +21,7 @@ use crate::files::target::{normal, shown, shown_error};
 
 /// Where files are.
 #[derive(Debug, Clone)]
-pub(super) struct Location {
+pub(super) struct FileSet {
     /// As it was written, for messages.
     pub(super) name: String,
     pub(super) store: ObjectStoreUrl,
@@ -40,9 +40,9 @@ enum Kind {
     Pattern(Pattern, Option<ObjectPath>),
 }
 
-impl Location {
+impl FileSet {
     /// What exists is meant literally, whatever characters it has; anything else may be a pattern. Whether there is anything
-    /// is found out by [`Location::files`].
+    /// is found out by [`FileSet::files`].
     ///
     /// # Errors
     ///
@@ -153,11 +153,11 @@ impl Location {
         &self.root
     }
 
-    /// The location as DataFusion knows it; of a pattern the folder that it begins in.
+    /// The set as DataFusion knows it; of a pattern the folder that it begins in.
     pub(super) fn url(&self) -> Result<ListingTableUrl> {
         // `set_path` encodes all but this character.
         let path = self.root.as_ref().replace('%', "%25");
-        let slash = if self.is_collection() { "/" } else { "" };
+        let slash = if self.is_collection() && !path.is_empty() { "/" } else { "" };
         let mut url = ListingTableUrl::parse(&self.store)?.get_url().clone();
         url.set_path(&format!("/{path}{slash}"));
         ListingTableUrl::try_new(url, None)
@@ -222,6 +222,6 @@ fn split(path: &Path) -> (PathBuf, String) {
 }
 
 /// A local file as people know it, by where it is in its store.
-pub(super) fn shown_file(location: &ObjectPath) -> String {
-    shown(&Path::new("/").join(location.as_ref()))
+pub(super) fn shown_file(file: &ObjectPath) -> String {
+    shown(&Path::new("/").join(file.as_ref()))
 }
