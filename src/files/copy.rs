@@ -9,7 +9,7 @@ use datafusion::logical_expr::dml::CopyTo;
 
 use super::reading::format_of;
 use super::target::{Target, may_be_made_in};
-use super::vectors::is_vector;
+use super::vectors::{is_vector, item};
 use crate::error::{Error, Result};
 
 /// Checks what a COPY is to write.
@@ -46,13 +46,10 @@ fn check_names(copy: &CopyTo) -> Result<()> {
 
 /// The same below a column.
 fn check_names_in(field: &FieldRef, path: &str) -> Result<()> {
-    let fields: &[FieldRef] = match field.data_type() {
-        DataType::Struct(fields) => fields,
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            return check_names_in(item, path);
-        }
-        _ => &[],
-    };
+    if let Some(item) = item(field.data_type()) {
+        return check_names_in(item, path);
+    }
+    let DataType::Struct(fields) = field.data_type() else { return Ok(()) };
     for (number, field) in fields.iter().enumerate() {
         let name = field.name();
         if fields[..number].iter().any(|twin| twin.name() == name) {
@@ -77,7 +74,7 @@ fn check_csv(copy: &CopyTo) -> Result<()> {
     let name = field.name();
     let (what, instead) = match field.data_type() {
         d if is_vector(d) => ("vector", "array_to_string(vector, ' ')"),
-        d if is_list(d) => ("list", "array_to_string(list, ' ')"),
+        d if item(d).is_some() => ("list", "array_to_string(list, ' ')"),
         _ => ("nested value", "its parts"),
     };
     Err(Error::Write(format!(
@@ -99,8 +96,4 @@ pub(super) fn check_target(name: &str, url: &ListingTableUrl, is_file: bool) -> 
         Err(error) => Err(error),
     };
     checked.map_err(|problem| Error::Write(format!("COPY to {name:?}: {problem}")))
-}
-
-fn is_list(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _))
 }

@@ -33,7 +33,8 @@ pub fn is_vector(data_type: &DataType) -> bool {
     item(data_type).is_some_and(|item| item.data_type().is_floating())
 }
 
-fn item(data_type: &DataType) -> Option<&FieldRef> {
+/// What the elements of a list are; `None` for what is none.
+pub(super) fn item(data_type: &DataType) -> Option<&FieldRef> {
     match data_type {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(item),
         _ => None,
@@ -156,12 +157,12 @@ fn leaves(field: &Field, parent: &str, found: &mut Vec<String>) {
     }
     let path = format!("{parent}{}", field.name());
     match field.data_type() {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            leaves(item, &format!("{path}.list."), found);
-        }
         DataType::Map(entries, _) => leaves(entries, &format!("{path}."), found),
         DataType::Struct(fields) => fields.iter().for_each(|field| leaves(field, &format!("{path}."), found)),
-        _ => found.push(path),
+        other => match item(other) {
+            Some(item) => leaves(item, &format!("{path}.list."), found),
+            None => found.push(path),
+        },
     }
 }
 

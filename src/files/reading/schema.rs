@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
 use crate::error::{Error, Result};
+use crate::files::vectors::item;
 
 /// A file's name and its columns.
 pub(super) type Named = (String, SchemaRef);
@@ -163,10 +164,6 @@ fn decimal(a: &DataType, b: &DataType) -> Option<DataType> {
 
 fn list(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{FixedSizeList, LargeList, List};
-    let item = |list: &DataType| match list {
-        List(item) | LargeList(item) | FixedSizeList(item, _) => Some(Arc::clone(item)),
-        _ => None,
-    };
     let (of_a, of_b) = (item(a)?, item(b)?);
     let together = common(of_a.data_type(), of_b.data_type())?;
     let item = Field::new(of_a.name(), together, of_a.is_nullable() || of_b.is_nullable());
