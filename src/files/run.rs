@@ -39,6 +39,7 @@ use tokio::runtime::Handle;
 
 use super::below::{Below, failed};
 use super::marks::{List, MARK, Mark, Mode, Replaced, RunId, below, counts_as_data, is_list};
+use super::reading::is_hidden;
 use super::staged::Doubtful;
 use super::writer::{State, Writer};
 use super::writes::{Begun, Unfinished, Writes, ended};
@@ -110,7 +111,7 @@ impl Folder {
 
     fn is_data(&self, name: &str) -> bool {
         let lower = name.to_lowercase();
-        !name.starts_with(['_', '.']) && self.endings.iter().any(|ending| lower.ends_with(ending))
+        !is_hidden(name, false) && self.endings.iter().any(|ending| lower.ends_with(ending))
     }
 
     fn at(&self, file: &str) -> Path {

@@ -180,7 +180,7 @@ async fn what_was_written_meanwhile_is_seen() {
 async fn hidden_files_are_passed_over_in_folders() {
     let place = Place::new();
     place.parquet("hid/part-0.parquet", 8).await;
-    for name in ["_tmp-part-1", ".x", "_temporary/0/part-1", ".spark/x", "a/_b"] {
+    for name in ["_tmp-part-1", "_k=v", ".x", "_temporary/0/part-1", ".spark/x", "a/_b"] {
         place.parquet(&format!("hid/{name}.parquet"), 8).await;
     }
     place.write("hid/._part-0.parquet", "resource fork");
@@ -189,7 +189,9 @@ async fn hidden_files_are_passed_over_in_folders() {
     for from in ["hid", "hid/*.parquet", "hid/**", "hid/**/*.parquet"] {
         assert_eq!(place.count(&format!("SELECT count(*) FROM '$/{from}'")).await, 8, "{from}");
     }
-    for from in ["hid/_tmp-part-1.parquet", "hid/_*.parquet", "hid/_temporary", "hid/.[!_]*.parquet"] {
+    for from in
+        ["hid/_tmp-part-1.parquet", "hid/_t*.parquet", "hid/_k=v.parquet", "hid/_temporary", "hid/.[!_]*.parquet"]
+    {
         assert_eq!(place.count(&format!("SELECT count(*) FROM '$/{from}'")).await, 8, "{from}");
     }
     run(&place.ctx, &place.sql("CREATE EXTERNAL TABLE t (id BIGINT) STORED AS PARQUET LOCATION '$/hid/'")).await;

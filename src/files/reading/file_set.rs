@@ -199,10 +199,10 @@ impl FileSet {
         let mut files: Vec<ObjectMeta> = store.list(prefix).try_collect().await?;
         files.retain(|file| {
             let names: Vec<_> = file.location.prefix_match(&self.root).into_iter().flatten().collect();
-            let folders = names.iter().take(names.len().saturating_sub(1));
-            let mut plain = folders.filter(|name| !name.as_ref().contains('='));
+            let folders = names.len().saturating_sub(1);
+            let mut plain = names[..folders].iter().filter(|name| !name.as_ref().contains('='));
             let is_below = is_flat && plain.next().is_some();
-            !is_below && !names.iter().any(|name| is_hidden(name.as_ref()))
+            !is_below && !names.iter().enumerate().any(|(place, name)| is_hidden(name.as_ref(), place < folders))
         });
         Ok(files)
     }

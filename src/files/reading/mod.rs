@@ -44,3 +44,4 @@ pub use kind::FileKind;
 pub(in crate::files) use kind::{COMPRESSED, ENDINGS, Ending, format_of};
 pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
+pub(in crate::files) use pattern::is_hidden;

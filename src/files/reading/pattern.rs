@@ -42,10 +42,10 @@ pub(super) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?', '[', '{'])
 }
 
-/// Whether others pass over a file or folder of this name: those that tools keep beside the data, and of partitions only
-/// those whose column begins with a dot.
-pub(super) fn is_hidden(name: &str) -> bool {
-    name.starts_with('.') || name.starts_with('_') && !name.contains('=')
+/// Whether readers pass over a file or a folder of this name: those that tools keep beside the data. A folder `_column=value` is a
+/// partition all the same.
+pub(in crate::files) fn is_hidden(name: &str, is_folder: bool) -> bool {
+    name.starts_with('.') || name.starts_with('_') && !(is_folder && name.contains('='))
 }
 
 impl Pattern {
@@ -93,8 +93,8 @@ impl Alternative {
         })
     }
 
-    fn is_left_out(&self, name: &str) -> bool {
-        is_hidden(name) && !name.starts_with(self.hidden.as_slice())
+    fn is_left_out(&self, name: &str, is_folder: bool) -> bool {
+        is_hidden(name, is_folder) && !name.starts_with(self.hidden.as_slice())
     }
 
     /// Looks into the folders on the way, one name of the pattern after the other; below `**` into all.
@@ -113,7 +113,8 @@ impl Alternative {
                 return Ok(());
             };
             let found = store.list_with_delimiter(Some(&folder)).await?;
-            let is_meant = |path: &Path| path.filename().is_some_and(|file| self.is_meant(name, file));
+            let is_folder = !rest.is_empty();
+            let is_meant = |path: &Path| path.filename().is_some_and(|file| self.is_meant(name, file, is_folder));
             if rest.is_empty() {
                 files.extend(found.objects.into_iter().filter(|file| is_meant(&file.location)));
                 return Ok(());
@@ -126,14 +127,17 @@ impl Alternative {
         .boxed()
     }
 
-    fn is_meant(&self, pattern: &Glob, name: &str) -> bool {
-        pattern.matches_with(name, OPTIONS) && !self.is_left_out(name)
+    fn is_meant(&self, pattern: &Glob, name: &str, is_folder: bool) -> bool {
+        pattern.matches_with(name, OPTIONS) && !self.is_left_out(name, is_folder)
     }
 
     fn matches(&self, root: &Path, file: &Path) -> bool {
         let Some(names) = file.prefix_match(root) else { return false };
         let names: Vec<_> = names.map(|name| name.as_ref().to_owned()).collect();
-        !names.iter().any(|name| self.is_left_out(name)) && self.whole.matches_with(&names.join("/"), OPTIONS)
+        let folders = names.len().saturating_sub(1);
+        let mut all = names.iter().enumerate();
+        !all.any(|(place, name)| self.is_left_out(name, place < folders))
+            && self.whole.matches_with(&names.join("/"), OPTIONS)
     }
 }
 
@@ -155,7 +159,9 @@ mod tests {
     #[tokio::test]
     async fn patterns_find_what_shells_find() {
         let store = InMemory::new();
-        let names = ["0.x", "a/1.x", "a/2.y", "a/b/3.x", "b/4.x", "_c/5.x", "a/_6.x", ".d/7.x", "k=_v/8.x", "_k=v/9.x"];
+        let names = [
+            "0.x", "a/1.x", "a/2.y", "a/b/3.x", "b/4.x", "_c/5.x", "a/_6.x", ".d/7.x", "k=_v/8.x", "_k=v/9.x", "_k=v.x",
+        ];
         for name in names {
             store.put(&Path::from(format!("r/{name}")), "text".into()).await.expect("an object");
         }
