@@ -1,7 +1,7 @@
 //! Files of plain text as rows: a row a file, or a row a line. They are read while the rows are wanted, one after the other.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Read};
+use std::io::{BufRead, Read};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
@@ -20,7 +20,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::stream;
 
-use super::bytes::{Reader, look};
+use super::bytes::{Reader, look, waiting};
 use super::file_set::{FileSet, shown_file};
 use crate::error::Error;
 
@@ -181,7 +181,7 @@ impl Part {
 
 /// Reads lines of an open file, on a thread that may wait.
 async fn look_on(mut file: Open, mut rows: Rows) -> Result<(Rows, Option<Open>)> {
-    let task = datafusion::common::runtime::SpawnedTask::spawn_blocking(move || {
+    let read = waiting(move || {
         while rows.has_room() {
             let mut line = Vec::new();
             if file.reader.read_until(b'\n', &mut line)? == 0 {
@@ -193,9 +193,9 @@ async fn look_on(mut file: Open, mut rows: Rows) -> Result<(Rows, Option<Open>)>
             let text = if file.lines == 1 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text };
             rows.push_line(text, &file.path, file.lines);
         }
-        Ok::<_, DataFusionError>((rows, Some(file)))
+        Ok((rows, Some(file)))
     });
-    task.join().await.map_err(|error| DataFusionError::External(Box::new(io::Error::other(error))))?
+    read.await
 }
 
 /// The text of a file, in UTF-8, or in UTF-16 if it begins so; the place of what is no text otherwise.

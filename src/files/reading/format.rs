@@ -23,7 +23,7 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use futures::{StreamExt, TryStreamExt};
 
 use super::blame;
-use super::bytes::look;
+use super::bytes::{Answers, look};
 use super::csv;
 use super::file_set::shown_file;
 use super::json;
@@ -48,6 +48,8 @@ pub(super) struct Format {
     pub(super) inner: Arc<dyn FileFormat>,
     /// `None` is UTF-8.
     encoding: Option<&'static Encoding>,
+    /// Whether a CSV file has line breaks in its texts, and whether a JSON file is an array.
+    known: Answers<bool>,
 }
 
 impl Format {
@@ -58,7 +60,7 @@ impl Format {
             let problem = format!("Unable to create table with format {name}! Could not find FileFormat.");
             return Err(DataFusionError::Configuration(problem));
         };
-        Ok(Self { inner: factory.create(state, &options)?, encoding })
+        Ok(Self { inner: factory.create(state, &options)?, encoding, known: Answers::default() })
     }
 
     /// The same, for texts in UTF-16 if the first of the files begins like one.
@@ -162,7 +164,7 @@ impl Format {
     ) -> Result<bool> {
         match self.json() {
             Some(options) if !options.newline_delimited => Ok(true),
-            Some(_) => look(store, &file.location, compression, json::is_array).await,
+            Some(_) => self.known.of(file, look(store, &file.location, compression, json::is_array)).await,
             None => Ok(false),
         }
     }
@@ -220,8 +222,8 @@ impl Format {
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    /// Whether files may be read in parts: if nobody says so, they are looked through, unless they are small or few enough to be
-    /// read whole anyway.
+    /// Whether files may be read in parts: if nobody says so, they are looked through once, unless they are small or few enough to
+    /// be read whole anyway.
     async fn csv_splits(
         &self,
         state: &dyn Session,
@@ -250,7 +252,7 @@ impl Format {
             let look = look(store.as_ref(), &file.location, FileCompressionType::UNCOMPRESSED, move |reader| {
                 csv::has_quoted_breaks(reader, &options)
             });
-            if look.await? {
+            if self.known.of(file, look).await? {
                 return Ok(false);
             }
         }
