@@ -310,6 +310,183 @@ async fn files_of_one_folder_may_differ_in_width() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_text_of_a_csv_file_is_no_null() {
+    let place = Place::new();
+    let text = "id,body,n\n1,\"\",\"\"\n2,,\n3,\"a \"\"\"\" b\",3\n";
+    place.write("e.csv", text);
+    let expected = ["1||NULL", "2|NULL|NULL", "3|a \"\" b|3"];
+    assert_eq!(place.rows("SELECT * FROM '$/e.csv'").await, expected);
+    assert_eq!(place.rows("SELECT n, length(body) FROM '$/e.csv'").await, ["NULL|0", "NULL|NULL", "3|6"]);
+    for (filter, rows) in [("body = ''", 1), ("body IS NULL", 1), ("body IS NOT NULL", 2), ("n IS NULL", 2)] {
+        assert_eq!(place.count(&format!("SELECT count(*) FROM '$/e.csv' WHERE {filter}")).await, rows, "{filter}");
+    }
+    let utf16: Vec<u8> = std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    place.write("16.csv", utf16);
+    place.write(
+        "latin.csv",
+        text.replace('a', "\u{1}").bytes().map(|b| if b == 1 { 0xe4 } else { b }).collect::<Vec<_>>(),
+    );
+    place.write("bare.csv", "\u{feff}\"\",1\n,2\n");
+    place.write("other.csv", "id;body\r\n1;''\r\n2;\r\n3;'\"\"'");
+    let table = async |name: &str, rest: &str| {
+        let sql = format!("CREATE OR REPLACE EXTERNAL TABLE t {rest}")
+            .replace("@", &format!("STORED AS CSV LOCATION '$/{name}.csv'"));
+        run(&place.ctx, &place.sql(&sql)).await;
+        place.rows("SELECT * FROM t").await
+    };
+    assert_eq!(place.rows("SELECT * FROM '$/16.csv'").await, expected);
+    assert_eq!(
+        table("latin", "@ OPTIONS ('format.encoding' 'latin1')").await,
+        ["1||NULL", "2|NULL|NULL", "3|ä \"\" b|3"]
+    );
+    assert_eq!(table("bare", "(body VARCHAR, id INT) @ OPTIONS ('format.has_header' 'false')").await, ["|1", "NULL|2"]);
+    let other = "@ OPTIONS ('format.delimiter' ';', 'format.quote' '''')";
+    assert_eq!(table("other", other).await, ["1|", "2|NULL", "3|\"\""]);
+    // What the user says is NULL is, and nothing else.
+    assert_eq!(
+        table("e", "@ OPTIONS ('format.null_regex' '^\\z')").await,
+        ["1|NULL|NULL", "2|NULL|NULL", "3|a \"\" b|3"]
+    );
+    place.write("na.csv", "id,body,n\n1,NA,NA\n2,,2\n");
+    assert_eq!(table("na", "@ OPTIONS ('format.null_regex' '^NA')").await, ["1|NULL|NULL", "2||2"]);
+    // A column that has no NULL may have empty texts.
+    place.write("full.csv", "id,body\n1,\"\"\n2,b\n");
+    assert_eq!(table("full", "(id INT NOT NULL, body VARCHAR NOT NULL) @").await, ["1|", "2|b"]);
+    place.write("full.csv", "id,body\n1,\"\"\n2,\n");
+    place.says(&place.error("SELECT * FROM t").await, &["full.csv\": ", "'body'", "non-nullable"]);
+}
+
+/// Texts with whatever makes CSV hard, and NULLs; the same for the same seed.
+fn hard_texts(seed: u64, count: usize, pieces: &[&str]) -> Vec<Option<String>> {
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let text = |_| {
+        let length = [0, 0, 1, 2, 5][random(5)];
+        let text: String = (0..length).map(|_| pieces[random(pieces.len())]).collect();
+        (random(4) > 0).then_some(text)
+    };
+    (0..count).map(text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_come_back_from_csv_files_as_they_were() {
+    use crate::support::register_texts;
+    const PIECES: [&str; 22] = [
+        "\"\"",
+        "\"",
+        ",",
+        "''",
+        "'",
+        ";",
+        "\t",
+        " ",
+        "a",
+        "NULL",
+        "é",
+        "日本",
+        "👩‍👧",
+        "\u{feff}",
+        "#",
+        "\\",
+        "\u{2028}",
+        "\u{85}",
+        "\n",
+        "\r\n",
+        "\r",
+        ",\"\",",
+    ];
+    let place = Place::new();
+    run(&place.ctx, "SET datafusion.execution.target_partitions = 4").await;
+    run(&place.ctx, "SET datafusion.optimizer.repartition_file_min_size = 0").await;
+    // The first ones have no line breaks: their files are read in parts.
+    for (seed, pieces) in [(1, &PIECES[..18]), (2, &PIECES[..]), (3, &PIECES[..18]), (4, &PIECES[..])] {
+        for rows in [1, 40, 9000] {
+            let texts = hard_texts(seed, rows, pieces);
+            let _ = place.ctx.deregister_table("texts").expect("a schema");
+            register_texts(&place.ctx, &texts, 1000);
+            for (name, options) in [
+                ("a.csv", "'format.has_header' 'true'"),
+                ("b.tsv", "'format.has_header' 'true'"),
+                ("c.csv.gz", "'format.has_header' 'true'"),
+                ("d.csv", "'format.delimiter' ';', 'format.quote' '''', 'format.has_header' 'false'"),
+            ] {
+                let statement = format!(
+                    "COPY (SELECT id, body, arrow_cast(body, 'Utf8View') AS same FROM texts) TO '$/{name}' OPTIONS ({options})"
+                );
+                run(&place.ctx, &place.sql(&statement)).await;
+                let table = format!(
+                    "CREATE OR REPLACE EXTERNAL TABLE back (id BIGINT, body VARCHAR, same VARCHAR) STORED AS CSV \
+                     LOCATION '$/{name}' OPTIONS ({options})"
+                );
+                run(&place.ctx, &place.sql(&table)).await;
+                let other = "SELECT count(*) FROM texts t FULL JOIN back b ON t.id = b.id \
+                             WHERE (t.body IS DISTINCT FROM b.body) OR (t.body IS DISTINCT FROM b.same) OR t.id IS NULL OR b.id IS NULL";
+                assert_eq!(place.count(other).await, 0, "{name}, seed {seed}, {rows} rows");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_key_that_comes_late_is_not_lost_in_silence() {
+    let place = Place::new();
+    let good = "{\"id\": 1, \"meta\": {\"tags\": [{\"a\": 1}]}}\n";
+    let late = |object: &str| format!("{}{object}\n", good.repeat(1200));
+    place.write("top.json", late("{\"id\": 2, \"late\": 7}"));
+    place.write("deep.json", late("{\"id\": 2, \"meta\": {\"tags\": [{\"a\": 1, \"late\": 7}]}}"));
+    let array = late("{\"id\": 2, \"late\": 7}").trim_end().replace('\n', ",\n");
+    place.write("array.json", format!("[{array}]"));
+    for (name, parts) in [
+        ("top", ["line 1201: the key \"late\"", "CREATE EXTERNAL TABLE"]),
+        ("deep", ["line 1201: the key \"meta.tags.late\"", "schema_infer_max_rec"]),
+        ("array", ["object 1201: the key \"late\"", "SELECT of some"]),
+    ] {
+        let table = |columns: &str, most: usize| {
+            place.sql(&format!(
+                "CREATE OR REPLACE EXTERNAL TABLE t {columns} STORED AS JSON LOCATION '$/{name}.json' \
+                 OPTIONS ('format.schema_infer_max_rec' '{most}')"
+            ))
+        };
+        run(&place.ctx, &table("", 10)).await;
+        place.says(&place.error("SELECT * FROM t").await, &[&format!("{name}.json\": {}", parts[0]), parts[1]]);
+        // Whoever names columns has them.
+        assert_eq!(place.count("SELECT sum(id) FROM t").await, 1202);
+        assert_eq!(place.count("SELECT count(*) FROM t").await, 1201);
+        assert_eq!(place.count("SELECT count(*) FROM (SELECT * FROM t) WHERE id = 2").await, 1);
+        run(&place.ctx, &table("(id BIGINT)", 10)).await;
+        assert_eq!(place.rows("SELECT * FROM t WHERE id = 2").await, ["2"]);
+        run(&place.ctx, &table("", 2000)).await;
+        assert_eq!(place.rows("SELECT * FROM t").await.len(), 1201);
+        assert_eq!(place.rows(&format!("SELECT * FROM '$/{name}.json'")).await.len(), 1201);
+    }
+    // What the folders say too is no key that nobody knows.
+    place.write("p/year=2024/x.json", "{\"id\": 1, \"year\": \"2024\"}\n");
+    place.write("p/year=2025/x.json", "{\"id\": 2, \"year\": \"2025\", \"more\": 1}\n");
+    assert_eq!(place.rows("SELECT id, more, year FROM '$/p' ORDER BY id").await, ["1|NULL|2024", "2|1|2025"]);
+    // Behind all that is looked at.
+    let text = "word ".repeat(200);
+    place.write(
+        "big.json",
+        format!("{}{{\"id\": 2, \"late\": 7}}\n", format!("{{\"id\": 1, \"x\": \"{text}\"}}\n").repeat(17_000)),
+    );
+    let error = place.error("SELECT * FROM '$/big.json'").await;
+    place.says(&error, &["big.json\": line 17001"]);
+    assert_eq!(place.count("SELECT count(*) FROM '$/big.json' WHERE id = 2").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_array_that_is_cut_is_an_error() {
+    let place = Place::new();
+    place.write("a.json", format!("[{}", "{\"id\": 1},\n".repeat(2000)));
+    let table = "CREATE EXTERNAL TABLE t (id INT) STORED AS JSON LOCATION '$/a.json'";
+    run(&place.ctx, &place.sql(table)).await;
+    place.says(&place.error("SELECT * FROM t").await, &["a.json\": ", "EOF"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_written_in_two_ways_is_read() {
     let place = Place::new();
     let table =
@@ -471,6 +648,10 @@ async fn what_cannot_be_read_is_said_with_file_and_line() {
     place.write("x.csv", format!("id,code\n{}7,8,9\n", "1,\"a\nb\"\n".repeat(1200)));
     place.says(&place.error("SELECT * FROM '$/x.csv'").await, &["x.csv\": line 2402: 3 cells", "header has 2"]);
     place.says(&place.error("SELECT * FROM t").await, &["x.csv\": line"]);
+    let table =
+        "CREATE OR REPLACE EXTERNAL TABLE t STORED AS CSV LOCATION '$/x.csv' OPTIONS ('format.truncated_rows' 'true')";
+    run(&place.ctx, &place.sql(table)).await;
+    place.says(&place.error("SELECT * FROM t").await, &["x.csv\": line 2402: 3 cells", "header has 2"]);
     place.write("x.csv", [b"id,code\n1,2\n3,4\n5,M\xfcnchen\n".as_slice()].concat());
     place.says(
         &place.error("SELECT * FROM '$/x.csv'").await,

@@ -6,13 +6,19 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::json::ReaderBuilder;
 use datafusion::common::config::CsvOptions;
 use datafusion::error::DataFusionError;
+use serde_json::Value;
 
 use super::bytes::Reader;
-use super::json::{first_error, shortened};
+use super::json::{each_value, first_error, shortened, unknown_key};
 
 /// What helps against a type that was inferred from the first rows, and is that of no later one.
 const LATER: &str = "its type was inferred from the rows before; to read it as text, name the columns and their types in CREATE \
                      EXTERNAL TABLE, or set 'format.schema_infer_max_rec' there to look at more rows";
+
+/// What helps against a key that first comes after them.
+const UNKNOWN: &str = "is no column, as no object had it from which the columns were inferred; name the columns and their types in \
+                       CREATE EXTERNAL TABLE, or set 'format.schema_infer_max_rec' there to look at more objects; a SELECT of \
+                       some of the columns passes over the key";
 
 /// What is wrong in a CSV file that a reader gave up with `message`, and in which line; `None` where nothing is found.
 pub(super) fn csv(reader: Reader, options: &CsvOptions, schema: &SchemaRef, message: &str) -> Option<String> {
@@ -82,8 +88,32 @@ pub(super) fn json(reader: Reader) -> Option<String> {
     first_error(reader).map(|error| error.to_string())
 }
 
-/// The first line of a file of valid objects that has a value of another type than its column.
-pub(super) fn json_value(mut reader: Reader, schema: &SchemaRef) -> Option<String> {
+/// The first object of a valid file that has another key than these columns, or a value of another type than its column.
+pub(super) fn json_value(reader: Reader, is_array: bool, schema: &SchemaRef, message: &str) -> Option<String> {
+    if message.ends_with("missing from schema") {
+        return json_key(reader, is_array, schema);
+    }
+    if is_array { None } else { json_line(reader, schema) }
+}
+
+fn json_key(reader: Reader, is_array: bool, schema: &SchemaRef) -> Option<String> {
+    let (mut number, mut key) = (0, None);
+    let mut is_known = |object: Value| {
+        number += 1;
+        key = unknown_key(&object, schema.fields());
+        key.is_none()
+    };
+    let place = if is_array {
+        each_value(reader, true, is_known).ok()?;
+        "object"
+    } else {
+        reader.lines().map_while(Result::ok).all(|line| is_known(serde_json::from_str(&line).unwrap_or_default()));
+        "line"
+    };
+    Some(format!("{place} {number}: the key {:?} {UNKNOWN}", key?))
+}
+
+fn json_line(mut reader: Reader, schema: &SchemaRef) -> Option<String> {
     let mut decoder = ReaderBuilder::new(SchemaRef::clone(schema)).with_batch_size(2).build_decoder().ok()?;
     let (mut line, mut text) = (0, Vec::new());
     while reader.read_until(b'\n', &mut text).ok()? > 0 {

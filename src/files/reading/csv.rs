@@ -17,8 +17,8 @@ use regex::Regex;
 
 use super::bytes::Reader;
 
-/// The columns of a file by its first `most` records; 0 makes every column a text.
-pub(super) fn infer(reader: impl Read, options: &CsvOptions, most: usize) -> Result<Schema> {
+/// How the bytes of a file are cells.
+pub(super) fn format(options: &CsvOptions) -> Result<Format> {
     let mut format = Format::default()
         .with_header(options.has_header.unwrap_or(true))
         .with_delimiter(options.delimiter)
@@ -37,7 +37,12 @@ pub(super) fn infer(reader: impl Read, options: &CsvOptions, most: usize) -> Res
     if let Some(terminator) = options.terminator {
         format = format.with_terminator(terminator);
     }
-    let schema = format.infer_schema(reader, Some(most))?.0;
+    Ok(format)
+}
+
+/// The columns of a file by its first `most` records; 0 makes every column a text.
+pub(super) fn infer(reader: impl Read, options: &CsvOptions, most: usize) -> Result<Schema> {
+    let schema = format(options)?.infer_schema(reader, Some(most))?.0;
     let text = |field: &Arc<Field>| Field::new(field.name(), DataType::Utf8, true);
     Ok(if most == 0 { Schema::new(schema.fields().iter().map(text).collect::<Vec<_>>()) } else { schema })
 }
@@ -111,7 +116,7 @@ enum State {
 }
 
 /// Follows the quotes of a file as the csv crate does.
-struct Quotes {
+pub(super) struct Quotes {
     state: State,
     delimiter: u8,
     quote: u8,
@@ -120,7 +125,7 @@ struct Quotes {
 }
 
 impl Quotes {
-    fn new(options: &CsvOptions) -> Self {
+    pub(super) fn new(options: &CsvOptions) -> Self {
         let CsvOptions { delimiter, quote, escape, terminator, .. } = *options;
         Self { state: State::Start, delimiter, quote, escape, terminator }
     }
@@ -189,7 +194,8 @@ impl Quotes {
         }
     }
 
-    fn ends_cell(&self, byte: u8) -> bool {
+    /// Whether a byte is the end of a cell, outside of quotes.
+    pub(super) fn ends_cell(&self, byte: u8) -> bool {
         byte == self.delimiter || self.ends_record(byte)
     }
 

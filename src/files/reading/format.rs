@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::config::{CsvOptions, JsonOptions};
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -48,6 +48,8 @@ pub(super) struct Format {
     pub(super) inner: Arc<dyn FileFormat>,
     /// `None` is UTF-8.
     encoding: Option<&'static Encoding>,
+    /// What files have beside the columns of their table, where those were inferred: the columns of their folders.
+    beside: Option<Fields>,
     /// Whether a CSV file has line breaks in its texts, and whether a JSON file is an array.
     known: Answers<bool>,
 }
@@ -60,7 +62,7 @@ impl Format {
             let problem = format!("Unable to create table with format {name}! Could not find FileFormat.");
             return Err(DataFusionError::Configuration(problem));
         };
-        Ok(Self { inner: factory.create(state, &options)?, encoding, known: Answers::default() })
+        Ok(Self { inner: factory.create(state, &options)?, encoding, beside: None, known: Answers::default() })
     }
 
     /// The same, for texts in UTF-16 if the first of the files begins like one.
@@ -99,9 +101,9 @@ impl Format {
         self.inner.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED)
     }
 
-    /// The columns of all files together.
+    /// The columns of all files together, but for those of their folders.
     pub(super) async fn columns(
-        &self,
+        &mut self,
         state: &dyn Session,
         store: &Arc<dyn ObjectStore>,
         files: &[ObjectMeta],
@@ -127,7 +129,8 @@ impl Format {
         }
         // Some programs write the columns of folders into the files too.
         let is_inside = |place: &usize| partitions.folders.iter().all(|(name, _)| name != merged.field(*place).name());
-        let inside: Vec<usize> = (0..merged.fields().len()).filter(is_inside).collect();
+        let (inside, outside): (Vec<usize>, Vec<usize>) = (0..merged.fields().len()).partition(is_inside);
+        self.beside = Some(merged.project(&outside)?.fields);
         Ok(Arc::new(merged.project(&inside)?))
     }
 
@@ -212,13 +215,16 @@ impl Format {
         let plan = format.create_physical_plan(state, config).await?;
         let Some(scan) = plan.downcast_ref::<DataSourceExec>() else { return Ok(plan) };
         let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>() else { return Ok(plan) };
-        let (encoding, compression) = (self.encoding, self.compression());
-        let source = TextSource { inner: Arc::clone(&config.file_source), text, splits, encoding, compression };
-        let left = if encoding.is_some() { FileCompressionType::UNCOMPRESSED } else { compression };
-        let config = FileScanConfigBuilder::from(config.clone())
-            .with_source(Arc::new(source))
-            .with_file_compression_type(left)
-            .build();
+        let source = TextSource {
+            inner: Arc::clone(&config.file_source),
+            text,
+            splits,
+            encoding: self.encoding,
+            compression: self.compression(),
+            beside: self.beside.clone(),
+            rows: state.config().batch_size(),
+        };
+        let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
         Ok(DataSourceExec::from_data_source(config))
     }
 

@@ -1,19 +1,25 @@
-//! JSON: whether a file is one array, and which columns its objects have.
+//! JSON: whether a file is one array, which columns its objects have, and the rows that they are.
 
 use std::cell::Cell;
 use std::fmt;
 use std::io::{BufRead, Read};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
-use datafusion::arrow::json::reader::infer_json_schema_from_iterator;
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::reader::{Decoder as ArrowDecoder, ReaderBuilder, infer_json_schema_from_iterator};
 use datafusion::error::Result;
 use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Deserializer, Value};
 
 use super::bytes::Reader;
+use super::rows::Decoder;
 use crate::error::Error;
+use crate::files::vectors::item;
 
 /// Whether the first character of a file begins an array.
 pub(super) fn is_array(mut reader: Reader) -> Result<bool> {
@@ -28,28 +34,16 @@ pub(super) fn is_array(mut reader: Reader) -> Result<bool> {
     }
 }
 
-/// The columns of a file by its first `most` objects, or else by its first bytes, but at least a thousand objects: a key that
-/// first comes later is none.
+/// The columns of a file by its first `most` objects, or else by its first bytes, but at least a thousand objects.
 pub(super) fn infer(reader: Reader, is_array: bool, most: Option<usize>, share: u64) -> Result<Schema> {
     let read = Rc::new(Cell::new(0));
-    let mut values = Deserializer::from_reader(Counted { reader, read: Rc::clone(&read) });
     let is_enough = |count: usize| most.map_or(count >= LEAST_OBJECTS && read.get() >= share, |most| count >= most);
     let mut objects: Vec<Value> = Vec::new();
-    if is_array {
-        let mut is_full = false;
-        let elements = Elements { objects: &mut objects, is_enough: &is_enough, is_full: &mut is_full };
-        let result = values.deserialize_any(elements);
-        if !is_full {
-            result.map_err(bad_json)?;
-        }
-    } else {
-        let mut values = values.into_iter();
-        while !is_enough(objects.len())
-            && let Some(value) = values.next()
-        {
-            objects.push(value.map_err(bad_json)?);
-        }
-    }
+    let values = each_value(Counted { reader, read: Rc::clone(&read) }, is_array, |value| {
+        objects.push(value);
+        !is_enough(objects.len())
+    });
+    values.map_err(bad_json)?;
     if let Some(place) = objects.iter().position(|object| !object.is_object()) {
         let what = shortened(&objects[place].to_string());
         return Err(Error::Read(format!("record {} is no object: {what}", place + 1)).into());
@@ -74,12 +68,31 @@ impl Read for Counted {
     }
 }
 
-/// The first objects of an array.
+/// Calls `goes_on` with the values of a file, or of the array that it is, until it says no.
+pub(super) fn each_value(
+    reader: impl Read,
+    is_array: bool,
+    mut goes_on: impl FnMut(Value) -> bool,
+) -> serde_json::Result<()> {
+    let mut values = Deserializer::from_reader(reader);
+    if !is_array {
+        for value in values.into_iter() {
+            if !goes_on(value?) {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let mut is_stopped = false;
+    let read = values.deserialize_any(Elements { goes_on: &mut goes_on, is_stopped: &mut is_stopped });
+    if is_stopped { Ok(()) } else { read }
+}
+
+/// The values of an array, one by one.
 struct Elements<'a> {
-    objects: &'a mut Vec<Value>,
-    is_enough: &'a dyn Fn(usize) -> bool,
-    /// There are more, and they were not read: the reader can only be stopped by an error.
-    is_full: &'a mut bool,
+    goes_on: &'a mut dyn FnMut(Value) -> bool,
+    /// There may be more, and they were not read: the reader can only be stopped by an error.
+    is_stopped: &'a mut bool,
 }
 
 impl<'de> Visitor<'de> for Elements<'_> {
@@ -90,14 +103,68 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
-        while let Some(object) = elements.next_element()? {
-            self.objects.push(object);
-            if (self.is_enough)(self.objects.len()) {
-                *self.is_full = true;
+        while let Some(value) = elements.next_element()? {
+            if !(self.goes_on)(value) {
+                *self.is_stopped = true;
                 return Err(A::Error::custom("enough"));
             }
         }
         Ok(())
+    }
+}
+
+/// The path of the first key in an object that no field has: `meta.author`.
+pub(super) fn unknown_key(object: &Value, fields: &Fields) -> Option<String> {
+    object.as_object()?.iter().find_map(|(key, value)| match fields.find(key) {
+        None => Some(key.clone()),
+        Some((_, field)) => unknown_within(value, field.data_type()).map(|inner| format!("{key}.{inner}")),
+    })
+}
+
+fn unknown_within(value: &Value, data_type: &DataType) -> Option<String> {
+    if let DataType::Struct(fields) = data_type {
+        return unknown_key(value, fields);
+    }
+    let item = item(data_type)?;
+    value.as_array()?.iter().find_map(|value| unknown_within(value, item.data_type()))
+}
+
+/// The objects of a file as rows.
+pub(super) struct Objects {
+    decoder: ArrowDecoder,
+    columns: Vec<usize>,
+}
+
+impl Objects {
+    /// Reads columns of a file, and passes over whatever else an object has. If it is known what they all have, so that all columns
+    /// are all that there is but for what stands `beside` them, another key is an error, at whatever depth.
+    pub(super) fn new(
+        file: &SchemaRef,
+        columns: &[usize],
+        beside: Option<&Fields>,
+        rows: usize,
+    ) -> std::result::Result<Self, ArrowError> {
+        let beside = beside.filter(|_| columns.len() == file.fields().len());
+        let schema = Arc::new(with_fields(&file.project(columns)?, beside));
+        let builder = ReaderBuilder::new(schema).with_batch_size(rows);
+        let decoder = builder.with_strict_mode(beside.is_some()).build_decoder()?;
+        Ok(Self { decoder, columns: (0..columns.len()).collect() })
+    }
+}
+
+/// A file's columns, and what else it has.
+pub(super) fn with_fields(file: &Schema, beside: Option<&Fields>) -> Schema {
+    let fields: Fields = file.fields().iter().chain(beside.into_iter().flatten()).cloned().collect();
+    Schema::new_with_metadata(fields, file.metadata().clone())
+}
+
+impl Decoder for Objects {
+    fn decode(&mut self, bytes: &Bytes) -> std::result::Result<usize, ArrowError> {
+        self.decoder.decode(bytes)
+    }
+
+    fn flush(&mut self) -> std::result::Result<Option<RecordBatch>, ArrowError> {
+        self.decoder.flush()?.map(|rows| rows.project(&self.columns)).transpose()
     }
 }
 

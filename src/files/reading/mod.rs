@@ -12,7 +12,9 @@
 //! | `schema.rs` | one schema for all files |
 //! | `format.rs` | a format: the columns of a file, and how files are scanned |
 //! | `csv.rs` | the columns of a CSV file, and whether its texts have line breaks |
-//! | `json.rs` | the columns of a JSON file, and whether it is an array |
+//! | `json.rs` | the columns of a JSON file, its objects, and whether it is an array |
+//! | `rows.rs` | how the bytes of a text file become rows |
+//! | `cells.rs` | the rows of a CSV file, in which an empty text is no NULL |
 //! | `documents.rs` | files of plain text as rows |
 //! | `text.rs` | what DataFusion's sources of text lack |
 //! | `decode.rs` | other encodings than UTF-8 |
@@ -24,6 +26,7 @@
 
 mod blame;
 mod bytes;
+mod cells;
 mod csv;
 mod decode;
 mod documents;
@@ -34,6 +37,7 @@ mod kind;
 mod listing;
 mod partitions;
 mod pattern;
+mod rows;
 mod schema;
 mod table;
 mod tables;
@@ -42,6 +46,6 @@ mod text;
 pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
 pub(in crate::files) use kind::{COMPRESSED, ENDINGS, Ending, format_of};
+pub(in crate::files) use pattern::is_hidden;
 pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
-pub(in crate::files) use pattern::is_hidden;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Fields, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::CsvOptions;
 #[cfg(feature = "cluster")]
@@ -12,6 +12,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
+use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::ObjectStore;
@@ -24,8 +25,11 @@ use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 
 use super::blame;
 use super::bytes::look;
+use super::cells::Cells;
 use super::decode::Decoded;
 use super::file_set::shown_file;
+use super::json::{Objects, with_fields};
+use super::rows::{lines, pieces, rows};
 use crate::error::Error;
 
 /// What a file of text is.
@@ -43,9 +47,13 @@ pub(super) struct TextSource {
     pub(super) text: Text,
     /// Whether a part of a file can be read for itself.
     pub(super) splits: bool,
-    /// How files are to be decoded; their compression is undone with it.
+    /// How files are to be decoded.
     pub(super) encoding: Option<&'static Encoding>,
     pub(super) compression: FileCompressionType,
+    /// What JSON objects have beside the columns, where these are all that they had when it was looked for.
+    pub(super) beside: Option<Fields>,
+    /// How many rows a record batch has at most.
+    pub(super) rows: usize,
 }
 
 impl TextSource {
@@ -58,14 +66,21 @@ impl FileSource for TextSource {
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
-        config: &FileScanConfig,
-        partition: usize,
+        _: &FileScanConfig,
+        _: usize,
     ) -> Result<Arc<dyn FileOpener>> {
         let (store, compression) = decoded(store, self.compression, self.encoding);
-        let inner = self.inner.create_file_opener(Arc::clone(&store), config, partition)?;
-        let schema = Arc::clone(self.inner.table_schema().file_schema());
-        let witness = Witness { store, compression, text: self.text.clone(), schema };
-        Ok(Arc::new(Opener { inner, witness: Arc::new(witness) }))
+        let (table, text) = (self.inner.table_schema(), self.text.clone());
+        let schema = Arc::clone(table.file_schema());
+        let projection = match self.inner.projection() {
+            Some(projection) => SplitProjection::new(&schema, projection),
+            None => SplitProjection::unprojected(table),
+        };
+        let columns = projection.file_indices.clone();
+        let file = TextFile { store, compression, text, schema, columns, beside: self.beside.clone(), rows: self.rows };
+        let file = Arc::new(file);
+        let rows = ProjectionOpener::try_new(projection, Arc::clone(&file) as Arc<dyn FileOpener>, &file.schema)?;
+        Ok(Arc::new(Explained { rows, file }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -73,7 +88,7 @@ impl FileSource for TextSource {
     }
 
     fn with_batch_size(&self, rows: usize) -> Arc<dyn FileSource> {
-        self.with_inner(self.inner.with_batch_size(rows))
+        Arc::new(Self { inner: self.inner.with_batch_size(rows), rows, ..self.clone() })
     }
 
     fn projection(&self) -> Option<&ProjectionExprs> {
@@ -107,16 +122,23 @@ impl FileSource for TextSource {
         self.inner.apply_expressions(f)
     }
 
-    /// As DataFusion's own source, where that reads the same.
+    /// As DataFusion's own source, where that reads the same; only that to it an empty text of a CSV file is NULL, and that it passes
+    /// over keys of JSON objects.
     #[cfg(feature = "cluster")]
     fn try_to_proto(
         &self,
         base: &FileScanConfig,
         context: &datafusion::physical_plan::proto::ExecutionPlanEncodeCtx<'_>,
     ) -> Result<Option<datafusion_proto::protobuf::PhysicalPlanNode>> {
-        if self.encoding.is_some() || matches!(self.text, Text::Array) {
+        let is_told = match &self.text {
+            Text::Csv(options) => options.null_regex.is_none() && options.terminator.is_none(),
+            Text::Lines => true,
+            Text::Array => false,
+        };
+        if !is_told || self.encoding.is_some() || self.compression.is_compressed() {
             return not_impl_err!(
-                "the bytes of a plan cannot say that a file is a JSON array, or what its encoding is"
+                "the bytes of a plan cannot say that a file is a JSON array, how it is compressed or encoded, how its lines end, or \
+                 what is NULL in it"
             );
         }
         self.inner.try_to_proto(base, context)
@@ -135,41 +157,49 @@ pub(super) fn decoded(
     }
 }
 
-struct Opener {
-    inner: Arc<dyn FileOpener>,
-    witness: Arc<Witness>,
-}
-
-impl FileOpener for Opener {
-    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
-        let location = file.object_meta.location.clone();
-        let (witness, path) = (Arc::clone(&self.witness), location.clone());
-        let opened = self.inner.open(file)?.or_else(async move |error| Err(witness.explained(&path, error).await));
-        let witness = Arc::clone(&self.witness);
-        let explained = opened.map_ok(move |rows| {
-            let rows = rows.or_else(move |error| {
-                let (witness, location) = (Arc::clone(&witness), location.clone());
-                async move { Err::<RecordBatch, _>(witness.explained(&location, error).await) }
-            });
-            rows.boxed()
-        });
-        Ok(explained.boxed())
-    }
-}
-
-/// What must be known to look into a file again.
-struct Witness {
+/// Opens files of text, and finds what is wrong with one.
+struct TextFile {
     store: Arc<dyn ObjectStore>,
     compression: FileCompressionType,
     text: Text,
     schema: SchemaRef,
+    /// Those that are read, by their numbers in the schema.
+    columns: Vec<usize>,
+    beside: Option<Fields>,
+    rows: usize,
 }
 
-impl Witness {
+impl FileOpener for TextFile {
+    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+        let (store, compression) = (Arc::clone(&self.store), self.compression);
+        if let Text::Csv(options) = &self.text {
+            let begins = file.range.as_ref().is_none_or(|range| range.start == 0);
+            let has_header = begins && options.has_header.unwrap_or(true);
+            let terminator = options.terminator.unwrap_or(b'\n');
+            let cells = Cells::new(&self.schema, &self.columns, options.as_ref().clone(), has_header, self.rows)?;
+            let opened = async move { Ok(rows(pieces(store, file, compression, terminator).await?, cells)) };
+            return Ok(opened.boxed());
+        }
+        let objects = Objects::new(&self.schema, &self.columns, self.beside.as_ref(), self.rows)?;
+        let is_array = matches!(self.text, Text::Array);
+        let opened = async move {
+            let pieces = if is_array {
+                lines(look(store.as_ref(), &file.object_meta.location, compression, Ok).await?)
+            } else {
+                pieces(store, file, compression, b'\n').await?
+            };
+            Ok(rows(pieces, objects))
+        };
+        Ok(opened.boxed())
+    }
+}
+
+impl TextFile {
     /// The error with the file's name and what is wrong where, as far as that is found.
     async fn explained(&self, location: &Path, error: DataFusionError) -> DataFusionError {
         let root = error.find_root();
-        if !matches!(root, DataFusionError::ArrowError(..) | DataFusionError::External(_)) {
+        if !matches!(root, DataFusionError::ArrowError(..) | DataFusionError::External(_) | DataFusionError::IoError(_))
+        {
             return error;
         }
         let message = blame::bare(&error);
@@ -178,18 +208,45 @@ impl Witness {
     }
 
     async fn found(&self, location: &Path, message: String) -> Option<String> {
-        let (store, schema) = (self.store.as_ref(), Arc::clone(&self.schema));
+        let (store, compression) = (self.store.as_ref(), self.compression);
         if let Text::Csv(options) = self.text.clone() {
-            let look = look(store, location, self.compression, move |reader| {
-                Ok(blame::csv(reader, &options, &schema, &message))
-            });
+            let schema = Arc::clone(&self.schema);
+            let look =
+                look(store, location, compression, move |reader| Ok(blame::csv(reader, &options, &schema, &message)));
             return look.await.ok().flatten();
         }
-        let found = look(store, location, self.compression, |reader| Ok(blame::json(reader))).await.ok().flatten();
-        if found.is_some() || matches!(self.text, Text::Array) {
-            return found;
+        let invalid = look(store, location, compression, |reader| Ok(blame::json(reader))).await.ok().flatten();
+        if invalid.is_some() {
+            return invalid;
         }
-        let look = look(store, location, self.compression, move |reader| Ok(blame::json_value(reader, &schema)));
+        let schema = Arc::new(with_fields(&self.schema, self.beside.as_ref()));
+        let is_array = matches!(self.text, Text::Array);
+        let look = look(store, location, compression, move |reader| {
+            Ok(blame::json_value(reader, is_array, &schema, &message))
+        });
         look.await.ok().flatten()
+    }
+}
+
+/// Rows with the place in the file where it went wrong.
+struct Explained {
+    rows: Arc<dyn FileOpener>,
+    file: Arc<TextFile>,
+}
+
+impl FileOpener for Explained {
+    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+        let location = file.object_meta.location.clone();
+        let (witness, path) = (Arc::clone(&self.file), location.clone());
+        let opened = self.rows.open(file)?.or_else(async move |error| Err(witness.explained(&path, error).await));
+        let witness = Arc::clone(&self.file);
+        let explained = opened.map_ok(move |rows| {
+            let rows = rows.or_else(move |error| {
+                let (witness, location) = (Arc::clone(&witness), location.clone());
+                async move { Err::<RecordBatch, _>(witness.explained(&location, error).await) }
+            });
+            rows.boxed()
+        });
+        Ok(explained.boxed())
     }
 }
