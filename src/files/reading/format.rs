@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::config::{CsvOptions, JsonOptions};
+use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::JsonFormat;
@@ -22,6 +23,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use futures::{StreamExt, TryStreamExt};
 
+use super::adapted::AdaptedSource;
 use super::blame;
 use super::bytes::{Answers, look};
 use super::csv;
@@ -52,6 +54,8 @@ pub(super) struct Format {
     beside: Option<Fields>,
     /// Whether a CSV file has line breaks in its texts, and whether a JSON file is an array.
     known: Answers<bool>,
+    /// The columns of an Arrow file.
+    schemas: Answers<SchemaRef>,
 }
 
 impl Format {
@@ -62,7 +66,8 @@ impl Format {
             let problem = format!("Unable to create table with format {name}! Could not find FileFormat.");
             return Err(DataFusionError::Configuration(problem));
         };
-        Ok(Self { inner: factory.create(state, &options)?, encoding, beside: None, known: Answers::default() })
+        let inner = factory.create(state, &options)?;
+        Ok(Self { inner, encoding, beside: None, known: Answers::default(), schemas: Answers::default() })
     }
 
     /// The same, for texts in UTF-16 if the first of the files begins like one.
@@ -119,7 +124,7 @@ impl Format {
         if self.csv().is_some() {
             check_headers(&columns)?;
         }
-        if !self.is_text() && !self.inner.is::<ParquetFormat>() {
+        if !self.is_text() && !self.inner.is::<ParquetFormat>() && !self.inner.is::<ArrowFormat>() {
             check_same(&columns)?;
         }
         let merged = merged(&columns, self.is_text())?;
@@ -156,7 +161,18 @@ impl Format {
             });
             return Ok(Arc::new(look.await?));
         }
-        self.inner.infer_schema(state, store, std::slice::from_ref(file)).await
+        self.own_columns(state, store, file).await
+    }
+
+    /// What a file says itself.
+    async fn own_columns(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        file: &ObjectMeta,
+    ) -> Result<SchemaRef> {
+        let look = self.inner.infer_schema(state, store, std::slice::from_ref(file));
+        self.schemas.of(file, look).await
     }
 
     async fn is_array(
@@ -204,7 +220,12 @@ impl Format {
             let text = if is_array { Text::Array } else { Text::Lines };
             (Arc::new(JsonFormat::default().with_options(options)), text, !is_array)
         } else {
-            return self.inner.create_physical_plan(state, config).await;
+            let plan = self.inner.create_physical_plan(state, config).await?;
+            return if self.inner.is::<ArrowFormat>() {
+                self.adapted(state, store, plan, &files).await
+            } else {
+                Ok(plan)
+            };
         };
         let source = format.file_source(config.file_source.table_schema().clone());
         let source = match config.file_source.projection() {
@@ -213,8 +234,7 @@ impl Format {
         };
         let config = FileScanConfigBuilder::from(config).with_source(source).build();
         let plan = format.create_physical_plan(state, config).await?;
-        let Some(scan) = plan.downcast_ref::<DataSourceExec>() else { return Ok(plan) };
-        let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>() else { return Ok(plan) };
+        let Some(config) = scanned(&plan) else { return Ok(plan) };
         let source = TextSource {
             inner: Arc::clone(&config.file_source),
             text,
@@ -226,6 +246,30 @@ impl Format {
         };
         let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+
+    /// The plan of a scan of Arrow files, which may have other columns than their table.
+    async fn adapted(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        plan: Arc<dyn ExecutionPlan>,
+        files: &[ObjectMeta],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(config) = scanned(&plan) else { return Ok(plan) };
+        let together = state.config_options().execution.meta_fetch_concurrency.get();
+        let schemas = futures::stream::iter(files).map(async |file| {
+            let schema = self.own_columns(state, store, file).await.map_err(|error| in_file(file, error))?;
+            Ok::<_, DataFusionError>((file.location.clone(), schema))
+        });
+        let schemas: HashMap<Path, SchemaRef> = schemas.boxed().buffered(together).try_collect().await?;
+        if schemas.values().all(|schema| kinds(schema) == kinds(config.file_schema())) {
+            return Ok(plan);
+        }
+        let source = AdaptedSource { inner: Arc::clone(&config.file_source), schemas: Arc::new(schemas) };
+        Ok(DataSourceExec::from_data_source(
+            FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build(),
+        ))
     }
 
     /// Whether files may be read in parts: if nobody says so, they are looked through once, unless they are small or few enough to
@@ -316,6 +360,11 @@ async fn csv_columns(
     Err(found.await.ok().flatten().map_or(error, |found| Error::Read(found).into()))
 }
 
+/// What a plan scans.
+fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
+}
+
 fn encoding(label: &str) -> Result<Option<&'static Encoding>> {
     match Encoding::for_label(label.trim().as_bytes()) {
         Some(encoding) => Ok(Some(encoding).filter(|encoding| *encoding != UTF_8)),
@@ -351,22 +400,23 @@ fn check_headers(files: &[Named]) -> std::result::Result<(), Error> {
     }
 }
 
-/// Files of other formats, Arrow's for one, are read as they are, column by column.
+/// Files of a host's own format are read as they are, column by column.
 fn check_same(files: &[Named]) -> std::result::Result<(), Error> {
     let Some((first, schema)) = files.first() else { return Ok(()) };
-    let kinds = |schema: &Schema| {
-        let kinds = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
-        kinds.collect::<Vec<_>>().join(", ")
-    };
     match files.iter().find(|(_, other)| kinds(other) != kinds(schema)) {
         None => Ok(()),
         Some((file, other)) => Err(Error::Read(format!(
-            "the columns of {first:?} are {}, and those of {file:?} are {}, which are read together from Parquet files only: \
-             read them apart, and use UNION ALL BY NAME",
+            "the columns of {first:?} are {}, and those of {file:?} are {}, which are read together from Parquet and Arrow files \
+             only: read them apart, and use UNION ALL BY NAME",
             kinds(schema),
             kinds(other)
         ))),
     }
+}
+
+fn kinds(schema: &Schema) -> String {
+    let kinds = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
+    kinds.collect::<Vec<_>>().join(", ")
 }
 
 /// A column without a value so far may have a text later, which a column of NULLs would lose.

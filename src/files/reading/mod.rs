@@ -11,6 +11,7 @@
 //! | `partitions.rs` | columns in the names of folders |
 //! | `schema.rs` | one schema for all files |
 //! | `format.rs` | a format: the columns of a file, and how files are scanned |
+//! | `adapted.rs` | Arrow files with columns of their own |
 //! | `csv.rs` | the columns of a CSV file, and whether its texts have line breaks |
 //! | `json.rs` | the columns of a JSON file, its objects, and whether it is an array |
 //! | `rows.rs` | how the bytes of a text file become rows |
@@ -24,6 +25,7 @@
 //! DataFusion 55.2 lists by itself, infers a schema from the first file or two, and reads all files by it. Here a file that is
 //! there is read, or named in an error.
 
+mod adapted;
 mod blame;
 mod bytes;
 mod cells;
