@@ -16,7 +16,7 @@ use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::config::CsvOptions;
 use datafusion::error::Result;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use super::csv::{Quotes, format};
 use super::rows::Decoder;
@@ -117,14 +117,16 @@ fn with_empty(texts: &ArrayRef, rows: impl Iterator<Item = usize>) -> std::resul
 /// at the end of a piece.
 fn may_have_empty(pieces: &[Bytes], options: &CsvOptions) -> bool {
     let (quotes, quote) = (Quotes::new(options), options.quote);
-    // Before the first cell may be the mark of UTF-8, which is not ASCII.
-    let begins = |before: &[u8]| before.last().is_none_or(|byte| quotes.ends_cell(*byte) || !byte.is_ascii());
     let ends = |after: &[u8]| after.first().is_none_or(|byte| quotes.ends_cell(*byte));
-    let mut inside = pieces.iter().map(|piece| {
-        memmem::find_iter(piece, &[quote; 2]).any(|place| begins(&piece[..place]) && ends(&piece[place + 2..]))
-    });
-    let mut between = pieces.windows(2).map(|pair| pair[0].ends_with(&[quote]) && pair[1].starts_with(&[quote]));
-    inside.any(|found| found) || between.any(|found| found)
+    // With what is before them, as texts may be full of two quotes; before the first cell may be the last byte of UTF-8's mark.
+    let befores = [options.delimiter, options.terminator.unwrap_or(b'\n'), b'\r', 0xbf];
+    let empties = befores.map(|before| Finder::new(&[before, quote, quote]).into_owned());
+    let has_one = |piece: &Bytes| {
+        piece.strip_prefix(&[quote; 2]).is_some_and(ends)
+            || empties.iter().any(|empty| empty.find_iter(piece).any(|place| ends(&piece[place + 3..])))
+    };
+    let is_cut = |pair: &[Bytes]| pair[0].ends_with(&[quote]) && pair[1].starts_with(&[quote]);
+    pieces.iter().any(has_one) || pieces.windows(2).any(is_cut)
 }
 
 /// Calls `found` with the record and the column of each cell of quotes with nothing between them.
