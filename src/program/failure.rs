@@ -155,6 +155,10 @@ fn root_message(error: &DataFusionError) -> String {
         DataFusionError::Collection(errors) => errors.first().map(root_message).unwrap_or_default(),
         DataFusionError::External(inner) => external_message(inner.as_ref()),
         DataFusionError::ArrowError(inner, _) => arrow_message(inner),
+        DataFusionError::ParquetError(inner) => match inner.as_ref() {
+            ParquetError::External(inner) => external_message(inner.as_ref()),
+            other => other.to_string(),
+        },
         DataFusionError::SQL(inner, _) => parser_message(inner),
         DataFusionError::ResourcesExhausted(text) => {
             format!("out of memory: {text} (the limit is --memory-limit or datafusion.runtime.memory_limit)")

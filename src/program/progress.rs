@@ -43,18 +43,19 @@ impl Drop for Progress {
 }
 
 impl Progress {
-    /// Watches the calls of embed in a plan that now begins to run, and the stores; `None` where nobody would see it.
+    /// Watches the stores, and the calls of embed in a plan that now begins to run, if there is one already; `None` where nobody
+    /// would see it.
     pub(crate) fn watch(
         ctx: &SessionContext,
         stores: Arc<Stores>,
-        plan: &Arc<dyn ExecutionPlan>,
+        plan: Option<&Arc<dyn ExecutionPlan>>,
         quiet: bool,
     ) -> Option<Self> {
         if quiet || !io::stderr().is_terminal() {
             return None;
         }
         let mut total = Total::default();
-        total.add(plan);
+        plan.into_iter().for_each(|plan| total.add(plan));
         let bar = ProgressBar::hidden();
         let (end, ended) = channel();
         let (ctx, shown) = (ctx.clone(), bar.clone());

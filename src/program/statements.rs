@@ -39,6 +39,8 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
 
 async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), Failure> {
     let parsed = parsed(&job.ctx, statement)?;
+    // Files are looked for while a statement is planned.
+    let _shown = job.shows(Progress::watch(&job.ctx, job.stores(), None, job.quiet));
     let named = named_file(&job.ctx, &parsed)?;
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
     let named = only_file(&plan).or(named);
@@ -61,7 +63,7 @@ async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let schema = frame.schema().inner().clone();
     let context = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await?;
-    let shown = job.shows(Progress::watch(&job.ctx, job.stores(), &plan, job.quiet));
+    let shown = job.shows(Progress::watch(&job.ctx, job.stores(), Some(&plan), job.quiet));
     let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
     drop(shown);
     let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;

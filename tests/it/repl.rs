@@ -20,8 +20,14 @@ struct Terminal {
 
 impl Terminal {
     fn open() -> Self {
+        Self::with([])
+    }
+
+    /// With these environment variables.
+    fn with<'a>(variables: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         let home = TempDir::new().expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
+        command.envs(variables);
         command.env("HOME", home.path()).env("XDG_STATE_HOME", home.path().join("state")).env("TERM", "xterm");
         command.current_dir(home.path());
         let options = Options::new().timeout_ms(Some(30_000)).strip_ansi_escape_codes(true);
@@ -171,6 +177,34 @@ fn history_is_in_the_state_directory_and_private() {
     assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
     let in_work_folder: Vec<_> = fs::read_dir(terminal.home.path()).expect("readable").flatten().collect();
     assert_eq!(in_work_folder.len(), 1, "only the state directory: {in_work_folder:?}");
+}
+
+#[cfg(feature = "stores")]
+#[test]
+fn a_server_in_trouble_is_shown_while_it_lasts() {
+    use crate::servers::faults::Fault;
+    use crate::servers::gcs::Gcs;
+    let gcs = Gcs::start();
+    gcs.make_bucket("busy");
+    let mut terminal = Terminal::with(Gcs::variables(&gcs.server.url()));
+    for sql in ["COPY (SELECT 1 AS a) TO 'gs://busy/x.csv';", "SELECT a FROM 'gs://busy/x.csv';"] {
+        gcs.server.add_fault(Fault::status(503).lasting(Duration::from_secs(5)));
+        terminal.send(sql);
+        terminal.expect("gs://busy: 503 for ");
+        terminal.expect("trying again");
+        terminal.expect("embedsql> ");
+    }
+}
+
+#[test]
+fn the_history_has_no_keys_of_stores() {
+    let mut terminal = Terminal::open();
+    terminal.answer("SELECT 1 FROM 'http://127.0.0.1:9/x.csv?sig=hush';");
+    terminal.answer("COPY (SELECT 1) TO 's3://b/x.csv' OPTIONS ('aws.access_key_id' 'hush', 'aws.no' 'x');");
+    terminal.end_with_ctrl_d();
+    let history = fs::read_to_string(terminal.home.path().join("state/embedsql/history")).expect("a history");
+    assert!(history.contains("x.csv?***") && history.contains("'aws.access_key_id' '***'"), "{history}");
+    assert!(!history.contains("hush"), "{history}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::bytes::Reader;
 use super::json::{each_value, first_error, shortened, unknown_key};
+use crate::files::target::shown_error;
 
 /// What helps against a type that was inferred from the first rows, and is that of no later one.
 const LATER: &str = "its type was inferred from the rows before; to read it as text, name the columns and their types in CREATE \
@@ -64,6 +65,7 @@ pub(super) fn csv(reader: Reader, options: &CsvOptions, schema: &SchemaRef, mess
 pub(super) fn bare(error: &DataFusionError) -> String {
     let message = match error.find_root() {
         DataFusionError::External(inner) => inner.to_string(),
+        DataFusionError::ObjectStore(inner) => shown_error(inner),
         root => root.strip_backtrace(),
     };
     let mut rest = message.as_str();

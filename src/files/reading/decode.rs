@@ -26,7 +26,8 @@ pub(super) struct Decoded {
 
 impl Display for Decoded {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} as {}", self.store, self.encoding.name())
+        // As its files are named.
+        self.store.fmt(f)
     }
 }
 

@@ -140,7 +140,9 @@ impl Part {
             }
             let Some(file) = self.files.pop_front() else { break };
             match self.row {
-                Row::File { most } => rows.push_file(&self.read(&file, most).await?, &shown_file(&file.location)),
+                Row::File { most } => {
+                    rows.push_file(&self.read(&file, most).await?, &shown_file(self.store.as_ref(), &file.location))
+                }
                 Row::Line => open = Some(self.open(&file).await?),
             }
         }
@@ -152,7 +154,7 @@ impl Part {
     }
 
     async fn read(&self, file: &ObjectMeta, most: u64) -> Result<String> {
-        let name = shown_file(&file.location);
+        let name = shown_file(self.store.as_ref(), &file.location);
         if !self.reads {
             return Ok(String::new());
         }
@@ -173,7 +175,7 @@ impl Part {
     }
 
     async fn open(&self, file: &ObjectMeta) -> Result<Open> {
-        let path = shown_file(&file.location);
+        let path = shown_file(self.store.as_ref(), &file.location);
         let look = look(self.store.as_ref(), &file.location, FileCompressionType::UNCOMPRESSED, Ok);
         Ok(Open { reader: look.await?, path, lines: 0 })
     }

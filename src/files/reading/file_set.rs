@@ -221,7 +221,16 @@ fn split(path: &Path) -> (PathBuf, String) {
     (there.to_owned(), rest.to_string_lossy().into_owned())
 }
 
-/// A local file as people know it, by where it is in its store.
-pub(super) fn shown_file(file: &ObjectPath) -> String {
-    shown(&Path::new("/").join(file.as_ref()))
+/// Whether the files of a store are on other machines.
+pub(super) fn is_away(store: &dyn ObjectStore) -> bool {
+    Address::of(&store.to_string()).is_some()
+}
+
+/// A file as people know it: a local one by its path, and one of a store that [`Stores`] has opened, which is displayed as its
+/// address, by that.
+pub(super) fn shown_file(store: &dyn ObjectStore, file: &ObjectPath) -> String {
+    match Address::of(&store.to_string()) {
+        Some(Ok(address)) => address.shown(file),
+        _ => shown(&Path::new("/").join(file.as_ref())),
+    }
 }

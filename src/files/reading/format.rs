@@ -27,7 +27,7 @@ use super::adapted::AdaptedSource;
 use super::blame;
 use super::bytes::{Answers, look};
 use super::csv;
-use super::file_set::shown_file;
+use super::file_set::{is_away, shown_file};
 use super::json;
 use super::partitions::Partitions;
 use super::schema::{Named, merged};
@@ -117,8 +117,11 @@ impl Format {
         let share = (LOOKED_AT / (files.len().max(1) as u64)).max(LEAST_LOOKED_AT);
         let together = state.config_options().execution.meta_fetch_concurrency.get();
         let columns = futures::stream::iter(files).map(async |file| {
-            let schema = self.columns_of(state, store, file, share).await.map_err(|error| in_file(file, error))?;
-            Ok::<Named, DataFusionError>((shown_file(&file.location), schema))
+            let schema = self
+                .columns_of(state, store, file, share)
+                .await
+                .map_err(|error| in_file(store.as_ref(), file, error))?;
+            Ok::<Named, DataFusionError>((shown_file(store.as_ref(), &file.location), schema))
         });
         let columns: Vec<Named> = columns.boxed().buffered(together).try_collect().await?;
         if self.csv().is_some() {
@@ -197,7 +200,7 @@ impl Format {
         file: &ObjectMeta,
     ) -> Result<FileMeta> {
         let facts = self.inner.infer_stats_and_ordering(state, store, schema, file).await;
-        facts.map_err(|error| in_file(file, error))
+        facts.map_err(|error| in_file(store.as_ref(), file, error))
     }
 
     /// The plan that scans files.
@@ -259,7 +262,8 @@ impl Format {
         let Some(config) = scanned(&plan) else { return Ok(plan) };
         let together = state.config_options().execution.meta_fetch_concurrency.get();
         let schemas = futures::stream::iter(files).map(async |file| {
-            let schema = self.own_columns(state, store, file).await.map_err(|error| in_file(file, error))?;
+            let schema =
+                self.own_columns(state, store, file).await.map_err(|error| in_file(store.as_ref(), file, error))?;
             Ok::<_, DataFusionError>((file.location.clone(), schema))
         });
         let schemas: HashMap<Path, SchemaRef> = schemas.boxed().buffered(together).try_collect().await?;
@@ -290,6 +294,8 @@ impl Format {
             || config.execution.target_partitions < 2
             || !config.optimizer.repartition_file_scans
             || size < config.optimizer.repartition_file_min_size as u64
+            // It would come over the network twice.
+            || is_away(store.as_ref())
             // A quote in a comment is none.
             || options.comment.is_some()
             || self.encoding.is_some()
@@ -322,8 +328,8 @@ impl Format {
                     return Err(Error::Read(format!(
                         "{:?} and {:?}: one is a JSON array and the other an object per line, which cannot be read together: \
                          name them apart, and use UNION ALL",
-                        shown_file(&first.location),
-                        shown_file(&file.location)
+                        shown_file(store.as_ref(), &first.location),
+                        shown_file(store.as_ref(), &file.location)
                     ))
                     .into());
                 }
@@ -376,10 +382,10 @@ fn encoding(label: &str) -> Result<Option<&'static Encoding>> {
 }
 
 /// The error of a file with its name, if it lacks it.
-fn in_file(file: &ObjectMeta, error: DataFusionError) -> DataFusionError {
-    let name = shown_file(&file.location);
+fn in_file(store: &dyn ObjectStore, file: &ObjectMeta, error: DataFusionError) -> DataFusionError {
+    let name = shown_file(store, &file.location);
     let message = blame::bare(&error);
-    if message.contains(&format!("{name:?}")) {
+    if message.contains(&format!("{name:?}")) || message.starts_with(&name) {
         return error;
     }
     Error::Read(format!("file {name:?}: {message}")).into()

@@ -2,6 +2,7 @@
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::ScalarValue;
+use datafusion::object_store::ObjectStore;
 use datafusion::object_store::path::Path;
 use percent_encoding::percent_decode_str;
 
@@ -27,15 +28,19 @@ impl Partitions {
     /// # Errors
     ///
     /// [`Error::Read`] for files that lie in folders of different columns.
-    pub(super) fn of<'a>(root: &Path, files: impl Iterator<Item = &'a Path> + Clone) -> Result<Self> {
+    pub(super) fn of<'a>(
+        store: &dyn ObjectStore,
+        root: &Path,
+        files: impl Iterator<Item = &'a Path> + Clone,
+    ) -> Result<Self> {
         let names = |file: &Path| pairs(root, file).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let Some(first) = files.clone().next() else { return Ok(Self::default()) };
         let columns = names(first);
         if let Some(other) = files.clone().find(|file| names(file) != columns) {
             return Err(Error::Read(format!(
                 "{:?} and {:?} lie in folders of different columns ({} and {}), and are no table together: name fewer files",
-                shown_file(first),
-                shown_file(other),
+                shown_file(store, first),
+                shown_file(store, other),
                 listed(&columns),
                 listed(&names(other)),
             )));
@@ -58,7 +63,7 @@ impl Partitions {
     }
 
     /// What a file has in these columns; `None` for a file in folders of other columns, which is none of the table.
-    pub(super) fn values(&self, root: &Path, file: &Path) -> Result<Option<Vec<ScalarValue>>> {
+    pub(super) fn values(&self, store: &dyn ObjectStore, root: &Path, file: &Path) -> Result<Option<Vec<ScalarValue>>> {
         let pairs = pairs(root, file);
         let names = || self.folders.iter().map(|(name, _)| name);
         if !self.folders.is_empty() && !names().eq(pairs.iter().map(|(name, _)| name)) {
@@ -72,13 +77,13 @@ impl Partitions {
             scalar.map_err(|_| {
                 Error::Read(format!(
                     "file {:?}: column {name:?} of its folder is no {kind}: {text:?}",
-                    shown_file(file)
+                    shown_file(store, file)
                 ))
             })
         });
         let mut values = values.collect::<Result<Vec<_>>>()?;
         if self.has_filename {
-            let name = ScalarValue::from(shown_file(file));
+            let name = ScalarValue::from(shown_file(store, file));
             values.push(ScalarValue::Dictionary(Box::new(DataType::UInt16), Box::new(name)));
         }
         Ok(Some(values))

@@ -62,7 +62,7 @@ impl Files {
         let folders = DFSchema::try_from(outside.clone())?;
         let mut files = Vec::new();
         for (root, found) in self.listing.files(store.as_ref(), state.config_options()).await? {
-            let Some(values) = self.partitions.values(&root, &found.location)? else { continue };
+            let Some(values) = self.partitions.values(store.as_ref(), &root, &found.location)? else { continue };
             let file = PartitionedFile::new_from_meta(found).with_partition_values(values);
             files.extend(filter_partitioned_file(file, &filters, &folders)?);
         }

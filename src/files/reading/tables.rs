@@ -99,7 +99,7 @@ impl UrlTableFactory for NamedFiles {
             Err(_) => return Ok(None),
         };
         let found = set.data_files(store.as_ref(), state.config_options()).await?;
-        let Some(kind) = kind_of(&state, &set, &found)? else { return nothing(&set, &found) };
+        let Some(kind) = kind_of(&state, store.as_ref(), &set, &found)? else { return nothing(&set, &found) };
         let format = Format::new(&state, &kind.format, kind.options().into_iter().collect())?;
         let Some(listing) = Listing::new(vec![set], Some(kind)) else { return Ok(None) };
         let table = Table { state: &state, store, listing, format }.inferred(None, &[]).await?;
@@ -122,7 +122,12 @@ fn nothing(set: &FileSet, found: &[ObjectMeta]) -> Result<Option<Arc<dyn TablePr
 /// # Errors
 ///
 /// [`Error::Read`] where there are two kinds: nobody says which is meant.
-fn kind_of(state: &SessionState, set: &FileSet, files: &[ObjectMeta]) -> std::result::Result<Option<FileKind>, Error> {
+fn kind_of(
+    state: &SessionState,
+    store: &dyn ObjectStore,
+    set: &FileSet,
+    files: &[ObjectMeta],
+) -> std::result::Result<Option<FileKind>, Error> {
     let mut first: Option<(FileKind, &ObjectMeta)> = None;
     for file in files {
         let Some(kind) = file.location.filename().and_then(|name| known_kind(state, name)) else { continue };
@@ -133,8 +138,8 @@ fn kind_of(state: &SessionState, set: &FileSet, files: &[ObjectMeta]) -> std::re
                 return Err(Error::Read(format!(
                     "{:?} has files of two kinds, {:?} and {:?}: name those of one, by a pattern such as '*.parquet'",
                     set.name,
-                    shown_file(&first.location),
-                    shown_file(&file.location)
+                    shown_file(store, &first.location),
+                    shown_file(store, &file.location)
                 )));
             }
         }
@@ -179,7 +184,7 @@ impl TableProviderFactory for StatedFiles {
         }
         let store = first.open(state)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
-        let (mut options, kind) = stated(state, command, options, first, files)?;
+        let (mut options, kind) = stated(state, store.as_ref(), command, options, first, files)?;
         let has_filename = match options.remove(FILENAME).as_deref() {
             None | Some("false") => false,
             Some("true") => true,
@@ -205,6 +210,7 @@ impl TableProviderFactory for StatedFiles {
 /// meant.
 fn stated(
     state: &SessionState,
+    store: &dyn ObjectStore,
     command: &CreateExternalTable,
     mut options: HashMap<String, String>,
     set: &FileSet,
@@ -218,7 +224,7 @@ fn stated(
     if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
         files.truncate(1);
     }
-    for (key, value) in kind_of(state, set, &files)?.iter().flat_map(FileKind::options) {
+    for (key, value) in kind_of(state, store, set, &files)?.iter().flat_map(FileKind::options) {
         options.entry(key).or_insert(value);
     }
     let compression = options.get(COMPRESSION).and_then(|name| name.parse().ok()).unwrap_or(plain.compression);
@@ -256,7 +262,11 @@ impl Table<'_> {
         let infers = self.state.config_options().execution.listing_table_factory_infer_partitions;
         let partitions = if command.is_none() || infers || !folders.is_empty() {
             let root: Path = root.clone();
-            Partitions::of(&root, found.iter().filter(|(of, _)| *of == root).map(|(_, file)| &file.location))?
+            Partitions::of(
+                self.store.as_ref(),
+                &root,
+                found.iter().filter(|(of, _)| *of == root).map(|(_, file)| &file.location),
+            )?
         } else {
             Partitions::default()
         };

@@ -204,7 +204,7 @@ impl TextFile {
         }
         let message = blame::bare(&error);
         let found = self.found(location, message.clone()).await.unwrap_or(message);
-        Error::Read(format!("file {:?}: {found}", shown_file(location))).into()
+        Error::Read(format!("file {:?}: {found}", shown_file(self.store.as_ref(), location))).into()
     }
 
     async fn found(&self, location: &Path, message: String) -> Option<String> {

@@ -164,6 +164,11 @@ impl Address {
         Ok(if self.query.is_empty() { key } else { with_query(&key, &self.query) })
     }
 
+    /// An object of the same store as people know it.
+    pub(in crate::files) fn shown(&self, key: &Path) -> String {
+        format!("{}/{}", self.store, Self::split_key(key).0)
+    }
+
     /// The path of a web server's file behind its key, and whether a query belongs to it.
     pub(super) fn split_key(key: &Path) -> (Path, bool) {
         let parts: Vec<_> = key.parts().collect();
@@ -224,7 +229,9 @@ mod tests {
     fn an_address_has_one_spelling_and_an_object_its_name() {
         let of = |name: &str| {
             let address = Address::of(name).expect("known").expect("an address");
-            (address.cloud, address.store.clone(), address.key().expect("a path").to_string(), address.query)
+            let (key, has_query) = Address::split_key(&address.key().expect("a path"));
+            assert_eq!(has_query, !address.query.is_empty(), "{name}");
+            (address.cloud, address.store.clone(), key.to_string(), address.query)
         };
         let expected = |cloud, store: &str, key: &str| (cloud, store.to_owned(), key.to_owned(), String::new());
         assert_eq!(of("s3a://b/x/y.parquet"), expected(Cloud::S3, "s3://b", "x/y.parquet"));

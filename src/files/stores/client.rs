@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use datafusion::object_store::azure::MicrosoftAzureBuilder;
+use datafusion::object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use datafusion::object_store::client::{HttpClient, HttpConnector};
 use datafusion::object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 use datafusion::object_store::{
@@ -105,6 +105,13 @@ pub(super) fn azure(
 ) -> Result<Client> {
     let store = &address.store;
     let found = credentials::azure(options, environment)?;
+    let is_named = store.contains('@') || found.settings.contains_key(&AzureConfigKey::AccountName);
+    if !is_named && !found.settings.contains_key(&AzureConfigKey::UseEmulator) {
+        return Err(Error::Setting(format!(
+            "{store}: of which account? Set AZURE_STORAGE_ACCOUNT, or OPTIONS ('azure.account_name' ...), or write \
+             abfss://container@account.dfs.core.windows.net/..."
+        )));
+    }
     let mut builder = MicrosoftAzureBuilder::new();
     builder =
         builder.with_client_options(client_options(options, environment)?).with_retry(retries(options, environment)?);

@@ -13,7 +13,7 @@ use super::settings::is_secret;
 const MASK: &str = "***";
 
 /// Shorter ones stand in many words, and keep nothing from anybody.
-const SHORTEST: usize = 4;
+const SHORTEST: usize = 6;
 
 /// The secrets that a session has come across; clones are one and the same.
 #[derive(Clone, Default)]

@@ -274,12 +274,12 @@ mod tests {
             Options::take(&mut said.into(), Some(&address("s3://b/x"))).expect("of S3")
         };
         let plain = stores.stated(&address("s3://b/x"), Options::default()).expect("a store");
-        let first = stores.stated(&address("s3://b/x"), options("hush")).expect("a store");
+        let first = stores.stated(&address("s3://b/x"), options("hush-hush")).expect("a store");
         let second = stores.stated(&address("s3://b/x"), options("quiet")).expect("a store");
-        assert_eq!(stores.stated(&address("s3://b/y"), options("hush")).expect("the same"), first);
+        assert_eq!(stores.stated(&address("s3://b/y"), options("hush-hush")).expect("the same"), first);
         assert!(plain != first && first != second && !first.as_str().contains("hush"), "{first} {second}");
         let of = |url: &ObjectStoreUrl| stores.of(&Url::parse(url.as_str()).expect("a URL"));
-        assert_eq!(of(&first).expect("known"), ("s3://b".to_owned(), options("hush")));
+        assert_eq!(of(&first).expect("known"), ("s3://b".to_owned(), options("hush-hush")));
         assert_eq!(of(&plain).expect("known"), ("s3://b".to_owned(), Options::default()));
         for wrong in ["s3://:options-0@c", "s3://:options-7@b", "s3://:hush@b"] {
             let message = stores.of(&Url::parse(wrong).expect("a URL")).expect_err(wrong).to_string();
@@ -288,7 +288,7 @@ mod tests {
         let account = "abfss://c@acme.dfs.core.windows.net";
         let azure = stores.stated(&address(account), Options::default()).expect("a store");
         assert_eq!(of(&azure).expect("known").0, account);
-        assert_eq!(stores.masked("hush!"), "***!");
+        assert_eq!(stores.masked("hush-hush!"), "***!");
     }
 
     #[test]

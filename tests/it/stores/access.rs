@@ -125,7 +125,7 @@ fn what_cannot_be_meant_is_one_clear_error() {
             "is not encrypted",
         ),
         ("COPY (SELECT 1 AS a) TO 's3://bucket/x.csv' OPTIONS ('aws.access_key_id' 'A')", "lack the secret_access_key"),
-        ("COPY (SELECT 1 AS a) TO 'az://container/x.csv'", "az://container"),
+        ("COPY (SELECT 1 AS a) TO 'az://container/x.csv'", "az://container: of which account?"),
         ("SET embed.cache = 's3://bucket/cache'", "embed.cache"),
     ];
     for (sql, part) in cases {

@@ -166,6 +166,7 @@ fn a_listing_has_more_than_one_page() {
 /// What a folder of 10 000 files costs: `cargo test --release --test it -- --ignored --nocapture stores::clouds::many`
 #[test]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "what was measured")]
 fn many_files_are_listed_and_found_by_a_pattern() {
     let gcs = Gcs::start();
     gcs.make_bucket("many");

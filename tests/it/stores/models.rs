@@ -56,8 +56,7 @@ fn a_model_in_a_store_gives_the_same_vectors_and_is_fetched_once() {
     assert_eq!(gcs.server.take_requests().len(), 1, "the list");
     let mut pooling: serde_json::Value =
         serde_json::from_slice(&fs::read(format!("{TINY}/1_Pooling/config.json")).expect("there")).expect("JSON");
-    pooling["pooling_mode_mean_tokens"] = false.into();
-    pooling["pooling_mode_cls_token"] = true.into();
+    pooling["pooling_mode"] = "cls".into();
     put("1_Pooling/config.json", pooling.to_string().into_bytes());
     assert_ne!(of("gs://models/m/tiny").stdout(), expected);
     let requests = gcs.server.take_requests();

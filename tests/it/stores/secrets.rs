@@ -1,8 +1,6 @@
 //! What nobody gets to see: the keys that a run has used are in nothing that it says, keeps or writes.
 
-use std::fs;
-
-use super::{folder, run};
+use super::run;
 use crate::servers::faults::Fault;
 use crate::servers::http::Http;
 use crate::servers::proxy;
@@ -72,13 +70,4 @@ fn no_secret_is_said_kept_or_written() {
             assert!(!String::from_utf8_lossy(&text).contains(secret), "{key} has {secret}");
         }
     }
-}
-
-#[test]
-fn the_history_has_the_statement_without_its_keys() {
-    let home = folder();
-    let sql = format!("SELECT 1 FROM 'https://127.0.0.1:9/x.csv?{}'", SECRETS[3]);
-    let shown = datafusion_embed::files::masked_statement(&sql);
-    assert_eq!(shown, "SELECT 1 FROM 'https://127.0.0.1:9/x.csv?***'");
-    fs::write(home.path().join("note"), shown).expect("written");
 }

@@ -1,12 +1,13 @@
 //! Servers that fail, stall and die: what is there is whole, and nothing else is left.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::run;
+use super::{folder, run};
 use crate::program::Ended;
 use crate::servers::faults::{Fault, Gate, Harm};
 use crate::servers::gcs::Gcs;
@@ -112,29 +113,42 @@ fn the_last_of_two_writers_that_completes_wins() {
     assert_eq!(found, "n,w\n1000,1\n");
 }
 
+/// Requests and bytes for 128 rows of a file of row groups of 10 000 rows, and its size.
+fn few_rows_of(rows: usize) -> (usize, usize, usize) {
+    let (gcs, folder) = (Gcs::start(), folder());
+    gcs.make_bucket("large");
+    let wide: Vec<_> = (0..12).map(|column| format!("random() AS c{column}")).collect();
+    let query =
+        format!("SELECT x AS id, 'text ' || x AS body, {} FROM generate_series(1, {rows}) t(x)", wide.join(", "));
+    let file = folder.path().join("x.parquet");
+    run([], &format!("COPY ({query}) TO '{}' OPTIONS ('max_row_group_size' '10000')", file.display())).stdout();
+    let bytes = fs::read(file).expect("written");
+    let size = bytes.len();
+    gcs.put("large", "x.parquet", bytes);
+    let sql = "SELECT id, embed(body) AS v FROM 'gs://large/x.parquet' LIMIT 128";
+    assert_eq!(run(Gcs::variables(&gcs.server.url()), sql).stdout().lines().count(), 129);
+    let requests = gcs.server.take_requests();
+    (requests.len(), requests.iter().map(|request| request.sent).sum(), size)
+}
+
 #[test]
 fn few_rows_of_a_large_file_need_few_requests() {
-    let gcs = Gcs::start();
-    gcs.make_bucket("large");
-    let variables = Gcs::variables(&gcs.server.url());
-    let wide: Vec<_> = (0..12).map(|column| format!("random() AS c{column}")).collect();
-    let rows =
-        format!("SELECT x AS id, 'text ' || x AS body, {} FROM generate_series(1, 400000) t(x)", wide.join(", "));
-    let sql = format!("COPY ({rows}) TO 'gs://large/x.parquet' OPTIONS ('max_row_group_size' '10000')");
-    run(variables.clone(), &sql).stdout();
-    let size = gcs.object("large", "x.parquet").expect("written").len();
-    gcs.server.take_requests();
-    let found = run(variables, "SELECT id, embed(body) AS v FROM 'gs://large/x.parquet' LIMIT 128").stdout();
-    assert_eq!(found.lines().count(), 129);
-    let requests = gcs.server.take_requests();
-    let sent: usize = requests.iter().map(|request| request.sent).sum();
-    let asked: Vec<_> = requests.iter().map(|request| (&request.method, &request.range, request.sent)).collect();
-    assert!(requests.len() <= 12 && sent * 100 <= size * 3, "{sent} of {size} bytes: {asked:#?}");
+    let (requests, sent, size) = few_rows_of(400_000);
+    assert!(requests <= 12 && sent * 100 <= size * 3, "{requests} requests, {sent} of {size} bytes");
+}
+
+#[test]
+#[ignore = "a gigabyte"]
+#[expect(clippy::print_stderr, reason = "what was measured")]
+fn few_rows_of_a_gigabyte() {
+    let (requests, sent, size) = few_rows_of(10_000_000);
+    eprintln!("{requests} requests, {sent} of {size} bytes: {:.2} %", sent as f64 / size as f64 * 100.0);
 }
 
 /// Minutes: `.ci/soak` runs it.
 #[test]
 #[ignore = "a soak"]
+#[expect(clippy::print_stderr, reason = "what was seen")]
 fn soak() {
     let Some(moto) = moto() else { return };
     moto.make_bucket("soak");
