@@ -104,7 +104,11 @@ pub(crate) fn stored() -> Vec<Stored> {
     let fetched = hub::stored();
     #[cfg(not(feature = "hub"))]
     let fetched = None;
-    Bundled::stored().into_iter().chain(fetched).collect()
+    #[cfg(feature = "stores")]
+    let kept = InStore::stored();
+    #[cfg(not(feature = "stores"))]
+    let kept = None;
+    Bundled::stored().into_iter().chain(fetched).chain(kept).collect()
 }
 
 /// The name under which a model is known: the bundled model has a short one too, with or without `@revision`.

@@ -13,13 +13,16 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::source::{Location, Source};
+use super::source::{Location, Source, Stored};
 use crate::access::{Access, Download, Event};
 use crate::error::{Error, Result};
 use crate::files::{Objects, Staged, Version, write_whole};
 
 /// Why a store is not asked.
 const OFFLINE: &str = "the network is not to be used (embed.offline)";
+
+/// What says in a folder whose files they are.
+const ADDRESS: &str = "address";
 
 /// A model in a store.
 #[derive(Debug)]
@@ -54,6 +57,16 @@ impl InStore {
         }
         let revision = listing.as_ref().map(revision_of);
         Ok(Self { name, folder, objects, listing, revision, asked: Mutex::default() })
+    }
+
+    /// The models that are kept here.
+    pub(in crate::model) fn stored() -> Vec<Stored> {
+        let folders = fs::read_dir(models_folder()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let model = |folder: PathBuf| {
+            let name = fs::read_to_string(folder.join(ADDRESS)).ok()?;
+            Some(Stored { name, kind: "store", revision: String::new(), bytes: size_of(&folder) })
+        };
+        folders.filter_map(model).collect()
     }
 
     /// What the store has under a path, or had when it was kept.
@@ -104,6 +117,7 @@ impl InStore {
         let on_disk = |error: io::Error| self.wrong(path, &format!("cannot be kept in {:?}: {error}", self.folder));
         let target = self.folder.join(path);
         fs::create_dir_all(target.parent().unwrap_or(&self.folder)).map_err(on_disk)?;
+        write_whole(&self.folder, ADDRESS, self.name.as_bytes(), fs::OpenOptions::new()).map_err(on_disk)?;
         let (staged, mut file) = Staged::create(&target).map_err(on_disk)?;
         let tell = |received: u64, done: bool| {
             let (file, total) = (path.to_owned(), Some(version.size));
@@ -175,13 +189,33 @@ impl Source for InStore {
     }
 }
 
+/// Where models are kept.
+fn models_folder() -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    cache.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache")).join("datafusion-embed/models")
+}
+
 /// Where the files of a model at this address are kept.
 fn folder_of(name: &str) -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache"));
     let last = name.rsplit('/').next().unwrap_or_default();
     let plain: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
-    Path::new(&cache).join("datafusion-embed/models").join(format!("{plain}-{}", hex(&Sha256::digest(name))))
+    models_folder().join(format!("{plain}-{}", hex(&Sha256::digest(name))))
+}
+
+/// Bytes of all files below a folder.
+fn size_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(
+            |entry| {
+                if entry.path().is_dir() {
+                    size_of(&entry.path())
+                } else {
+                    entry.metadata().map_or(0, |file| file.len())
+                }
+            },
+        )
+        .sum()
 }
 
 fn revision_of(listing: &BTreeMap<String, Version>) -> String {

@@ -68,6 +68,11 @@ fn a_model_in_a_store_gives_the_same_vectors_and_is_fetched_once() {
         .envs(variables.clone())
         .env("XDG_CACHE_HOME", cache.path());
     assert_eq!(pull.end().code, Some(0));
+    let mut list = of("gs://models/m/tiny");
+    list.command = std::process::Command::new(env!("CARGO_BIN_EXE_embedsql"));
+    list.command.arg("models").env("XDG_CACHE_HOME", cache.path());
+    let listed = list.end().stdout;
+    assert!(listed.lines().any(|line| line.contains("gs://models/m/tiny") && line.contains("store")), "{listed}");
     gcs.server.kill();
     let offline = format!("SET embed.offline = true; {}", sql("gs://models/m/tiny"));
     vectors(run(variables.clone(), &offline), cache.path()).stdout();

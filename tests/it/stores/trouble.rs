@@ -94,6 +94,25 @@ fn a_server_that_dies_in_the_middle_is_one_error() {
 }
 
 #[test]
+fn what_was_computed_before_a_server_failed_is_not_computed_again() {
+    let (gcs, cache) = (Gcs::start(), folder());
+    gcs.make_bucket("kept");
+    let sql = format!(
+        "SET embed.model = 'tests/fixtures/tiny-bert'; SET embed.cache = '{}';
+         COPY (SELECT x, embed('text ' || x) AS v FROM generate_series(1, 200) t(x)) TO 'gs://kept/x.parquet' OPTIONS ('google.max_retries' '1');
+         SELECT rows_embedded, rows_cached FROM embed_models()",
+        cache.path().display()
+    );
+    gcs.server.add_fault(Fault::status(500).on("PUT"));
+    gcs.server.add_fault(Fault::status(500).on("POST"));
+    let message = run(Gcs::variables(&gcs.server.url()), &sql).error(1);
+    assert!(message.contains("gs://kept/x.parquet") && message.contains("500"), "{message}");
+    gcs.server.clear_faults();
+    let said = run(Gcs::variables(&gcs.server.url()), &sql).stdout();
+    assert_eq!(said, "count\n200\nrows_embedded,rows_cached\n0,200\n");
+}
+
+#[test]
 fn the_last_of_two_writers_that_completes_wins() {
     let Some(moto) = moto() else { return };
     moto.make_bucket("writers");
