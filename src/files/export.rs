@@ -175,7 +175,7 @@ async fn completed<T: Send + 'static>(
     location: Path,
     completing: impl Future<Output = StoreResult<T>> + Send + 'static,
 ) -> StoreResult<T> {
-    files.enter()?;
+    files.enter(location.clone())?;
     let files = Arc::clone(files);
     tokio::spawn(async move {
         let result = completing.await;

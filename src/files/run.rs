@@ -363,7 +363,7 @@ pub(super) struct RunFiles {
 struct Progress {
     done: Vec<Path>,
     /// Files that are being completed, which nobody can stop.
-    completing: usize,
+    completing: Vec<Path>,
     phase: Phase,
 }
 
@@ -379,31 +379,31 @@ enum Phase {
 
 impl RunFiles {
     /// A file is about to be completed.
-    pub(super) fn enter(&self) -> Result<()> {
+    pub(super) fn enter(&self, file: Path) -> Result<()> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(ended());
         }
-        state.completing += 1;
+        state.completing.push(file);
         Ok(())
     }
 
     /// It was, or not. Where the run has been given up meanwhile the file goes, and with the last one the list.
     pub(super) fn leave(&self, file: Path, is_whole: bool) {
         let mut state = self.state.lock();
-        state.completing -= 1;
+        state.completing.retain(|other| *other != file);
         let file = is_whole.then_some(file);
         if state.phase != Phase::Discarded {
             state.done.extend(file);
             return;
         }
-        let list = (state.completing == 0).then(|| self.list.clone());
+        let list = state.completing.is_empty().then(|| self.list.clone());
         self.remove(file.into_iter().chain(list).collect());
     }
 
     fn seal(&self) -> Result<()> {
         let mut state = self.state.lock();
-        if state.phase == Phase::Discarded || state.completing > 0 {
+        if state.phase == Phase::Discarded || !state.completing.is_empty() {
             return Err(ended());
         }
         state.phase = Phase::Sealed;
@@ -439,8 +439,10 @@ impl Unfinished for RunFiles {
         }
         state.phase = Phase::Discarded;
         let mut files = std::mem::take(&mut state.done);
-        self.writes.forget_completed(&files.iter().map(|file| self.below.name(file)).collect());
-        if state.completing == 0 {
+        // Those that are being completed go too, as soon as they are.
+        let gone = files.iter().chain(&state.completing).map(|file| self.below.name(file));
+        self.writes.forget_completed(gone.collect());
+        if state.completing.is_empty() {
             files.push(self.list.clone());
         }
         self.remove(files);
@@ -483,7 +485,7 @@ mod tests {
     /// A data file of a run, as DataFusion's sink would complete it.
     async fn write_data(run: &Run) -> Path {
         let location = run.folder.root.clone().join(run.id().name("rT4zKXUd3Jq0Sg1b_0.parquet").expect("a name"));
-        run.files.enter().expect("open");
+        run.files.enter(location.clone()).expect("open");
         run.folder.below.put(&location, b"new".to_vec()).await.expect("written");
         run.files.leave(location.clone(), true);
         location
@@ -648,14 +650,16 @@ mod tests {
             let (data, all) = names(&folder).await;
             assert_eq!((data.len(), all.len()), (2, 5), "{all:?}");
             // One that nobody can stop any more.
-            failing.files.enter().expect("open");
             let (files, late) = (Arc::clone(&failing.files), root.clone().join("late.parquet"));
+            files.enter(late.clone()).expect("open");
             drop(below.put(&late, b"late".to_vec()).await.expect("written"));
             drop(failing);
             writes.settle().await;
             assert_eq!(names(&folder).await.1.len(), 5);
-            files.leave(late, true);
-            files.enter().expect_err("it has ended");
+            writes.add_completed(below.name(&late));
+            assert_eq!(writes.completed(), [""; 0], "it goes");
+            files.leave(late.clone(), true);
+            files.enter(late).expect_err("it has ended");
             writes.settle().await;
             let other = other.filename().expect("a name").to_owned();
             assert_eq!(names(&folder).await.1, sorted([MARK.to_owned(), "old.parquet".to_owned(), other]));

@@ -60,6 +60,8 @@ pub(super) struct Ledger {
 struct Statement {
     text: Option<String>,
     completed: Vec<String>,
+    /// What is no longer there, or will not be.
+    forgotten: BTreeSet<String>,
     folders: Vec<PathBuf>,
     swept: BTreeSet<Kin>,
     doubtful: Vec<Doubtful>,
@@ -176,12 +178,19 @@ impl Writes {
 
     /// Remembers what has its name now.
     pub(super) fn add_completed(&self, name: String) {
-        self.ledger().statement.completed.push(name);
+        let mut ledger = self.ledger();
+        let statement = &mut ledger.statement;
+        if !statement.forgotten.contains(&name) {
+            statement.completed.push(name);
+        }
     }
 
-    /// What had its name is not there any more.
-    pub(super) fn forget_completed(&self, names: &BTreeSet<String>) {
-        self.ledger().statement.completed.retain(|name| !names.contains(name));
+    /// What has its name, or gets it in this moment, goes.
+    pub(super) fn forget_completed(&self, names: BTreeSet<String>) {
+        let mut ledger = self.ledger();
+        let statement = &mut ledger.statement;
+        statement.completed.retain(|name| !names.contains(name));
+        statement.forgotten.extend(names);
     }
 
     /// Remembers what went wrong.

@@ -35,6 +35,7 @@ use crate::files::writes::Writes;
 #[derive(Debug, Clone, Default)]
 pub struct Stores {
     rules: Rules,
+    #[cfg_attr(not(feature = "stores"), expect(dead_code, reason = "no client asks"))]
     is_alone: bool,
     shared: Arc<Shared>,
 }
