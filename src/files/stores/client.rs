@@ -187,7 +187,8 @@ fn client_options(options: &Options, environment: &Environment) -> Result<Client
 
 /// How often and how long a request is tried that fails for no fault of its own.
 fn retries(options: &Options, environment: &Environment) -> Result<RetryConfig> {
-    let mut retries = RetryConfig::default();
+    // By its own default it gives up after ten tries, which may be a second.
+    let mut retries = RetryConfig { max_retries: usize::MAX, ..RetryConfig::default() };
     let number = |name: &str, text: &str| {
         text.trim()
             .parse::<u32>()

@@ -22,7 +22,10 @@ use crate::files::{Objects, Staged, Version, write_whole};
 const OFFLINE: &str = "the network is not to be used (embed.offline)";
 
 /// What says in a folder whose files they are.
-const ADDRESS: &str = "address";
+const ADDRESS: &str = ".address";
+
+/// What the store had when it was asked last, for when the network is not to be used.
+const LISTING: &str = ".listing";
 
 /// A model in a store.
 #[derive(Debug)]
@@ -46,17 +49,22 @@ impl InStore {
         let name = name.trim_end_matches('/').to_owned();
         let folder = folder_of(&name);
         let wrong = |error: Error| Error::Model(format!("model {name:?}: {error}"));
-        let (mut objects, mut listing) = (None, None);
-        if !access.is_offline() {
+        let (objects, listing) = if access.is_offline() {
+            (None, fs::read(folder.join(LISTING)).ok().and_then(|text| serde_json::from_slice(&text).ok()))
+        } else {
             let opened = Objects::open(&stores, &name).map_err(wrong)?;
-            listing = opened.list().map_err(wrong)?;
-            objects = Some(opened);
-        }
+            let listing = opened.list().map_err(wrong)?;
+            (Some(opened), listing)
+        };
         if listing.as_ref().is_some_and(BTreeMap::is_empty) {
             return Err(Error::Model(format!("model {name:?}: there is nothing at this address")));
         }
         let revision = listing.as_ref().map(revision_of);
-        Ok(Self { name, folder, objects, listing, revision, asked: Mutex::default() })
+        let model = Self { name, folder, objects, listing, revision, asked: Mutex::default() };
+        model
+            .keep_listing()
+            .map_err(|error| Error::Model(format!("cache {:?} cannot be written: {error}", model.folder)))?;
+        Ok(model)
     }
 
     /// The models that are kept here.
@@ -99,6 +107,12 @@ impl InStore {
 
     fn note(&self, path: &str) -> PathBuf {
         self.folder.join(format!("{path}.version"))
+    }
+
+    fn keep_listing(&self) -> io::Result<()> {
+        let (Some(_), Some(listing)) = (&self.objects, &self.listing) else { return Ok(()) };
+        fs::create_dir_all(&self.folder)?;
+        write_whole(&self.folder, LISTING, &serde_json::to_vec(listing)?, fs::OpenOptions::new())
     }
 
     fn keep_note(&self, path: &str, version: Option<&Version>) -> io::Result<()> {

@@ -96,7 +96,9 @@ fn a_web_server_is_asked_for_each_file_and_only_404_means_none() {
         web.server.clear_faults();
         web.server.add_fault(fault.at("1_Pooling/config.json"));
         let other = folder();
-        let message = of(other.path()).error(1);
+        let mut run = of(other.path());
+        run.command.env("AWS_MAX_ATTEMPTS", "2");
+        let message = run.error(1);
         assert!(message.contains("1_Pooling/config.json"), "{message}");
     }
 }
