@@ -175,6 +175,10 @@ fn read_folder(key: &str, text: &str) -> Result<String> {
 fn read_name(key: &str, text: &str) -> Result<String> {
     match text {
         "" => Err(Error::Setting(format!("{key}: empty; give a name, a directory or a hub id"))),
+        // SHOW would show what may be a signature.
+        name if name.contains("://") && name.contains('?') => {
+            Err(Error::Setting(format!("{key}: the address of a model can have no query")))
+        }
         name => Ok(name.to_owned()),
     }
 }

@@ -138,12 +138,12 @@ impl FilePlanner {
         copy.output_url = expand_home(&copy.output_url).into_owned();
         let address = Address::of(&copy.output_url).transpose()?;
         let said = Options::take(&mut copy.options, address.as_ref())?;
-        by_name(&mut copy, session)?;
-        check_columns(&copy)?;
         let url = match &address {
             Some(address) => remote_url(address, said, session)?,
             None => copy_url(&copy.output_url)?,
         };
+        by_name(&mut copy, session)?;
+        check_columns(&copy)?;
         let is_file = is_file(&copy, &url);
         if is_run {
             check_target(&copy.output_url, &url, is_file)?;

@@ -9,12 +9,13 @@ use datafusion::object_store::{
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::writes::{Begun, Unfinished, Writes, ended};
 
 /// An object of a store that a statement writes.
 pub(super) struct Object<'a> {
-    pub(super) store: &'a dyn ObjectStore,
+    pub(super) store: &'a Arc<dyn ObjectStore>,
     pub(super) location: &'a Path,
     /// As people know it.
     pub(super) name: String,
@@ -33,10 +34,23 @@ impl Object<'_> {
     pub(super) async fn begin(self, writes: &Writes, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let epoch = writes.epoch();
         writes.check(epoch)?;
-        let upload = writes.noted(self.store.put_multipart_opts(self.location, options).await)?;
-        let pending = Pending { upload: Some(upload), runtime: Handle::current(), writes: writes.clone() };
+        let pending = writes.noted(self.begun(writes, options).await)?;
         let (slot, (), begun) = writes.enter(epoch, |_| Ok((Slot(Mutex::new(Some(pending))), ())))?;
         Ok(Box::new(Upload { slot, begun, name: self.name }))
+    }
+
+    /// Begins it on a task of its own: who waits may be stopped meanwhile, and nobody would know of it. Where nobody takes it, it is
+    /// aborted.
+    async fn begun(&self, writes: &Writes, options: PutMultipartOptions) -> Result<Pending> {
+        let (store, location, of) = (Arc::clone(self.store), self.location.clone(), writes.clone());
+        let (hand, taken) = oneshot::channel();
+        let begin = async move {
+            let upload = store.put_multipart_opts(&location, options).await;
+            let pending = upload.map(|upload| Pending { upload: Some(upload), runtime: Handle::current(), writes: of });
+            drop(hand.send(pending));
+        };
+        writes.add_abort(Handle::current().spawn(begin));
+        taken.await.map_err(|_| ended())?
     }
 }
 

@@ -55,8 +55,8 @@ impl Whole {
         self.below.store()
     }
 
-    fn object<'a>(&'a self, location: &'a Path) -> Object<'a> {
-        Object { store: self.store(), location, name: self.below.name(location) }
+    fn object<'a>(&self, store: &'a Arc<dyn ObjectStore>, location: &'a Path) -> Object<'a> {
+        Object { store, location, name: self.below.name(location) }
     }
 }
 
@@ -77,7 +77,7 @@ impl ObjectStore for Whole {
             Below::Local(local) => {
                 local::put(&self.writes, local.path_to_filesystem(location)?, payload, options.mode).await
             }
-            Below::Other(..) => self.object(location).put(&self.writes, payload, options).await,
+            Below::Other(store, _) => self.object(store, location).put(&self.writes, payload, options).await,
         }
     }
 
@@ -86,7 +86,7 @@ impl ObjectStore for Whole {
             // It refuses these.
             Below::Local(local) if !options.attributes.is_empty() => local.put_multipart_opts(to, options).await,
             Below::Local(local) => local::begin(&self.writes, local.path_to_filesystem(to)?).await,
-            Below::Other(..) => self.object(to).begin(&self.writes, options).await,
+            Below::Other(store, _) => self.object(store, to).begin(&self.writes, options).await,
         }
     }
 

@@ -124,10 +124,15 @@ impl Writes {
 
     /// Waits until every store has been told which uploads to forget.
     pub async fn settle(&self) {
-        let aborts = mem::take(&mut *self.aborts());
-        for abort in aborts {
-            // It ends too when the runtime goes away.
-            let _ = abort.await;
+        loop {
+            let aborts = mem::take(&mut *self.aborts());
+            if aborts.is_empty() {
+                return;
+            }
+            for abort in aborts {
+                // It ends too when the runtime goes away. One that has begun an upload may leave another.
+                let _ = abort.await;
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use url::Url;
+
 #[cfg(feature = "hub")]
 use super::hub;
 #[cfg(feature = "stores")]
@@ -34,11 +36,15 @@ impl Origin {
     /// [`Error::Setting`] where the host does not allow what it stands for, whether the model is there or not: nobody gets to
     /// know which directories there are where none may be used.
     pub(super) fn of(name: &str, access: &Access) -> Result<Self> {
-        if name.contains("://") {
+        let local = name.starts_with("file://").then(|| Url::parse(name).ok()?.to_file_path().ok()).flatten();
+        if local.is_none() && name.contains("://") {
             return Ok(Self::Address(name.to_owned()));
         }
         let may_be_directory = access.allows_directory(name);
-        let full = full_name(name, may_be_directory);
+        let full = match local {
+            Some(path) => path.to_string_lossy().into_owned(),
+            None => full_name(name, may_be_directory),
+        };
         if is_bundled(&full) {
             return Ok(Self::Bundled);
         }

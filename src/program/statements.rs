@@ -24,7 +24,7 @@ use super::print::{Printer, Shape};
 use super::progress::Progress;
 use super::split::Statement;
 use crate::counts;
-use crate::files::{Destination, Doubtful, Writes, only_file};
+use crate::files::{Destination, Doubtful, Writes, masked_statement, only_file};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), F
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let before = counts(&job.ctx);
-    let frame = job.ctx.execute_logical_plan(plan).await?;
+    let frame = job.ctx.execute_logical_plan(without_secrets(plan)).await?;
     let schema = frame.schema().inner().clone();
     let context = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await?;
@@ -74,6 +74,14 @@ async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
         ));
     }
     result
+}
+
+/// A view is shown as it was written.
+fn without_secrets(mut plan: LogicalPlan) -> LogicalPlan {
+    if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &mut plan {
+        view.definition = view.definition.as_deref().map(masked_statement);
+    }
+    plan
 }
 
 async fn print_stream(
@@ -126,6 +134,10 @@ fn unfinished(failure: Failure, destination: Option<&Destination>, writes: &Writ
         (Failure::Statement(message), Some(destination)) if messages::is_unfinished(&message) => {
             let why = writes.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
             format!("{} could not be written to its end{why}", destination.statement())
+        }
+        // A store says itself what it is about.
+        (Failure::Statement(message), None) if messages::is_unfinished(&message) => {
+            writes.trouble().unwrap_or_else(|| "the files could not be written to their end".to_owned())
         }
         (Failure::Statement(message), _) => message,
         (other, _) => return other,

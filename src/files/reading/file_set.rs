@@ -1,5 +1,6 @@
 //! What a name in a statement stands for: a file, a folder, or all files that match a pattern.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,8 +91,11 @@ impl FileSet {
         if !is_web && is_pattern(&address.path) {
             let (folder, pattern) = literal(&address.path);
             let root = ObjectPath::parse(folder).map_err(|error| Error::Read(format!("{name:?}: {error}")))?;
-            let kind = Kind::Pattern(Pattern::new(pattern)?, address.key().ok());
-            return Ok(Self { name, store, root, kind, address: Some(address) });
+            // What is no pattern is a name.
+            if let Ok(pattern) = Pattern::new(pattern) {
+                let kind = Kind::Pattern(pattern, address.key().ok());
+                return Ok(Self { name, store, root, kind, address: Some(address) });
+            }
         }
         let (root, kind) = (address.key()?, if address.is_folder() { Kind::Folder } else { Kind::File });
         Ok(Self { name, store, root, kind, address: Some(address) })
@@ -190,13 +194,17 @@ impl FileSet {
     /// The files that have something in them: others leave empty ones in folders as marks.
     pub(super) async fn data_files(&self, store: &dyn ObjectStore, config: &ConfigOptions) -> Result<Vec<ObjectMeta>> {
         let mut files = self.files(store, config).await?;
-        files.retain(|file| file.size > 0 || !self.is_collection());
+        files.retain(|file| file.size > 0 || matches!(self.kind, Kind::File));
         Ok(files)
     }
 
     async fn folder(&self, store: &dyn ObjectStore, is_flat: bool) -> std::result::Result<Vec<ObjectMeta>, StoreError> {
         let prefix = Some(&self.root).filter(|root| !root.as_ref().is_empty());
         let mut files: Vec<ObjectMeta> = store.list(prefix).try_collect().await?;
+        // What consoles leave where a folder was made: an empty object of the folder's name.
+        let above = files.iter().filter_map(|file| Some(file.location.as_ref().rsplit_once('/')?.0.to_owned()));
+        let folders: BTreeSet<String> = above.collect();
+        files.retain(|file| file.size > 0 || file.location != self.root && !folders.contains(file.location.as_ref()));
         files.retain(|file| {
             let names: Vec<_> = file.location.prefix_match(&self.root).into_iter().flatten().collect();
             let folders = names.len().saturating_sub(1);

@@ -182,6 +182,9 @@ impl TableProviderFactory for StatedFiles {
         if let Some(other) = sets.iter().find(|set| set.store != first.store) {
             return plan_err!("the LOCATIONs {:?} and {:?} are in different stores", first.name, other.name);
         }
+        for other in &sets[1..] {
+            other.open(state)?;
+        }
         let store = first.open(state)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
         let (mut options, kind) = stated(state, store.as_ref(), command, options, first, files)?;

@@ -14,7 +14,7 @@ use datafusion::object_store::{
 };
 
 use super::address::Address;
-use super::credentials::{self, Who};
+use super::credentials::{self, Who, is_true};
 use super::environment::Environment;
 use super::settings::Options;
 use super::wire::{Connector, Line};
@@ -30,8 +30,12 @@ pub(super) struct Client {
     pub(super) elsewhere: Option<AmazonS3Builder>,
 }
 
+/// Time for one answer of a web server.
+const LONGEST: Duration = Duration::from_secs(600);
+
 /// What allows an endpoint without TLS.
 const S3_HTTP: &str = "AWS_ALLOW_HTTP=true or OPTIONS ('aws.allow_http' 'true')";
+const AZURE_HTTP: &str = "AZURE_ALLOW_HTTP=true or OPTIONS ('azure.allow_http' 'true')";
 const GOOGLE_HTTP: &str = "GOOGLE_ALLOW_HTTP=true or OPTIONS ('google.allow_http' 'true')";
 
 /// Whatever is wrong with a setting, about this store.
@@ -51,6 +55,11 @@ pub(super) fn s3(address: &Address, options: &Options, environment: &Environment
     let found = credentials::s3(options, environment)?;
     let get = |key: AmazonS3ConfigKey| found.settings.get(&key).cloned();
     let region = get(AmazonS3ConfigKey::Region).or_else(|| get(AmazonS3ConfigKey::DefaultRegion));
+    if let Some(region) =
+        region.as_deref().filter(|region| region.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
+    {
+        return Err(Error::Setting(format!("{store}: {region:?} is no region such as eu-west-1")));
+    }
     let endpoint = get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
     let allows_http = get(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
     check_encrypted(store, endpoint.as_deref(), allows_http.as_deref(), S3_HTTP)?;
@@ -112,6 +121,13 @@ pub(super) fn azure(
              abfss://container@account.dfs.core.windows.net/..."
         )));
     }
+    let get = |key: AzureConfigKey| found.settings.get(&key).map(String::as_str);
+    check_encrypted(
+        store,
+        get(AzureConfigKey::Endpoint),
+        get(AzureConfigKey::Client(ClientConfigKey::AllowHttp)),
+        AZURE_HTTP,
+    )?;
     let mut builder = MicrosoftAzureBuilder::new();
     builder =
         builder.with_client_options(client_options(options, environment)?).with_retry(retries(options, environment)?);
@@ -139,7 +155,8 @@ impl HttpConnector for Web {
 
 /// A client of web servers.
 pub(super) fn web(address: &Address, options: &Options, environment: &Environment, line: &Arc<Line>) -> Result<Web> {
-    let mut client = client_options(options, environment)?.with_allow_http(true);
+    // Of the whole answer: a server that gives no parts sends large files in one.
+    let mut client = client_options(options, environment)?.with_allow_http(true).with_timeout(LONGEST);
     for (name, value) in options
         .0
         .iter()
@@ -163,9 +180,13 @@ pub(super) fn web(address: &Address, options: &Options, environment: &Environmen
 
 /// An endpoint without TLS is an error unless somebody allows it: keys are not sent in the clear by mistake.
 fn check_encrypted(store: &str, endpoint: Option<&str>, allows: Option<&str>, way: &str) -> Result<()> {
-    let is_plain = endpoint.is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
-    if is_plain && allows.is_none_or(|allows| allows.trim() != "true") {
-        let endpoint = endpoint.unwrap_or_default();
+    let Some(endpoint) = endpoint else { return Ok(()) };
+    let url = url::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    // It may have a password in it.
+    let Some(url) = url.filter(|url| url.username().is_empty() && url.password().is_none()) else {
+        return Err(Error::Setting(format!("{store}: the endpoint is no address such as https://host:9000")));
+    };
+    if url.scheme() == "http" && !is_true(allows) {
         return Err(Error::Setting(format!("{store}: the endpoint {endpoint:?} is not encrypted; {way} allows it")));
     }
     Ok(())

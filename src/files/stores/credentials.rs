@@ -37,19 +37,29 @@ pub(super) struct Identified<K> {
 }
 
 impl<K: Eq + Hash + FromStr + Copy> Identified<K> {
-    /// Variables of names that no client knows are no concern of ours; options of such names are.
+    /// Variables of names that no client knows are no concern of ours; options of such names are. Nobody but the address says
+    /// `named`: which bucket is meant.
     fn new(
         environment: impl Iterator<Item = (String, String)>,
         options: &Options,
         prefix: &str,
+        named: K,
     ) -> Result<(Self, HashMap<K, String>)> {
-        let variables = environment.filter_map(|(name, value)| Some((name.to_lowercase().parse().ok()?, value)));
-        let settings: HashMap<K, String> = variables.collect();
+        let mut settings = HashMap::new();
+        for (name, value) in environment {
+            match name.to_lowercase().parse() {
+                Ok(key) if key != named => drop(settings.insert(key, plain(&name, &value)?)),
+                _ => {}
+            }
+        }
         let mut stated = HashMap::new();
         for (name, value) in options.0.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
             let key = name.parse().or_else(|_| format!("{prefix}_{name}").parse());
             let key = key.map_err(|_| Error::Setting(format!("option '{prefix}.{name}' is not known")))?;
-            stated.insert(key, value.clone());
+            if key == named {
+                return Err(Error::Setting(format!("option '{prefix}.{name}': the address says it")));
+            }
+            stated.insert(key, plain(&format!("option '{prefix}.{name}'"), value)?);
         }
         Ok((Self { settings, who: Who::Anonymous }, stated))
     }
@@ -75,11 +85,20 @@ impl<K: Eq + Hash + FromStr + Copy> Identified<K> {
 const OWN: [&str; 7] =
     ["ca_bundle", "max_retries", "retry_timeout", "profile", "metadata", "authorization", "connection_string"];
 
+/// A value without blanks around it: a line break at the end of a key is of the file that it came from.
+fn plain(name: &str, value: &str) -> Result<String> {
+    let value = value.trim();
+    match value.contains(char::is_control) && !value.starts_with('{') {
+        true => Err(Error::Setting(format!("{name} has a line break or another character that cannot be sent"))),
+        false => Ok(value.to_owned()),
+    }
+}
+
 fn any<K: Eq + Hash>(stated: &HashMap<K, String>, keys: &[K]) -> bool {
     keys.iter().any(|key| stated.contains_key(key))
 }
 
-fn is_true(value: Option<&str>) -> bool {
+pub(super) fn is_true(value: Option<&str>) -> bool {
     value.is_some_and(|value| matches!(value.trim().to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
 }
 
@@ -89,10 +108,14 @@ const S3_KEYS: [S3; 3] = [S3::AccessKeyId, S3::SecretAccessKey, S3::Token];
 /// Who we are at S3.
 pub(super) fn s3(options: &Options, environment: &Environment) -> Result<Identified<S3>> {
     let variables = environment.starting_with("AWS_").map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let (mut found, stated) = Identified::new(variables, options, "aws")?;
+    let (mut found, stated) = Identified::new(variables, options, "aws", S3::Bucket)?;
     let profile = Profile::read(options.get("profile"), environment)?;
     let by_options = any(&stated, &S3_KEYS[..2]);
     let by_profile = take_profile(&mut found, &profile, options.get("profile").is_some());
+    if options.get("profile").is_some() && !by_profile && !by_options {
+        profile.check()?;
+        return Err(Error::Setting(format!("AWS profile {:?} has no aws_access_key_id", profile.name)));
+    }
     // An endpoint of S3 alone goes before one of all services, whoever says it.
     let endpoints = [S3::Endpoint, S3::S3Endpoint];
     found.state(stated, &[&S3_KEYS, &endpoints, &[S3::Region, S3::DefaultRegion]]);
@@ -171,8 +194,12 @@ fn s3_machine(found: &Identified<S3>, profile: &Profile, options: &Options, envi
 pub(super) fn google(options: &Options, environment: &Environment) -> Result<Identified<Google>> {
     const KEYS: [Google; 3] = [Google::ServiceAccount, Google::ServiceAccountKey, Google::ApplicationCredentials];
     let variables = environment.starting_with("GOOGLE_").chain(environment.starting_with("SERVICE_ACCOUNT"));
-    let (mut found, stated) =
-        Identified::new(variables.map(|(name, value)| (name.to_owned(), value.to_owned())), options, "google")?;
+    let (mut found, stated) = Identified::new(
+        variables.map(|(name, value)| (name.to_owned(), value.to_owned())),
+        options,
+        "google",
+        Google::Bucket,
+    )?;
     let by_options = any(&stated, &KEYS);
     found.state(stated, &[&KEYS]);
     const ADC: &str = ".config/gcloud/application_default_credentials.json";
@@ -216,7 +243,7 @@ pub(super) fn azure(options: &Options, environment: &Environment) -> Result<Iden
     let said = options.get("connection_string").or(environment.get("AZURE_STORAGE_CONNECTION_STRING"));
     let from_string = said.map(connection_string).unwrap_or_default();
     let variables = variables.map(|(name, value)| (own(name), value.to_owned()));
-    let (mut found, mut stated) = Identified::new(variables, options, "azure")?;
+    let (mut found, mut stated) = Identified::new(variables, options, "azure", Azure::ContainerName)?;
     let place = if options.get("connection_string").is_some() { &mut stated } else { &mut found.settings };
     for (key, value) in from_string {
         place.entry(key).or_insert(value);

@@ -22,7 +22,7 @@ use crate::files::target::shown_error;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Version {
     pub(crate) size: u64,
-    /// What the store calls this content; some call it nothing.
+    /// What the store calls this content, and when it is from where the store calls it nothing.
     pub(crate) etag: Option<String>,
 }
 
@@ -60,14 +60,11 @@ impl Objects {
             )));
         }
         let url = Url::parse(&address.store).map_err(|error| Error::Read(error.to_string()))?;
+        let (store, root, is_web) = (stores.open(&url)?, address.key()?, address.cloud == Cloud::Web);
+        // Last: a task, which may wait for nothing, must not drop it.
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::Read(format!("{}: {error}", address.store)))?;
-        Ok(Self {
-            store: stores.open(&url)?,
-            root: address.key()?,
-            is_web: address.cloud == Cloud::Web,
-            runtime: Some(runtime),
-        })
+        Ok(Self { store, root, is_web, runtime: Some(runtime) })
     }
 
     /// All objects, by their paths below the address; `None` where the store cannot say which there are.
@@ -132,5 +129,6 @@ impl Objects {
 }
 
 fn version(meta: &ObjectMeta) -> Version {
-    Version { size: meta.size, etag: etag(meta) }
+    let modified = || Some(format!("modified {}", meta.last_modified.timestamp()));
+    Version { size: meta.size, etag: etag(meta).or_else(modified) }
 }

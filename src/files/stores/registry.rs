@@ -35,8 +35,6 @@ use crate::files::writes::Writes;
 #[derive(Debug, Clone, Default)]
 pub struct Stores {
     rules: Rules,
-    #[cfg_attr(not(feature = "stores"), expect(dead_code, reason = "no client asks"))]
-    is_alone: bool,
     shared: Arc<Shared>,
 }
 
@@ -71,7 +69,8 @@ impl Stores {
     }
 
     /// Only these buckets, containers and web servers, by what stands after the scheme of an address; one may begin with `*`.
-    /// Endpoints in OPTIONS have to be among them too. A server that is allowed may send on to another one.
+    /// Endpoints in OPTIONS have to be among them too, and nothing else there may name a server. A server that is allowed may send on to
+    /// another one.
     #[must_use]
     pub fn with_hosts<S: Into<String>>(self, hosts: impl IntoIterator<Item = S>) -> Self {
         let rules = self.rules.clone().with_hosts(hosts.into_iter().map(Into::into).collect());
@@ -79,10 +78,11 @@ impl Stores {
     }
 
     /// Only with the credentials that statements give in OPTIONS: the environment variables and files of this machine are not
-    /// looked at, and its metadata service is not asked.
+    /// looked at, its metadata service is not asked, and OPTIONS may name no file or program of it.
     #[must_use]
     pub fn without_environment(self) -> Self {
-        Self { is_alone: true, ..self }
+        let rules = self.rules.clone().alone();
+        Self { rules, ..self }
     }
 
     /// The stores of a runtime, for a host that builds its own: what is written there is complete or not there, by `writes`.
@@ -137,14 +137,12 @@ impl Stores {
     /// The address of the store in which all that is said of it in OPTIONS holds, and nothing else.
     pub(in crate::files) fn stated(&self, address: &Address, options: Options) -> Result<ObjectStoreUrl> {
         self.rules.check(address)?;
-        for endpoint in ["endpoint", "endpoint_url", "base_url", "endpoint_url_sts", "proxy_url", "metadata_endpoint"] {
-            options.get(endpoint).map_or(Ok(()), |endpoint| self.rules.check_endpoint(endpoint))?;
-        }
+        self.rules.check_options(options.all())?;
         let parsed = |url: &str| ObjectStoreUrl::parse(url).map_err(|error| Error::Read(error.to_string()));
         if options.is_empty() {
             return parsed(&address.store);
         }
-        options.secrets().for_each(|secret| self.shared.secrets.add(secret));
+        options.secrets().for_each(|secret| self.shared.secrets.add_all(secret));
         let mut stated = self.shared.stated.lock();
         let entry = (address.store.clone(), options);
         let place = stated.iter().position(|known| *known == entry).unwrap_or_else(|| {
@@ -190,8 +188,8 @@ impl Stores {
             )));
         };
         self.rules.check(&address)?;
-        let environment = if self.is_alone { Environment::default() } else { Environment::here() };
-        environment.secrets().for_each(|secret| self.shared.secrets.add(secret));
+        let environment = if self.rules.is_alone() { Environment::default() } else { Environment::here() };
+        environment.secrets().for_each(|secret| self.shared.secrets.add_all(secret));
         let line = Arc::default();
         let client = match address.cloud {
             Cloud::S3 => client::s3(&address, &options, &environment, &line)?,
@@ -213,7 +211,7 @@ impl Stores {
         if address.query.is_empty() {
             return Ok(());
         }
-        self.shared.secrets.add(address.query.trim_start_matches('?'));
+        self.shared.secrets.add_all(address.query.trim_start_matches('?'));
         #[cfg(feature = "stores")]
         if let Some(files) = self.shared.web.lock().get(url.as_str().trim_end_matches('/')) {
             files.add(address.key()?, address);

@@ -4,6 +4,7 @@
 use std::fmt::{self, Debug, Display, Formatter};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,7 @@ use super::client::Client;
 use super::credentials::Who;
 use super::masks::Secrets;
 use super::wire::{Heard, Line, heard};
+use crate::files::marks::etag;
 
 /// A store with explained errors.
 #[derive(Clone)]
@@ -42,15 +44,18 @@ struct Facts {
     region: String,
     line: Arc<Line>,
     secrets: Secrets,
-    /// What is added to the times of files, see [`Facts::own`].
-    fraction: Duration,
+    /// Of what is added to the times of files, see [`Facts::own`].
+    state: RandomState,
+    /// Files whose content has no name.
+    nameless: AtomicU64,
 }
 
 impl Remote {
     pub(super) fn new(address: &Address, client: Client, line: Arc<Line>, secrets: Secrets) -> Self {
         let Client { store, who, region, elsewhere } = client;
-        let fraction = Duration::from_nanos(RandomState::new().hash_one(&address.store) % 1_000_000);
-        let facts = Facts { name: address.store.clone(), cloud: address.cloud, who, region, line, secrets, fraction };
+        let (state, nameless) = (RandomState::new(), AtomicU64::default());
+        let facts =
+            Facts { name: address.store.clone(), cloud: address.cloud, who, region, line, secrets, state, nameless };
         Self(Arc::new(Inner { store: RwLock::new(store), elsewhere, facts }))
     }
 
@@ -111,17 +116,23 @@ impl Remote {
 }
 
 impl Facts {
-    /// DataFusion (55.2) remembers what it knows of a file by path, size and time, whatever store that is in: so the times of each
-    /// store have a fraction of their own, less than stores tell.
+    /// DataFusion (55.2) remembers what it knows of a file by path, size and time, whatever store that is in and whatever content it
+    /// has in that second: so times have a fraction, less than stores tell, that is the store's and the content's own. Of content
+    /// that the store has no name for nothing is remembered.
     fn own(&self, meta: ObjectMeta) -> ObjectMeta {
-        ObjectMeta { last_modified: meta.last_modified + self.fraction, ..meta }
+        let fraction = match etag(&meta) {
+            Some(etag) => self.state.hash_one(etag),
+            None => self.nameless.fetch_add(1, Ordering::Relaxed),
+        };
+        ObjectMeta { last_modified: meta.last_modified + Duration::from_nanos(fraction % 1_000_000), ..meta }
     }
 
     fn explained(&self, path: Option<&Path>, error: Error, heard: Heard) -> Error {
+        // It was tried for the last time.
+        self.line.works();
         let source = |text: String| Box::new(crate::Error::Read(self.secrets.masked(&text)));
-        let is_no_store = matches!(heard.code.as_str(), "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName");
         match error {
-            Error::NotFound { path, .. } if !is_no_store => {
+            Error::NotFound { path, .. } if !is_no_store(&heard) => {
                 Error::NotFound { path, source: source("it is not there".to_owned()) }
             }
             Error::AlreadyExists { path, .. } => {
@@ -159,7 +170,7 @@ impl Facts {
                     self.region
                 )
             }
-            (Some(404), _) => {
+            (Some(404), _) if is_no_store(heard) || heard.code.is_empty() => {
                 format!("there is no such {}:{said}", if self.cloud == Cloud::Azure { "container" } else { "bucket" })
             }
             (Some(status @ (401 | 403)), _) => match &self.who {
@@ -179,6 +190,10 @@ impl Facts {
             (None, None) => innermost(error),
         }
     }
+}
+
+fn is_no_store(heard: &Heard) -> bool {
+    matches!(heard.code.as_str(), "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName")
 }
 
 /// What an error of object_store is about, below the layers that name its types.

@@ -11,7 +11,44 @@ pub(super) struct Rules {
     /// `None` is all.
     hosts: Option<Vec<String>>,
     is_on: bool,
+    /// Whether this machine's environment and files are nobody's business.
+    is_alone: bool,
 }
+
+/// What statements may say in OPTIONS where a host has limited them: nothing that names a server, a file of this machine, or a program.
+const HARMLESS: [&str; 28] = [
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "token",
+    "region",
+    "default_region",
+    "skip_signature",
+    "virtual_hosted_style_request",
+    "request_payer",
+    "server_side_encryption",
+    "sse_kms_key_id",
+    "sse_bucket_key_enabled",
+    "sse_customer_key_base64",
+    "checksum_algorithm",
+    "unsigned_payload",
+    "conditional_put",
+    "account_key",
+    "access_key",
+    "sas_key",
+    "sas_token",
+    "bearer_token",
+    "client_id",
+    "client_secret",
+    "timeout",
+    "connect_timeout",
+    "retry_timeout",
+    "max_retries",
+    "authorization",
+];
+
+/// What names a server in OPTIONS: allowed as far as servers are.
+const SERVERS: [&str; 4] = ["endpoint", "endpoint_url", "base_url", "account_name"];
 
 impl Rules {
     pub(super) fn all() -> Self {
@@ -24,6 +61,30 @@ impl Rules {
 
     pub(super) fn with_hosts(self, hosts: Vec<String>) -> Self {
         Self { hosts: Some(hosts), ..self }
+    }
+
+    pub(super) fn alone(self) -> Self {
+        Self { is_alone: true, ..self }
+    }
+
+    #[cfg(feature = "stores")]
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// An error for what OPTIONS say that would lead around these rules.
+    pub(super) fn check_options<'a>(&self, options: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
+        for (name, value) in options.filter(|(name, _)| !HARMLESS.contains(name)) {
+            let is_server = SERVERS.contains(&name);
+            if self.hosts.is_some() && name.starts_with("endpoint") {
+                self.check_endpoint(value)?;
+            } else if self.hosts.is_some() || self.is_alone && !is_server {
+                return Err(Error::Setting(format!(
+                    "option '{name}' is not allowed by this host; ask whoever runs it"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// An error for a store that this session may not reach.
@@ -44,7 +105,7 @@ impl Rules {
     }
 
     /// An endpoint leads to any host, whatever bucket is named.
-    pub(super) fn check_endpoint(&self, endpoint: &str) -> Result<()> {
+    fn check_endpoint(&self, endpoint: &str) -> Result<()> {
         let host = url::Url::parse(endpoint).ok().and_then(|url| url.host_str().map(str::to_owned));
         self.check_host(&host.unwrap_or_default()).map_err(|()| {
             Error::Read(
@@ -66,6 +127,28 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_lead_around_no_rule() {
+        let check = |rules: &Rules, name: &str, value: &str| rules.check_options([(name, value)].into_iter()).is_ok();
+        let (all, alone) = (Rules::all(), Rules::all().alone());
+        let some = Rules::all().with_hosts(vec!["*.example.com".into()]);
+        for (name, value, by_all, by_alone, by_some) in [
+            ("secret_access_key", "x", true, true, true),
+            ("endpoint", "https://eu.example.com", true, true, true),
+            ("endpoint", "https://example.org", true, true, false),
+            ("aws_endpoint_url_s3", "https://eu.example.com", true, false, false),
+            ("account_name", "acme", true, true, false),
+            ("service_account_key", "{}", true, false, false),
+            ("ca_bundle", "/etc/passwd", true, false, false),
+            ("profile", "work", true, false, false),
+            ("metadata", "true", true, false, false),
+            ("use_azure_cli", "true", true, false, false),
+        ] {
+            let found = [check(&all, name, value), check(&alone, name, value), check(&some, name, value)];
+            assert_eq!(found, [by_all, by_alone, by_some], "{name} {value}");
+        }
+    }
 
     #[test]
     fn what_is_not_allowed_is_refused_by_name() {

@@ -12,12 +12,26 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use datafusion::object_store::ClientOptions;
 use datafusion::object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector,
 };
+use futures::StreamExt;
 use parking_lot::Mutex;
 
 /// Tries to reach a server that has not answered yet.
 const MOST_TRIES: usize = 3;
+
+const NOT_IMPLEMENTED: u16 = 501;
+const NOT_ALLOWED: u16 = 405;
+
+/// Bytes of a refusal that are read: some servers send a page of any length.
+const MOST_SAID: usize = 64 << 10;
+
+/// Characters of it that are shown.
+const MOST_SHOWN: usize = 300;
+
+/// A server that failed for the last time this long ago is not asked any more.
+const PAST: Duration = Duration::from_secs(20);
 
 /// Where machines of the clouds find out who they are.
 const METADATA: [&str; 4] = ["169.254.169.254", "169.254.170.2", "[fd00:ec2::254]", "metadata.google.internal"];
@@ -57,7 +71,8 @@ pub(super) fn note(what: Heard) {
 /// The line to a store: shared by all its clients.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    trouble: Mutex<Option<(Instant, String)>>,
+    /// Since when, when last, and what was said.
+    trouble: Mutex<Option<(Instant, Instant, String)>>,
     /// Where the bucket is, once the server has said so.
     region: Mutex<Option<String>>,
 }
@@ -65,21 +80,25 @@ pub(super) struct Line {
 impl Line {
     /// What the server answers, if it has failed all requests for so long.
     pub(super) fn trouble(&self) -> Option<(Duration, String)> {
-        self.trouble.lock().as_ref().map(|(since, what)| (since.elapsed(), what.clone()))
+        let trouble = self.trouble.lock();
+        let (since, _, what) = trouble.as_ref().filter(|(_, last, _)| last.elapsed() < PAST)?;
+        Some((since.elapsed(), what.clone()))
     }
 
     pub(super) fn region(&self) -> Option<String> {
         self.region.lock().clone()
     }
 
-    fn works(&self) {
+    /// It has answered, or is not asked any more.
+    pub(super) fn works(&self) {
         *self.trouble.lock() = None;
     }
 
     fn fails(&self, what: &str) {
         let mut trouble = self.trouble.lock();
-        let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-        *trouble = Some((since, what.to_owned()));
+        let since = trouble.as_ref().filter(|(_, last, _)| last.elapsed() < PAST).map(|(since, ..)| *since);
+        let now = Instant::now();
+        *trouble = Some((since.unwrap_or(now), now, what.to_owned()));
     }
 }
 
@@ -128,7 +147,11 @@ impl HttpService for Wire {
 
 impl Wire {
     async fn answered(&self, response: HttpResponse, is_part: bool) -> Result<HttpResponse, HttpError> {
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        if parts.status.as_u16() == NOT_IMPLEMENTED {
+            // Nor will it be when asked again, as other answers of this kind.
+            parts.status = NOT_ALLOWED.try_into().unwrap_or(parts.status);
+        }
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         if let Some(region) = header("x-amz-bucket-region") {
             *self.line.region.lock() = Some(region);
@@ -139,7 +162,7 @@ impl Wire {
             note(Heard { is_whole: is_part && status == 200, ..Heard::default() });
             return Ok(HttpResponse::from_parts(parts, body));
         }
-        let body = body.bytes().await?;
+        let body = beginning(body).await?;
         let text = String::from_utf8_lossy(&body);
         let code = element(&text, "Code").or_else(|| header("x-ms-error-code")).unwrap_or_default();
         let message = element(&text, "Message").unwrap_or_default();
@@ -153,11 +176,25 @@ impl Wire {
     }
 }
 
+/// What a refusal begins with; of a connection that breaks off meanwhile what came.
+async fn beginning(body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
+    let (mut bytes, mut pieces) = (Vec::new(), body.bytes_stream());
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() >= MOST_SAID {
+            bytes.truncate(MOST_SAID);
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
 /// The first line in an element of an answer in XML.
 fn element(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (inside, _) = rest.split_once(&format!("</{name}>"))?;
-    inside.trim().lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
+    let line = inside.trim().lines().next()?.trim();
+    Some(line[..line.floor_char_boundary(MOST_SHOWN)].to_owned()).filter(|line| !line.is_empty())
 }
 
 /// The last reason of an error, which is the one that a person can act on.

@@ -127,6 +127,14 @@ fn what_cannot_be_meant_is_one_clear_error() {
         ("COPY (SELECT 1 AS a) TO 's3://bucket/x.csv' OPTIONS ('aws.access_key_id' 'A')", "lack the secret_access_key"),
         ("COPY (SELECT 1 AS a) TO 'az://container/x.csv'", "az://container: of which account?"),
         ("SET embed.cache = 's3://bucket/cache'", "embed.cache"),
+        ("COPY (SELECT 1 AS a) TO 's3://bucket/x.csv' OPTIONS ('aws.bucket' 'other')", "the address says it"),
+        (
+            "COPY (SELECT 1 AS a) TO 's3://bucket/x.csv' OPTIONS ('aws.endpoint' 'https://u:hush@h')",
+            "the endpoint is no address",
+        ),
+        ("COPY (SELECT 1 AS a) TO 's3://bucket/x.csv' OPTIONS ('aws.region' 'us east')", "is no region"),
+        ("SELECT embed('x', 'az://container/m')", "az://container: of which account?"),
+        ("SELECT embed('x', 's3://bucket/a//b')", "s3://bucket/a//b"),
     ];
     for (sql, part) in cases {
         let message = run(no.clone(), sql).error(1);
@@ -146,4 +154,24 @@ fn a_server_that_is_not_there_is_given_up_soon() {
     gcs.server.kill();
     let message = run(variables, "SELECT * FROM 'gs://bucket/x.parquet'").error(1);
     assert!(message.contains("gs://bucket") && message.contains("no answer"), "{message}");
+}
+
+#[test]
+fn the_environment_names_no_other_bucket() {
+    let Some(moto) = moto() else { return };
+    moto.make_bucket("meant");
+    moto.make_bucket("other");
+    let variables = Moto::variables(&moto.url()).into_iter().chain([("AWS_BUCKET", "other".to_owned())]);
+    run(variables, "COPY (SELECT 1 AS a) TO 's3://meant/x.csv'").stdout();
+    assert_eq!((moto.keys("meant").len(), moto.keys("other").len()), (1, 0));
+}
+
+#[test]
+fn each_format_says_why_it_could_not_be_written() {
+    let Some(moto) = moto() else { return };
+    for ending in ["csv", "json", "arrow", "parquet"] {
+        let sql = format!("COPY (SELECT 1 AS a) TO 's3://no-such-bucket/x.{ending}'");
+        let message = run(Moto::variables(&moto.url()), &sql).error(1);
+        assert!(message.contains("no such bucket"), "{ending}: {message}");
+    }
 }

@@ -152,6 +152,31 @@ fn texts_of_documents_are_read_and_files_are_named_by_their_addresses() {
 }
 
 #[test]
+fn an_object_that_is_replaced_within_a_second_is_read_anew() {
+    for cloud in clouds("replaced") {
+        let sql = "COPY (VALUES (1, 'a')) TO 'STORE/x.parquet'; SELECT max(column1) AS m FROM 'STORE/x.parquet';
+                   COPY (VALUES (3, 'c')) TO 'STORE/x.parquet'; SELECT max(column1) AS m FROM 'STORE/x.parquet'";
+        assert_eq!(cloud.sql(sql), "count\n1\nm\n1\ncount\n1\nm\n3\n", "{}", cloud.store);
+    }
+}
+
+#[test]
+fn what_consoles_leave_for_a_folder_is_no_file() {
+    let gcs = Gcs::start();
+    gcs.make_bucket("consoles");
+    gcs.put("consoles", "f/", "");
+    gcs.put("consoles", "f/sub/", "");
+    gcs.put("consoles", "f/x.csv", "a\n1\n");
+    gcs.put("consoles", "f/sub/y.csv", "a\n2\n");
+    for place in ["f", "f/"] {
+        let count =
+            |from: &str| run(Gcs::variables(&gcs.server.url()), &format!("SELECT count(*) AS n FROM {from}")).stdout();
+        assert_eq!(count(&format!("'gs://consoles/{place}'")), "n\n2\n");
+        assert_eq!(count(&format!("read_text('gs://consoles/{place}')")), "n\n2\n");
+    }
+}
+
+#[test]
 fn a_listing_has_more_than_one_page() {
     let gcs = Gcs::start();
     gcs.make_bucket("pages");

@@ -6,7 +6,8 @@ use crate::servers::http::Http;
 use crate::servers::proxy;
 use crate::servers::s3::{Moto, moto};
 
-const SECRETS: [&str; 4] = ["KEYOFOPTIONS", "hush-hush-hush", "TOKENOFENVIRONMENT", "sig=0123456789abcdef"];
+const SECRETS: [&str; 5] =
+    ["KEYOFOPTIONS", "hush-hush-hush", "TOKENOFENVIRONMENT", "sig=0123456789abcdef", "0123456789abcdef"];
 
 #[test]
 fn no_secret_is_said_kept_or_written() {
@@ -36,6 +37,20 @@ fn no_secret_is_said_kept_or_written() {
         format!("EXPLAIN ANALYZE SELECT * FROM '{signed}'"),
         format!("SELECT no_such_column FROM '{signed}'"),
         format!("SELECT * FROM '{signed}' WHERE"),
+        format!(
+            "CREATE VIEW v AS SELECT * FROM '{signed}'; SHOW CREATE TABLE v; SELECT * FROM information_schema.views"
+        ),
+        format!("COPY (SELECT 1 AS a) TO '{signed}'"),
+        format!("SET embed.model = '{signed}'"),
+        format!("SELECT embed('x', '{signed}')"),
+        format!(
+            "COPY (SELECT 1 AS a) TO 's3://secrets/out/' STORED AS CSV OPTIONS (\"aws.secret_access_key\" E'{}')",
+            SECRETS[1]
+        ),
+        format!(
+            "COPY (SELECT 1 AS a) TO 's3://secrets/out/' STORED AS CSV OPTIONS ('aws.secret_access_key' $$ {} $$",
+            SECRETS[1]
+        ),
         format!("SELECT * FROM '{}?{}'", web.url("/no.csv"), SECRETS[3]),
         format!(
             "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://secrets/out/' OPTIONS ({options} 'hush-hush-hush')"

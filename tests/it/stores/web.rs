@@ -51,10 +51,11 @@ fn error(server: &Http, sql: &str) -> String {
 #[test]
 fn files_are_read_whatever_a_server_refuses() {
     let server = server();
-    let faults: [&[Fault]; 9] = [
+    let faults: [&[Fault]; 10] = [
         &[],
         &[Fault::new(Harm::WholeFiles)],
         &[Fault::status(405).on("HEAD")],
+        &[Fault::status(501).on("HEAD")],
         &[Fault::status(403).on("HEAD"), Fault::new(Harm::WholeFiles)],
         &[Fault::status(503).every(2)],
         &[Fault::new(Harm::Cut(1000)).on("GET").nth(2)],
