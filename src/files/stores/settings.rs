@@ -38,6 +38,7 @@ impl Options {
         Ok(Self(taken))
     }
 
+    #[cfg(feature = "stores")]
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
