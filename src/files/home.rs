@@ -2,10 +2,19 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+#[cfg(any(feature = "hub", feature = "stores"))]
+use std::path::PathBuf;
 
 /// The path with its leading `~` or `~/` as the home folder; any other path, and every one where no home is known, as it is.
 pub fn expand_home(path: &str) -> Cow<'_, str> {
     expanded(path, std::env::home_dir().as_deref())
+}
+
+/// The folder of what programs keep for the user and can make again: `XDG_CACHE_HOME`, or `~/.cache`.
+#[cfg(any(feature = "hub", feature = "stores"))]
+pub(crate) fn cache_home() -> PathBuf {
+    let stated = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    stated.unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"))
 }
 
 fn expanded<'a>(path: &'a str, home: Option<&Path>) -> Cow<'a, str> {

@@ -25,7 +25,7 @@
 //! | `marks.rs` | the files beside the data of a folder, and which data counts |
 //! | `destination.rs` | where a statement writes, and what it reads |
 //! | `small.rs` | a small file at once |
-//! | `home.rs` | `~` at the start of a path |
+//! | `home.rs` | `~` at the start of a path, and the cache folder there |
 //!
 //! What is removed, and nothing else ever:
 //!
@@ -65,6 +65,8 @@ mod writes;
 
 pub use csv::CsvTexts;
 pub use destination::{Destination, only_file};
+#[cfg(any(feature = "hub", feature = "stores"))]
+pub(crate) use home::cache_home;
 pub use home::expand_home;
 pub use marks::counts_as_data;
 pub use planner::FilePlanner;

@@ -25,8 +25,9 @@ use super::home::expand_home;
 use super::marks::Mode;
 use super::reading::{NO_FILE, listing_table};
 use super::run::Work;
-use super::stores::{Address, Options, Stores, masked_statement};
+use super::stores::{Address, Options, Stores, listing_url, masked_statement};
 use super::vectors::store_vectors;
+use super::writer::digest;
 use super::writes::Writes;
 use crate::error::Error;
 
@@ -200,14 +201,21 @@ impl FilePlanner {
     }
 
     fn work(&self, plan: &LogicalPlan, target: &str, text: String, mode: Mode) -> Work {
+        let statement = self.writes.statement().unwrap_or(text);
         let destination = Destination::of(plan);
         Work {
             title: destination.map_or_else(|| format!("COPY to {target:?}"), |destination| destination.statement()),
-            statement: masked_statement(&self.writes.statement().unwrap_or(text)),
+            statement: recognisable(&statement),
             target: target.to_owned(),
             mode,
         }
     }
+}
+
+/// A statement as a run's list keeps it: without secrets, and yet no other statement's.
+fn recognisable(statement: &str) -> String {
+    let shown = masked_statement(statement);
+    if shown == statement { shown } else { format!("{shown} -- {}", digest(&[statement.as_bytes()])) }
 }
 
 /// What COPY writes in a store, by the options that were said of it.
@@ -216,11 +224,7 @@ fn remote_url(address: &Address, said: Options, session: &dyn Session) -> Result
         Some(stores) => stores.stated(address, said)?,
         None => ObjectStoreUrl::parse(&address.store)?,
     };
-    let mut url = ListingTableUrl::parse(store)?.get_url().clone();
-    let slash = if address.is_folder() && !address.path.is_empty() { "/" } else { "" };
-    // All but this character is encoded there.
-    url.set_path(&format!("/{}{slash}", address.key()?.as_ref().replace('%', "%25")));
-    let url = ListingTableUrl::try_new(url, None)?;
+    let url = listing_url(&store, &address.key()?, address.is_folder())?;
     check_writable(&url)?;
     Ok(url)
 }
@@ -260,5 +264,22 @@ fn read_mode(mode: &str, target: &str, is_file: bool) -> std::result::Result<Mod
         "append" => Ok(Mode::Append),
         "overwrite" => Ok(Mode::Overwrite),
         _ => Err(Error::Write(format!("COPY to {target:?}: 'mode' {mode:?} is not known (known: append, overwrite)"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_without_its_secrets_is_no_other_statement() {
+        let of = |secret: &str| recognisable(&format!("COPY t TO 's3://b/' OPTIONS ('aws.session_token' '{secret}')"));
+        assert_eq!(of("hush"), of("hush"));
+        assert_ne!(of("hush"), of("quiet"));
+        assert!(of("hush").contains("'***'") && !of("hush").contains("hush"), "{}", of("hush"));
+        // A plan is no SQL, and cut where that cannot be read.
+        let plans = ["Filter: t.a = Utf8(\"it's\") AND x", "Filter: t.a = Utf8(\"it's\") AND y"];
+        assert_ne!(recognisable(plans[0]), recognisable(plans[1]));
+        assert_eq!(recognisable("COPY t TO 'out/'"), "COPY t TO 'out/'");
     }
 }

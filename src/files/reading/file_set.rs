@@ -17,7 +17,7 @@ use futures::TryStreamExt;
 use super::pattern::{Pattern, is_hidden, is_pattern};
 use crate::error::Error;
 use crate::files::home::expand_home;
-use crate::files::stores::{Address, Cloud, Options, Stores};
+use crate::files::stores::{Address, Cloud, Options, Stores, listing_url};
 use crate::files::target::{normal, shown, shown_error};
 
 /// Where files are.
@@ -159,12 +159,7 @@ impl FileSet {
 
     /// The set as DataFusion knows it; of a pattern the folder that it begins in.
     pub(super) fn url(&self) -> Result<ListingTableUrl> {
-        // `set_path` encodes all but this character.
-        let path = self.root.as_ref().replace('%', "%25");
-        let slash = if self.is_collection() && !path.is_empty() { "/" } else { "" };
-        let mut url = ListingTableUrl::parse(&self.store)?.get_url().clone();
-        url.set_path(&format!("/{path}{slash}"));
-        ListingTableUrl::try_new(url, None)
+        listing_url(&self.store, &self.root, self.is_collection())
     }
 
     /// The files that are there now, in the order of their names.

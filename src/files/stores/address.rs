@@ -5,6 +5,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::object_store::path::Path;
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -192,6 +194,23 @@ fn with_query(path: &Path, query: &str) -> Path {
     let (folder, file) = path.as_ref().rsplit_once('/').unwrap_or(("", path.as_ref()));
     let slash = if folder.is_empty() { "" } else { "/" };
     Path::parse(format!("{folder}{slash}{QUERY_MARK}{mark}/{file}")).unwrap_or_default()
+}
+
+/// A path as part of an address: `set_path` of a URL encodes all but one character.
+pub(super) fn encoded(path: &Path) -> String {
+    path.as_ref().replace('%', "%25")
+}
+
+/// A file or a folder of a store as DataFusion knows it.
+pub(in crate::files) fn listing_url(
+    store: &ObjectStoreUrl,
+    path: &Path,
+    is_folder: bool,
+) -> datafusion::error::Result<ListingTableUrl> {
+    let slash = if is_folder && !path.as_ref().is_empty() { "/" } else { "" };
+    let mut url = AsRef::<Url>::as_ref(store).clone();
+    url.set_path(&format!("/{}{slash}", encoded(path)));
+    ListingTableUrl::try_new(url, None)
 }
 
 /// The address of a store as people know it, see [`Address::store_with`].

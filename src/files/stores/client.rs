@@ -30,6 +30,13 @@ pub(super) struct Client {
     pub(super) elsewhere: Option<AmazonS3Builder>,
 }
 
+impl Client {
+    /// A client of a store that knows no regions.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, who: Who) -> Self {
+        Self { store, who, region: String::new(), elsewhere: None }
+    }
+}
+
 /// Time for one answer of a web server.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -102,7 +109,7 @@ pub(super) fn google(
     }
     let client = builder.with_http_connector(Connector(Arc::clone(line))).build();
     let client = client.map_err(|error| wrong(store, &error))?;
-    Ok(Client { store: Arc::new(client), who: found.who, region: String::new(), elsewhere: None })
+    Ok(Client::new(Arc::new(client), found.who))
 }
 
 /// A client of Azure's store.
@@ -136,7 +143,7 @@ pub(super) fn azure(
     }
     let client = builder.with_url(store).with_http_connector(Connector(Arc::clone(line))).build();
     let client = client.map_err(|error| wrong(store, &error))?;
-    Ok(Client { store: Arc::new(client), who: found.who, region: String::new(), elsewhere: None })
+    Ok(Client::new(Arc::new(client), found.who))
 }
 
 /// What speaks to web servers: a client, and how often it tries.

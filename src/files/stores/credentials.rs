@@ -107,7 +107,7 @@ const S3_KEYS: [S3; 3] = [S3::AccessKeyId, S3::SecretAccessKey, S3::Token];
 
 /// Who we are at S3.
 pub(super) fn s3(options: &Options, environment: &Environment) -> Result<Identified<S3>> {
-    let variables = environment.starting_with("AWS_").map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let variables = environment.starting_with("AWS_");
     let (mut found, stated) = Identified::new(variables, options, "aws", S3::Bucket)?;
     let profile = Profile::read(options.get("profile"), environment)?;
     let by_options = any(&stated, &S3_KEYS[..2]);
@@ -194,12 +194,7 @@ fn s3_machine(found: &Identified<S3>, profile: &Profile, options: &Options, envi
 pub(super) fn google(options: &Options, environment: &Environment) -> Result<Identified<Google>> {
     const KEYS: [Google; 3] = [Google::ServiceAccount, Google::ServiceAccountKey, Google::ApplicationCredentials];
     let variables = environment.starting_with("GOOGLE_").chain(environment.starting_with("SERVICE_ACCOUNT"));
-    let (mut found, stated) = Identified::new(
-        variables.map(|(name, value)| (name.to_owned(), value.to_owned())),
-        options,
-        "google",
-        Google::Bucket,
-    )?;
+    let (mut found, stated) = Identified::new(variables, options, "google", Google::Bucket)?;
     let by_options = any(&stated, &KEYS);
     found.state(stated, &[&KEYS]);
     const ADC: &str = ".config/gcloud/application_default_credentials.json";
@@ -234,15 +229,15 @@ pub(super) fn azure(options: &Options, environment: &Environment) -> Result<Iden
     const KEYS: [Azure; 3] = [Azure::AccessKey, Azure::SasKey, Azure::Token];
     let variables = environment.starting_with("AZURE_").chain(environment.starting_with("IDENTITY_ENDPOINT"));
     // The names of Azure's own command, beside those that object_store knows.
-    let own = |name: &str| match name {
+    let own = |name: String| match name.as_str() {
         "AZURE_STORAGE_ACCOUNT" => "azure_storage_account_name".to_owned(),
         "AZURE_STORAGE_KEY" => "azure_storage_account_key".to_owned(),
         "IDENTITY_ENDPOINT" => "azure_identity_endpoint".to_owned(),
-        name => name.to_owned(),
+        _ => name,
     };
     let said = options.get("connection_string").or(environment.get("AZURE_STORAGE_CONNECTION_STRING"));
     let from_string = said.map(connection_string).unwrap_or_default();
-    let variables = variables.map(|(name, value)| (own(name), value.to_owned()));
+    let variables = variables.map(|(name, value)| (own(name), value));
     let (mut found, mut stated) = Identified::new(variables, options, "azure", Azure::ContainerName)?;
     let place = if options.get("connection_string").is_some() { &mut stated } else { &mut found.settings };
     for (key, value) in from_string {

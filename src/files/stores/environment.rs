@@ -51,8 +51,8 @@ impl Environment {
         self.vendor.contains(vendor)
     }
 
-    pub(super) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
-        let all = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        all.filter(move |(name, _)| name.starts_with(prefix))
+    pub(super) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (String, String)> {
+        let all = self.variables.iter().filter(move |(name, _)| name.starts_with(prefix));
+        all.map(|(name, value)| (name.clone(), value.clone()))
     }
 }

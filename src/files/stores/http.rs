@@ -21,7 +21,7 @@ use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use url::Url;
 
-use super::address::Address;
+use super::address::{Address, encoded};
 use super::client::Web;
 use super::wire::{Heard, heard, note};
 
@@ -59,8 +59,7 @@ impl WebFiles {
             }
         };
         let mut url = Url::parse(&self.server).map_err(|error| refused(error.to_string()))?;
-        // All but this character is encoded there.
-        url.set_path(&path.as_ref().replace('%', "%25"));
+        url.set_path(&encoded(&path));
         url.set_query(query.strip_prefix('?'));
         let builder = HttpBuilder::new().with_url(url).with_retry(self.web.retries.clone());
         builder.with_http_connector(self.web.clone()).build()

@@ -29,7 +29,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    pub(super) fn add(&self, secret: &str) {
+    fn add(&self, secret: &str) {
         if secret.len() >= SHORTEST {
             self.0.lock().insert(secret.to_owned());
         }

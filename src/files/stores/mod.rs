@@ -42,7 +42,7 @@ mod settings;
 #[cfg(feature = "stores")]
 mod wire;
 
-pub(in crate::files) use address::{Address, Cloud, shown_store};
+pub(in crate::files) use address::{Address, Cloud, listing_url, shown_store};
 pub use masks::masked_statement;
 #[cfg(feature = "stores")]
 pub(crate) use objects::{Objects, Version};

@@ -199,7 +199,7 @@ impl Stores {
                 let web = client::web(&address, &options, &environment, &line)?;
                 let store = Arc::new(super::http::WebFiles::new(&address, web));
                 self.shared.web.lock().insert(url.as_str().trim_end_matches('/').to_owned(), Arc::clone(&store));
-                Client { store, who: Who::Anonymous, region: String::new(), elsewhere: None }
+                Client::new(store, Who::Anonymous)
             }
         };
         self.shared.lines.lock().push((address.store.clone(), Arc::clone(&line)));

@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::files::cache_home;
+
 /// A secret that says who asks.
 pub(super) struct Token {
     pub(super) value: String,
@@ -48,10 +50,7 @@ pub(super) fn cache_directory() -> PathBuf {
 
 /// The folder of the hub's tools.
 fn hub_home() -> PathBuf {
-    variable_path("HF_HOME").unwrap_or_else(|| {
-        let cache = variable_path("XDG_CACHE_HOME");
-        cache.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache")).join("huggingface")
-    })
+    variable_path("HF_HOME").unwrap_or_else(|| cache_home().join("huggingface"))
 }
 
 /// A path from the environment.

@@ -5,7 +5,6 @@
 //! nothing lies that there is none.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::source::{Location, Source, Stored};
 use crate::access::{Access, Download, Event};
 use crate::error::{Error, Result};
-use crate::files::{Objects, Staged, Version, write_whole};
+use crate::files::{Objects, Staged, Version, cache_home, write_whole};
 
 /// Why a store is not asked.
 const OFFLINE: &str = "the network is not to be used (embed.offline)";
@@ -87,9 +86,7 @@ impl InStore {
         }
         let version = match &self.objects {
             Some(objects) => objects.look(path).map_err(|error| self.wrong(path, &error.to_string()))?,
-            None => self.kept(path).ok_or_else(|| {
-                self.wrong(path, &format!("is not kept here and {OFFLINE}; fetch it once with the network"))
-            })?,
+            None => self.kept(path).ok_or_else(|| self.not_kept(path))?,
         };
         self.asked.lock().insert(path.to_owned(), version.clone());
         Ok(version)
@@ -126,7 +123,7 @@ impl InStore {
 
     fn fetch(&self, path: &str, version: &Version, access: &Access) -> Result<()> {
         let Some(objects) = &self.objects else {
-            return Err(self.wrong(path, &format!("is not kept here and {OFFLINE}; fetch it once with the network")));
+            return Err(self.not_kept(path));
         };
         let on_disk = |error: io::Error| self.wrong(path, &format!("cannot be kept in {:?}: {error}", self.folder));
         let target = self.folder.join(path);
@@ -161,6 +158,10 @@ impl InStore {
             Err(_) => staged.discard(),
         }
         kept
+    }
+
+    fn not_kept(&self, path: &str) -> Error {
+        self.wrong(path, &format!("is not kept here and {OFFLINE}; fetch it once with the network"))
     }
 
     fn wrong(&self, path: &str, what: &str) -> Error {
@@ -205,8 +206,7 @@ impl Source for InStore {
 
 /// Where models are kept.
 fn models_folder() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-    cache.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache")).join("datafusion-embed/models")
+    cache_home().join("datafusion-embed/models")
 }
 
 /// Where the files of a model at this address are kept.
