@@ -25,7 +25,7 @@ use super::home::expand_home;
 use super::marks::Mode;
 use super::reading::{NO_FILE, listing_table};
 use super::run::Work;
-use super::stores::{Address, Options, Stores, listing_url, masked_statement};
+use super::stores::{Address, Cloud, Options, Stores, listing_url, masked_statement, shown_store};
 use super::vectors::store_vectors;
 use super::writer::digest;
 use super::writes::Writes;
@@ -231,13 +231,14 @@ fn remote_url(address: &Address, said: Options, session: &dyn Session) -> Result
 
 /// Web servers are read from only.
 fn check_writable(url: &ListingTableUrl) -> std::result::Result<(), Error> {
-    if matches!(url.scheme(), "http" | "https") {
-        let name = &url.get_url()[..url::Position::AfterPath];
-        return Err(Error::Write(format!(
-            "{name}: a web server is read from only: write a local file, or to s3://, gs:// or az://"
-        )));
+    let store = Address::of(&shown_store(url.get_url())).transpose()?;
+    match store.filter(|store| store.cloud == Cloud::Web) {
+        Some(store) => Err(Error::Write(format!(
+            "{}: a web server is read from only: write a local file, or to s3://, gs:// or az://",
+            store.shown(url.prefix())
+        ))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// DataFusion's own distinction.

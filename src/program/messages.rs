@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use crate::files::expand_home;
+use crate::files::{FileKind, expand_home};
 
 /// How a message begins, and what is said in its place, made of what follows. `None` leaves it as it is.
 type Row = (&'static str, fn(&str) -> Option<String>);
@@ -41,8 +41,9 @@ const UNFINISHED: &str = "while finalizing writes";
 const FORMATS: &str =
     "known: parquet, csv, arrow, and json, which is one object per line; STORED AS chooses one for any name";
 
-const KNOWN: &str = "known: .parquet, .pq, .csv, .tsv, .json, .jsonl, .ndjson, .arrow, those of text also with .gz, .zst, .bz2 \
-                     and .xz; or CREATE EXTERNAL TABLE";
+fn known() -> String {
+    format!("known: {}; or CREATE EXTERNAL TABLE", FileKind::known_endings())
+}
 
 /// Prefixes that name the layer an error passed through, not what is wrong: the Displays of the errors of datafusion-common,
 /// arrow, parquet and object_store, and of this crate's own store.
@@ -113,7 +114,7 @@ fn missing_table(rest: &str) -> Option<String> {
     let path = Path::new(path.as_ref());
     if path.is_dir() {
         let what = match fs::read_dir(path) {
-            Ok(_) => format!("directory \"{name}\" holds no files of a known type ({KNOWN})"),
+            Ok(_) => format!("directory \"{name}\" holds no files of a known type ({})", known()),
             Err(error) => format!("directory \"{name}\": {}", io_message(&error)),
         };
         // A table may have been meant.
@@ -123,7 +124,7 @@ fn missing_table(rest: &str) -> Option<String> {
         return Some(format!("table \"{name}\" not found"));
     }
     Some(match File::open(path) {
-        Ok(_) => format!("file \"{name}\" is of no known type ({KNOWN})"),
+        Ok(_) => format!("file \"{name}\" is of no known type ({})", known()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => format!("file \"{name}\" not found"),
         Err(error) => format!("file \"{name}\": {}", io_message(&error)),
     })

@@ -113,7 +113,7 @@ impl FileSet {
     pub(super) fn open(&self, state: &dyn Session) -> Result<Arc<dyn ObjectStore>> {
         let store = state.runtime_env().object_store(&self.store)?;
         if let (Some(address), Some(stores)) = (&self.address, state.config().get_extension::<Stores>()) {
-            stores.add_query(&self.store, address)?;
+            stores.add_request(&self.store, address)?;
         }
         Ok(store)
     }

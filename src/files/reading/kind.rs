@@ -58,6 +58,12 @@ pub struct FileKind {
 }
 
 impl FileKind {
+    /// The endings that say something, for messages: `.parquet, .pq, .csv, ...`.
+    pub fn known_endings() -> String {
+        let (plain, compressed) = (ENDINGS.map(|known| known.ending).join(", ."), COMPRESSED.join(", ."));
+        format!(".{plain}, those of text also with .{compressed}")
+    }
+
     /// What the ending of a name says, upper case or lower: `a.tsv`, `a.jsonl.gz`; `None` for an ending that says nothing.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();

@@ -35,15 +35,20 @@ impl Listing {
         &self.sets
     }
 
-    /// The files, each once, with the folder that its own folders are counted from.
+    /// The files, each once, with the folder that its own folders are counted from; those of the first set may have been found
+    /// already.
     pub(super) async fn files(
         &self,
+        mut found: Option<Vec<ObjectMeta>>,
         store: &dyn ObjectStore,
         config: &ConfigOptions,
     ) -> Result<Vec<(Path, ObjectMeta)>> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         for set in &self.sets {
-            let mut files = set.data_files(store, config).await?;
+            let mut files = match found.take() {
+                Some(files) => files,
+                None => set.data_files(store, config).await?,
+            };
             if set.is_collection() {
                 self.keep_kind(&mut files);
             }

@@ -61,7 +61,7 @@ impl Files {
         filters.retain(|filter| !names.is_empty() && expr_applicable_for_cols(&names, filter));
         let folders = DFSchema::try_from(outside.clone())?;
         let mut files = Vec::new();
-        for (root, found) in self.listing.files(store.as_ref(), state.config_options()).await? {
+        for (root, found) in self.listing.files(None, store.as_ref(), state.config_options()).await? {
             let Some(values) = self.partitions.values(store.as_ref(), &root, &found.location)? else { continue };
             let file = PartitionedFile::new_from_meta(found).with_partition_values(values);
             files.extend(filter_partitioned_file(file, &filters, &folders)?);

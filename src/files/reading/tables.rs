@@ -19,7 +19,7 @@ use datafusion::prelude::SessionContext;
 
 use super::file_set::{FileSet, shown_file};
 use super::format::Format;
-use super::kind::{ENDINGS, FileKind};
+use super::kind::FileKind;
 use super::listing::Listing;
 use super::partitions::Partitions;
 use super::table::Files;
@@ -102,7 +102,7 @@ impl UrlTableFactory for NamedFiles {
         let Some(kind) = kind_of(&state, store.as_ref(), &set, &found)? else { return nothing(&set, &found) };
         let format = Format::new(&state, &kind.format, kind.options().into_iter().collect())?;
         let Some(listing) = Listing::new(vec![set], Some(kind)) else { return Ok(None) };
-        let table = Table { state: &state, store, listing, format }.inferred(None, &[]).await?;
+        let table = Table { state: &state, store, listing, format }.inferred(found, None, &[]).await?;
         Ok(Some(Arc::new(table)))
     }
 }
@@ -112,7 +112,7 @@ fn nothing(set: &FileSet, found: &[ObjectMeta]) -> Result<Option<Arc<dyn TablePr
     let (Some(_), name) = (&set.address, &set.name) else { return Ok(None) };
     let what = match found {
         [] => "not found".to_owned(),
-        _ => format!("is of no known type (known: {})", ENDINGS.map(|known| format!(".{}", known.ending)).join(", ")),
+        _ => format!("is of no known type (known: {})", FileKind::known_endings()),
     };
     Err(Error::Read(format!("{name:?} {what}")).into())
 }
@@ -187,7 +187,7 @@ impl TableProviderFactory for StatedFiles {
         }
         let store = first.open(state)?;
         let files = first.data_files(store.as_ref(), state.config_options()).await?;
-        let (mut options, kind) = stated(state, store.as_ref(), command, options, first, files)?;
+        let (mut options, kind) = stated(state, store.as_ref(), command, options, first, &files)?;
         let has_filename = match options.remove(FILENAME).as_deref() {
             None | Some("false") => false,
             Some("true") => true,
@@ -199,7 +199,7 @@ impl TableProviderFactory for StatedFiles {
         };
         let table = Table { state, store, listing, format };
         let mut made = if command.schema.fields().is_empty() {
-            table.inferred(Some(command), &command.table_partition_cols).await?
+            table.inferred(files, Some(command), &command.table_partition_cols).await?
         } else {
             table.declared(command)?
         };
@@ -217,12 +217,13 @@ fn stated(
     command: &CreateExternalTable,
     mut options: HashMap<String, String>,
     set: &FileSet,
-    mut files: Vec<ObjectMeta>,
+    files: &[ObjectMeta],
 ) -> Result<(HashMap<String, String>, FileKind)> {
     const DELIMITER: &str = "format.delimiter";
     const COMPRESSION: &str = "format.compression";
     let plain = FileKind::stated(&command.file_type, None, CompressionTypeVariant::UNCOMPRESSED);
     let is_stated = |kind: FileKind| kind.format == plain.format;
+    let mut files = files.to_vec();
     files.retain(|file| file.location.filename().and_then(FileKind::of).is_some_and(is_stated));
     if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
         files.truncate(1);
@@ -253,9 +254,14 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// A table whose columns are those of its files, and of their folders.
-    async fn inferred(mut self, command: Option<&CreateExternalTable>, folders: &[String]) -> Result<Files> {
-        let found = self.listing.files(self.store.as_ref(), self.state.config_options()).await?;
+    /// A table whose columns are those of its files, and of their folders; those of the first set were `found` already.
+    async fn inferred(
+        mut self,
+        found: Vec<ObjectMeta>,
+        command: Option<&CreateExternalTable>,
+        folders: &[String],
+    ) -> Result<Files> {
+        let found = self.listing.files(Some(found), self.store.as_ref(), self.state.config_options()).await?;
         let (Some((root, _)), Some(set)) = (found.first(), self.listing.sets().first()) else {
             let name = self.listing.sets().first().map(|set| set.name.as_str()).unwrap_or_default();
             return Err(

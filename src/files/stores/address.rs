@@ -66,8 +66,9 @@ pub(in crate::files) struct Address {
     pub(in crate::files) store: String,
     /// What stands after the store, without its leading slash.
     pub(in crate::files) path: String,
-    /// Of a web server, with its leading `?`: it may be a signature.
-    pub(super) query: String,
+    /// What a web server is asked for, where the path does not say it: with a query, which may be a signature, or with other
+    /// encoded characters than those that have to be. Empty where it does.
+    pub(super) request: String,
 }
 
 /// Without the query.
@@ -119,7 +120,7 @@ impl Address {
                 return Err(Error::Read(format!("address {name:?} names no {what}")));
             }
         };
-        Ok(Self { cloud, store, path: path.to_owned(), query: String::new() })
+        Ok(Self { cloud, store, path: path.to_owned(), request: String::new() })
     }
 
     fn of_web(name: &str) -> Result<Self> {
@@ -128,14 +129,21 @@ impl Address {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(no_credentials(name));
         }
-        let path = Path::from_url_path(url.path()).map_err(|error| wrong(&error))?;
+        let parts: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
+        let path = Path::from_url_path(parts.join("/")).map_err(|error| wrong(&error))?;
         let slash = if url.path().ends_with('/') && !path.as_ref().is_empty() { "/" } else { "" };
-        Ok(Self {
-            cloud: Cloud::Web,
-            store: url[..url::Position::BeforePath].to_owned(),
-            path: format!("{path}{slash}"),
-            query: url.query().map(|query| format!("?{query}")).unwrap_or_default(),
-        })
+        let path = format!("{path}{slash}");
+        let mut plain = url.clone();
+        plain.set_path(&encoded(&path));
+        let is_plain = plain.path() == url.path() && url.query().is_none();
+        let request = if is_plain { "" } else { &url[url::Position::BeforePath..url::Position::AfterQuery] };
+        let store = url[..url::Position::BeforePath].to_owned();
+        Ok(Self { cloud: Cloud::Web, store, path, request: request.to_owned() })
+    }
+
+    /// Of a web server: it may be a signature.
+    pub(super) fn query(&self) -> &str {
+        self.request.split_once('?').map_or("", |(_, query)| query)
     }
 
     /// What a session's rules are about: the bucket, the container with its account, or the host.
@@ -163,7 +171,7 @@ impl Address {
     pub(in crate::files) fn key(&self) -> Result<Path> {
         let path = self.path.strip_suffix('/').unwrap_or(&self.path);
         let key = Path::parse(path).map_err(|error| Error::Read(format!("address {:?}: {error}", self.to_string())))?;
-        Ok(if self.query.is_empty() { key } else { with_query(&key, &self.query) })
+        Ok(if self.request.is_empty() { key } else { with_request(&key, &self.request) })
     }
 
     /// An object of the same store as people know it.
@@ -171,10 +179,10 @@ impl Address {
         format!("{}/{}", self.store, Self::split_key(key).0)
     }
 
-    /// The path of a web server's file behind its key, and whether a query belongs to it.
+    /// The path of a web server's file behind its key, and whether something else is asked for.
     pub(super) fn split_key(key: &Path) -> (Path, bool) {
         let parts: Vec<_> = key.parts().collect();
-        let is_mark = |place: &usize| parts[*place].as_ref().starts_with(QUERY_MARK);
+        let is_mark = |place: &usize| parts[*place].as_ref().starts_with(REQUEST_MARK);
         match parts.len().checked_sub(2).filter(is_mark) {
             Some(place) => {
                 (key.parts().enumerate().filter(|(at, _)| *at != place).map(|(_, part)| part).collect(), true)
@@ -184,20 +192,20 @@ impl Address {
     }
 }
 
-/// What begins the folder that stands for a query: no path of a URL has it, unless it is encoded.
-const QUERY_MARK: char = '?';
+/// What begins the folder that stands for a request: no path of a URL has it, unless it is encoded.
+const REQUEST_MARK: char = '?';
 
 /// Files of one path and other queries are other files. A query is a secret often enough: what stands for it says nothing of it.
-fn with_query(path: &Path, query: &str) -> Path {
-    let digest = Sha256::digest(query.as_bytes());
+fn with_request(path: &Path, request: &str) -> Path {
+    let digest = Sha256::digest(request.as_bytes());
     let mark: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let (folder, file) = path.as_ref().rsplit_once('/').unwrap_or(("", path.as_ref()));
     let slash = if folder.is_empty() { "" } else { "/" };
-    Path::parse(format!("{folder}{slash}{QUERY_MARK}{mark}/{file}")).unwrap_or_default()
+    Path::parse(format!("{folder}{slash}{REQUEST_MARK}{mark}/{file}")).unwrap_or_default()
 }
 
 /// A path as part of an address: `set_path` of a URL encodes all but one character.
-pub(super) fn encoded(path: &Path) -> String {
+pub(super) fn encoded(path: impl AsRef<str>) -> String {
     path.as_ref().replace('%', "%25")
 }
 
@@ -248,9 +256,9 @@ mod tests {
     fn an_address_has_one_spelling_and_an_object_its_name() {
         let of = |name: &str| {
             let address = Address::of(name).expect("known").expect("an address");
-            let (key, has_query) = Address::split_key(&address.key().expect("a path"));
-            assert_eq!(has_query, !address.query.is_empty(), "{name}");
-            (address.cloud, address.store.clone(), key.to_string(), address.query)
+            let (key, is_marked) = Address::split_key(&address.key().expect("a path"));
+            assert_eq!(is_marked, !address.request.is_empty(), "{name}");
+            (address.cloud, address.store.clone(), key.to_string(), address.request)
         };
         let expected = |cloud, store: &str, key: &str| (cloud, store.to_owned(), key.to_owned(), String::new());
         assert_eq!(of("s3a://b/x/y.parquet"), expected(Cloud::S3, "s3://b", "x/y.parquet"));
@@ -259,8 +267,12 @@ mod tests {
         assert_eq!(of("abfs://c/x"), expected(Cloud::Azure, "az://c", "x"));
         let account = "abfss://c@acme.dfs.core.windows.net";
         assert_eq!(of("abfs://c@Acme.dfs.core.windows.net/x"), expected(Cloud::Azure, account, "x"));
-        let web = (Cloud::Web, "https://h:8443".to_owned(), "a b.csv".to_owned(), "?sig=x%2F".to_owned());
-        assert_eq!(of("https://H:8443/a%20b.csv?sig=x%2F#top"), web);
+        let web =
+            |key: &str, request: &str| (Cloud::Web, "https://h:8443".to_owned(), key.to_owned(), request.to_owned());
+        assert_eq!(of("https://H:8443/a%20b.csv?sig=x%2F#top"), web("a b.csv", "/a%20b.csv?sig=x%2F"));
+        assert_eq!(of("https://h:8443/a%20b/é.csv"), web("a b/é.csv", ""));
+        assert_eq!(of("https://h:8443/a%2Fb.csv"), web("a/b.csv", "/a%2Fb.csv"));
+        assert_eq!(of("https://h:8443/a//b%5C.csv"), web("a/b\\.csv", "/a//b%5C.csv"));
         for other in ["x.csv", "file:///x", "ftp://h/x", "a/b://c"] {
             assert!(Address::of(other).is_none(), "{other}");
         }

@@ -16,6 +16,7 @@ use datafusion::object_store::{
 use super::address::Address;
 use super::credentials::{self, Who, is_true};
 use super::environment::Environment;
+use super::lengths::Lengths;
 use super::settings::Options;
 use super::wire::{Connector, Line};
 use crate::error::{Error, Result};
@@ -182,7 +183,7 @@ pub(super) fn web(address: &Address, options: &Options, environment: &Environmen
         client = client.with_default_headers(headers);
     }
     let client = Connector(Arc::clone(line)).connect(&client).map_err(|error| wrong(&address.store, &error))?;
-    Ok(Web { client, retries: retries(options, environment)? })
+    Ok(Web { client: HttpClient::new(Lengths(client)), retries: retries(options, environment)? })
 }
 
 /// An endpoint without TLS is an error unless somebody allows it: keys are not sent in the clear by mistake.
@@ -206,9 +207,11 @@ fn client_options(options: &Options, environment: &Environment) -> Result<Client
     if let Some(path) = options.get("ca_bundle").or(environment.get("AWS_CA_BUNDLE")) {
         let wrong = |what: &dyn Display| Error::Setting(format!("certificates {path:?}: {what}"));
         let bundle = std::fs::read(path).map_err(|error| wrong(&error))?;
-        for certificate in Certificate::from_pem_bundle(&bundle).map_err(|error| wrong(&error))? {
-            client = client.with_root_certificate(certificate);
+        let certificates = Certificate::from_pem_bundle(&bundle).map_err(|error| wrong(&error))?;
+        if certificates.is_empty() {
+            return Err(wrong(&"has no certificate in PEM"));
         }
+        client = certificates.into_iter().fold(client, ClientOptions::with_root_certificate);
     }
     Ok(client)
 }

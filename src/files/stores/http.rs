@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,44 +24,48 @@ use url::Url;
 
 use super::address::{Address, encoded};
 use super::client::Web;
+use super::lengths::MOST_WHOLE;
 use super::wire::{Heard, heard, note};
-
-/// Bytes of a file that are kept in memory, where its server gives no parts of it.
-const MOST_WHOLE: u64 = 256 << 20;
 
 /// The files of a web server.
 pub(super) struct WebFiles {
     /// `https://host:8443`.
     server: String,
     web: Web,
-    /// Of the addresses that are not their paths: with their queries, which nobody is to see.
-    addresses: Mutex<HashMap<Path, String>>,
-    /// Files of servers that give no parts.
-    whole: Mutex<HashMap<Path, (ObjectMeta, Bytes)>>,
+    /// What is asked for where a path does not say it: with queries, which nobody is to see.
+    requests: Mutex<HashMap<Path, String>>,
+    /// Files that come as a whole only, the oldest first.
+    whole: Mutex<Vec<Arc<Whole>>>,
+    /// Held while one of those is fetched, so that many who ask for parts of it fetch it once.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+/// A file that came as a whole.
+struct Whole {
+    meta: ObjectMeta,
+    bytes: Bytes,
 }
 
 impl WebFiles {
     pub(super) fn new(address: &Address, web: Web) -> Self {
-        Self { server: address.store.clone(), web, addresses: Mutex::default(), whole: Mutex::default() }
+        let server = address.store.clone();
+        Self { server, web, requests: Mutex::default(), whole: Mutex::default(), fetching: Default::default() }
     }
 
-    /// Remembers where a file is.
+    /// Remembers what is asked for where a file is.
     pub(super) fn add(&self, key: Path, address: &Address) {
-        self.addresses.lock().insert(key, address.query.clone());
+        self.requests.lock().insert(key, address.request.clone());
     }
 
     fn open(&self, location: &Path) -> Result<HttpStore> {
-        let query = self.addresses.lock().get(location).cloned();
-        let (path, query) = match (Address::split_key(location), query) {
-            ((path, true), Some(query)) => (path, query),
-            ((path, false), _) => (path, String::new()),
+        let mut url = Url::parse(&self.server).map_err(|error| refused(error.to_string()))?;
+        match (Address::split_key(location), self.requests.lock().get(location)) {
+            ((_, true), Some(request)) => url = url.join(request).map_err(|error| refused(error.to_string()))?,
             ((path, true), None) => {
                 return Err(refused(format!("{}/{path}: its query is not known here", self.server)));
             }
-        };
-        let mut url = Url::parse(&self.server).map_err(|error| refused(error.to_string()))?;
-        url.set_path(&encoded(&path));
-        url.set_query(query.strip_prefix('?'));
+            ((path, false), _) => url.set_path(&encoded(path)),
+        }
         let builder = HttpBuilder::new().with_url(url).with_retry(self.web.retries.clone());
         builder.with_http_connector(self.web.clone()).build()
     }
@@ -81,7 +86,7 @@ impl WebFiles {
 
     /// What is known of a file.
     async fn look(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.whole.lock().remove(location);
+        self.whole.lock().retain(|kept| kept.meta.location != *location);
         let (found, heard) = self.ask(location, options.clone()).await;
         if found.is_ok() || heard.status == Some(404) || heard.silence.is_some() {
             return found;
@@ -96,12 +101,29 @@ impl WebFiles {
         Ok(GetResult { payload: GetResultPayload::Stream(stream::empty().boxed()), range: 0..0, ..found })
     }
 
+    fn kept(&self, location: &Path) -> Option<Arc<Whole>> {
+        self.whole.lock().iter().find(|kept| kept.meta.location == *location).map(Arc::clone)
+    }
+
+    fn keep(&self, whole: Arc<Whole>) {
+        let mut all = self.whole.lock();
+        all.retain(|kept| kept.meta.location != whole.meta.location);
+        all.push(whole);
+        while all.iter().map(|kept| kept.bytes.len()).sum::<usize>() > MOST_WHOLE {
+            all.remove(0);
+        }
+    }
+
     /// A part of a file that comes as a whole only.
     async fn part(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let range = options.range.clone();
+        let _fetching = self.fetching.lock().await;
+        if let Some(whole) = self.kept(location) {
+            return whole.part(range.as_ref());
+        }
         let whole = self.ask(location, GetOptions { range: None, ..options }).await.0?;
-        let (meta, attributes) = (whole.meta.clone(), whole.attributes.clone());
-        if meta.size > MOST_WHOLE {
+        let meta = whole.meta.clone();
+        if meta.size > MOST_WHOLE as u64 {
             return Err(refused(format!(
                 "{}/{}: its server gives no parts of files, and of one that comes as a whole at most {} MiB are kept; it has \
                  {} MiB: download it first",
@@ -111,22 +133,23 @@ impl WebFiles {
                 meta.size >> 20
             )));
         }
-        let bytes = whole.bytes().await?;
-        self.whole.lock().insert(location.clone(), (meta.clone(), bytes.clone()));
-        Ok(GetResult { attributes, ..part_of(meta, &bytes, range.as_ref())? })
+        let whole = Arc::new(Whole { meta, bytes: whole.bytes().await? });
+        self.keep(Arc::clone(&whole));
+        whole.part(range.as_ref())
     }
 }
 
-/// A part of what is in memory.
-fn part_of(meta: ObjectMeta, bytes: &Bytes, range: Option<&GetRange>) -> Result<GetResult> {
-    let size = bytes.len() as u64;
-    let Range { start, end } = match range {
-        None => 0..size,
-        Some(range) => range.as_range(size).map_err(|error| refused(error.to_string()))?,
-    };
-    let part = bytes.slice(start as usize..end as usize);
-    let payload = GetResultPayload::Stream(stream::iter([Ok(part)]).boxed());
-    Ok(GetResult { payload, meta, range: start..end, attributes: Default::default() })
+impl Whole {
+    fn part(&self, range: Option<&GetRange>) -> Result<GetResult> {
+        let size = self.bytes.len() as u64;
+        let Range { start, end } = match range {
+            None => 0..size,
+            Some(range) => range.as_range(size).map_err(|error| refused(error.to_string()))?,
+        };
+        let part = self.bytes.slice(start as usize..end as usize);
+        let payload = GetResultPayload::Stream(stream::iter([Ok(part)]).boxed());
+        Ok(GetResult { payload, meta: self.meta.clone(), range: start..end, attributes: Default::default() })
+    }
 }
 
 fn refused(why: String) -> Error {
@@ -156,9 +179,8 @@ impl ObjectStore for WebFiles {
         if options.head {
             return self.look(location, options).await;
         }
-        let kept = self.whole.lock().get(location).cloned();
-        if let Some((meta, bytes)) = kept {
-            return part_of(meta, &bytes, options.range.as_ref());
+        if let Some(whole) = self.kept(location) {
+            return whole.part(options.range.as_ref());
         }
         let (found, heard) = self.ask(location, options.clone()).await;
         if heard.is_whole { self.part(location, options).await } else { found }

@@ -16,6 +16,7 @@
 //! | `wire.rs` | the requests below a client: what a server says, and when it is given up |
 //! | `remote.rs` | a store whose errors say what happened and what to do |
 //! | `http.rs` | single files of web servers |
+//! | `lengths.rs` | their answers, with a length and decoded |
 //! | `objects.rs` | the objects below an address, for who waits on a thread |
 //! | `masks.rs` | no text that anybody sees has a secret |
 //! | `registry.rs` | the stores of a session, opened when a statement names them |
@@ -29,6 +30,8 @@ mod credentials;
 mod environment;
 #[cfg(feature = "stores")]
 mod http;
+#[cfg(feature = "stores")]
+mod lengths;
 mod masks;
 #[cfg(feature = "stores")]
 mod objects;

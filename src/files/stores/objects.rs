@@ -48,14 +48,14 @@ impl Drop for Objects {
 impl Objects {
     /// # Errors
     ///
-    /// [`Error::Read`] for an address that cannot be reached by these stores, or has a query.
+    /// [`Error::Read`] for an address that cannot be reached by these stores, or has a query or an encoded slash.
     pub(crate) fn open(stores: &Stores, name: &str) -> Result<Self> {
         let Some(address) = Address::of(name).transpose()? else {
             return Err(Error::Read(format!("{name:?} is no address of a store")));
         };
-        if !address.query.is_empty() {
+        if !address.request.is_empty() {
             return Err(Error::Read(format!(
-                "address {:?}: several files are read there, by names below it: it can have no query",
+                "address {:?}: several files are read there, by names below it: it can have no query and no encoded slash",
                 address.to_string()
             )));
         }

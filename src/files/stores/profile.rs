@@ -69,8 +69,13 @@ impl Profile {
 
 /// Where a file of the tools lies.
 fn file(environment: &Environment, variable: &str, name: &str) -> Option<PathBuf> {
-    let stated = environment.get(variable).map(PathBuf::from);
-    stated.or_else(|| Some(environment.home()?.join(".aws").join(name)))
+    match (environment.get(variable), environment.home()) {
+        (Some(path), home) => Some(match (path.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ => PathBuf::from(path),
+        }),
+        (None, home) => Some(home?.join(".aws").join(name)),
+    }
 }
 
 fn text(path: &Path) -> Result<Option<String>> {
@@ -85,10 +90,19 @@ fn text(path: &Path) -> Result<Option<String>> {
 fn section_of(text: &str, name: &str) -> Option<BTreeMap<String, String>> {
     let mut lines = text.lines();
     lines.by_ref().find(|line| header(line).is_some_and(|header| header == name))?;
-    let own = lines.take_while(|line| header(line).is_none());
-    let own = own.filter(|line| !line.starts_with(char::is_whitespace) && !line.starts_with(['#', ';']));
-    let settings = own.filter_map(|line| line.split_once('='));
-    Some(settings.map(|(key, value)| (key.trim().to_lowercase(), without_comment(value).trim().to_owned())).collect())
+    let (mut settings, mut depth) = (BTreeMap::new(), usize::MAX);
+    for line in lines.take_while(|line| header(line).is_none()) {
+        let own = line.trim_start();
+        let indent = line.len() - own.len();
+        if own.is_empty() || own.starts_with(['#', ';']) || indent > depth {
+            continue;
+        }
+        depth = indent;
+        let setting =
+            own.split_once('=').map(|(key, value)| (key.trim().to_lowercase(), without_comment(value).trim()));
+        settings.extend(setting.map(|(key, value)| (key, value.to_owned())));
+    }
+    Some(settings)
 }
 
 fn header(line: &str) -> Option<String> {
@@ -127,6 +141,14 @@ mod tests {
         let work = Profile::read(Some("work"), &environment).expect("there");
         assert_eq!(work.get("aws_access_key_id"), Some("W#1"));
         assert_eq!((work.get("region"), work.get("endpoint_url")), (None, Some("http://x")));
+        let indented =
+            "[work]\n  aws_access_key_id = W\n\n  s3 =\n    region = nested\n  aws_secret_access_key=S\nregion = w\n";
+        let work = section_of(indented, "work").expect("there");
+        let settings = ["aws_access_key_id", "aws_secret_access_key", "region"].map(|key| work[key].as_str());
+        assert_eq!(settings, ["W", "S", "w"]);
+        let elsewhere = [("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/config"), ("AWS_CONFIG_FILE", "/no/such/file")];
+        let (_home, environment) = with(credentials, config, &elsewhere);
+        assert_eq!(Profile::read(None, &environment).expect("readable").get("region"), Some("d"));
         let (_home, environment) = with(credentials, config, &[("AWS_PROFILE", "play")]);
         let message = Profile::read(None, &environment).expect_err("not there").to_string();
         assert!(message.contains("\"play\" is not in") && message.contains("credentials"), "{message}");

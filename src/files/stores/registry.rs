@@ -206,12 +206,12 @@ impl Stores {
         Ok(Arc::new(Remote::new(&address, client, line, self.shared.secrets.clone())))
     }
 
-    /// Remembers the query of an address, whose store is open.
-    pub(in crate::files) fn add_query(&self, url: &ObjectStoreUrl, address: &Address) -> Result<()> {
-        if address.query.is_empty() {
+    /// Remembers what is asked for at an address whose store is open.
+    pub(in crate::files) fn add_request(&self, url: &ObjectStoreUrl, address: &Address) -> Result<()> {
+        if address.request.is_empty() {
             return Ok(());
         }
-        self.shared.secrets.add_all(address.query.trim_start_matches('?'));
+        self.shared.secrets.add_all(address.query());
         #[cfg(feature = "stores")]
         if let Some(files) = self.shared.web.lock().get(url.as_str().trim_end_matches('/')) {
             files.add(address.key()?, address);

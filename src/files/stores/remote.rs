@@ -144,11 +144,18 @@ impl Facts {
             Error::NotModified { path, .. } => {
                 Error::NotModified { path, source: source("it was not changed".to_owned()) }
             }
-            error @ (Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. }) => error,
+            error @ (Error::NotSupported { .. } | Error::NotImplemented { .. }) => error,
             error => {
                 let place =
                     path.map_or(self.name.clone(), |path| format!("{}/{}", self.name, Address::split_key(path).0));
-                let what = self.what(&error, &heard);
+                let what = match &error {
+                    // One of those that were listed.
+                    Error::InvalidPath { source } => format!(
+                        "an object there has a name that cannot be read here ({source}): rename it, or name folders and files \
+                         beside it"
+                    ),
+                    error => self.what(error, &heard),
+                };
                 Error::Generic { store: self.cloud.name(), source: source(format!("{place}: {what}")) }
             }
         }

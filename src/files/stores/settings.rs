@@ -23,7 +23,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for what is said of another cloud than that of the address; `None` is a local file.
+    /// [`Error::Setting`] for what is said of another cloud than that of the address; `None` is a local file. And for what is said
+    /// twice, in two spellings.
     pub(in crate::files) fn take(options: &mut HashMap<String, String>, address: Option<&Address>) -> Result<Self> {
         let mut taken = BTreeMap::new();
         let about: Vec<_> = options.keys().filter_map(|key| Some((key.clone(), of_store(key)?))).collect();
@@ -33,8 +34,17 @@ impl Options {
                 let key = key.strip_prefix("format.").unwrap_or(&key);
                 return Err(Error::Setting(format!("option '{key}' is about {}, and this is {place}", cloud.name())));
             }
-            taken.extend(options.remove(&key).map(|value| (name, value)));
+            let Some(value) = options.remove(&key) else { continue };
+            if let Some(other) = taken.insert(name.clone(), (key.clone(), value)) {
+                let mut both = [other.0, key];
+                both.sort();
+                return Err(Error::Setting(format!(
+                    "options '{}' and '{}' are one: give one of them",
+                    both[0], both[1]
+                )));
+            }
         }
+        let taken = taken.into_iter().map(|(name, (_, value))| (name, value)).collect();
         Ok(Self(taken))
     }
 
@@ -102,6 +112,9 @@ mod tests {
         let mut other = HashMap::from([("format.google_bucket".to_owned(), "x".to_owned())]);
         let message = Options::take(&mut other, Some(&address)).expect_err("of Google").to_string();
         assert_eq!(message, "option 'google_bucket' is about Google Cloud Storage, and this is s3://b");
+        let twice = ["aws.region", "S3.region"].map(|key| (key.to_owned(), "r".to_owned()));
+        let message = Options::take(&mut HashMap::from(twice), Some(&address)).expect_err("twice").to_string();
+        assert_eq!(message, "options 'S3.region' and 'aws.region' are one: give one of them");
         Options::take(&mut HashMap::from([("http.timeout".to_owned(), "1 s".to_owned())]), None)
             .expect_err("a local file");
     }

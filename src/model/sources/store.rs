@@ -121,6 +121,20 @@ impl InStore {
         write_whole(folder, name, &serde_json::to_vec(&version)?, fs::OpenOptions::new())
     }
 
+    /// What the store was found not to have, for when the network is not to be used; without it the store is asked again. Of an
+    /// address with no file at all nothing is kept.
+    fn keep_absences(&self) {
+        if self.objects.is_none() || !self.folder.join(ADDRESS).is_file() {
+            return;
+        }
+        let asked = self.asked.lock();
+        for (path, _) in asked.iter().filter(|(_, version)| version.is_none()) {
+            if self.kept(path) != Some(None) {
+                let _ = self.keep_note(path, None);
+            }
+        }
+    }
+
     fn fetch(&self, path: &str, version: &Version, access: &Access) -> Result<()> {
         let Some(objects) = &self.objects else {
             return Err(self.not_kept(path));
@@ -189,18 +203,15 @@ impl Source for InStore {
 
     fn locate(&self, path: &str, access: &Access) -> Result<Option<Location>> {
         let file = self.folder.join(path);
-        let Some(version) = self.version(path)? else {
-            if self.listing.is_none() && self.objects.is_some() && self.kept(path) != Some(None) {
-                // For when the network is not to be used; without it the store is asked again.
-                let _ = self.keep_note(path, None);
-            }
-            return Ok(None);
-        };
+        let version = self.version(path)?;
         // A weight file that can run code is only ever looked for, never fetched.
-        if !path.ends_with(".bin") && !self.is_kept(path, &version) {
-            self.fetch(path, &version, access)?;
+        if let Some(version) =
+            version.as_ref().filter(|version| !path.ends_with(".bin") && !self.is_kept(path, version))
+        {
+            self.fetch(path, version, access)?;
         }
-        Ok(Some(Location::Disk(file)))
+        self.keep_absences();
+        Ok(version.map(|_| Location::Disk(file)))
     }
 }
 

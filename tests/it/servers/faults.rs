@@ -22,6 +22,10 @@ pub(crate) enum Harm {
     Close,
     /// The server sees no `Range`: it sends the whole.
     WholeFiles,
+    /// The answer does not say how long it is: it ends where the connection does.
+    NoLength,
+    /// The answer has this header.
+    Header(&'static str, &'static str),
     /// The server sees the request only after so long.
     Delay(Duration),
     /// The answer's body comes in so many bytes at a time, with a rest after each.
@@ -150,6 +154,8 @@ pub(crate) struct Fate {
     pub(crate) is_lost: bool,
     pub(crate) closes: bool,
     pub(crate) wants_whole: bool,
+    pub(crate) hides_length: bool,
+    pub(crate) header: Option<(&'static str, &'static str)>,
     pub(crate) delay: Duration,
     /// Bytes of the body after which the connection is closed.
     pub(crate) cut: Option<usize>,
@@ -169,6 +175,8 @@ impl Fate {
                 Some(Harm::Cut(bytes)) => fate.cut = Some(bytes),
                 Some(Harm::Close) => fate.closes = true,
                 Some(Harm::WholeFiles) => fate.wants_whole = true,
+                Some(Harm::NoLength) => fate.hides_length = true,
+                Some(Harm::Header(name, value)) => fate.header = Some((name, value)),
                 Some(Harm::Delay(time)) => fate.delay = time,
                 Some(Harm::Trickle(bytes, rest)) => fate.trickle = Some((bytes, rest)),
                 Some(Harm::Hold(gate)) => fate.gate = Some(gate),

@@ -170,12 +170,14 @@ impl Response {
     }
 
     /// The status and the headers as they are sent. An answer to `HEAD` that was read keeps the length that it speaks of.
-    pub(crate) fn head(&self, keeps_open: bool) -> io::Result<Vec<u8>> {
+    pub(crate) fn head(&self, keeps_open: bool, has_length: bool) -> io::Result<Vec<u8>> {
         let mut headers = self.headers.clone();
         for name in ["connection", "transfer-encoding"] {
             headers.remove(name);
         }
-        if !self.body.is_empty() || headers.get("content-length").is_none() {
+        if !has_length {
+            headers.remove("content-length");
+        } else if !self.body.is_empty() || headers.get("content-length").is_none() {
             headers.remove("content-length");
             headers.push("content-length", &self.body.len().to_string());
         }

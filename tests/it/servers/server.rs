@@ -169,13 +169,18 @@ impl Shared {
         if fate.wants_whole {
             request.headers.remove("range");
         }
-        let response = fate.answer.clone().unwrap_or_else(|| (self.handler)(&request));
+        let mut response = fate.answer.clone().unwrap_or_else(|| (self.handler)(&request));
+        if let Some((name, value)) = fate.header {
+            response.headers.remove(name);
+            response = response.with_header(name, value);
+        }
         if fate.is_lost {
             return Ok(false);
         }
         self.change_entry(number, |entry| entry.status = Some(response.status));
-        let keeps_open = request.headers.get("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close"));
-        let head = response.head(keeps_open)?;
+        let is_asked = request.headers.get("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close"));
+        let keeps_open = is_asked && !fate.hides_length;
+        let head = response.head(keeps_open, !fate.hides_length)?;
         let body = if request.method == "HEAD" { &[] } else { response.body.as_slice() };
         self.send(&head, body, stream, &fate, number)?;
         Ok(keeps_open && fate.cut.is_none() && !fate.closes)

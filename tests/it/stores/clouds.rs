@@ -177,6 +177,22 @@ fn what_consoles_leave_for_a_folder_is_no_file() {
 }
 
 #[test]
+fn a_name_that_cannot_be_read_is_named_and_keeps_nobody_from_its_neighbours() {
+    let gcs = Gcs::start();
+    gcs.make_bucket("odd");
+    for key in ["d/good/x.csv", "d//x.csv", "d/../x.csv"] {
+        gcs.put("odd", key, "a\n1\n");
+    }
+    let run = |sql: &str| run(Gcs::variables(&gcs.server.url()), sql);
+    let message = run("SELECT a FROM 'gs://odd/d/'").error(1);
+    assert!(message.contains("gs://odd/d: an object there has a name that cannot be read here"), "{message}");
+    assert!(message.contains("\"d/"), "{message}");
+    for name in ["gs://odd/d/good/", "gs://odd/d/good/x.csv", "gs://odd/d/good/*.csv"] {
+        assert_eq!(run(&format!("SELECT a FROM '{name}'")).stdout(), "a\n1\n", "{name}");
+    }
+}
+
+#[test]
 fn a_listing_has_more_than_one_page() {
     let gcs = Gcs::start();
     gcs.make_bucket("pages");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::run;
 use crate::servers::faults::{Fault, Harm};
 use crate::servers::http::Http;
+use crate::servers::message::Response;
 
 const NO: [(&str, String); 0] = [];
 
@@ -51,8 +52,12 @@ fn error(server: &Http, sql: &str) -> String {
 #[test]
 fn files_are_read_whatever_a_server_refuses() {
     let server = server();
-    let faults: [&[Fault]; 10] = [
+    let faults: [&[Fault]; 14] = [
         &[],
+        &[Fault::new(Harm::NoLength)],
+        &[Fault::new(Harm::NoLength), Fault::new(Harm::WholeFiles), Fault::status(405).on("HEAD")],
+        &[Fault::new(Harm::Answer(Response::new(200, ""))).on("HEAD")],
+        &[Fault::new(Harm::Header("content-range", "bytes 0-0/*"))],
         &[Fault::new(Harm::WholeFiles)],
         &[Fault::status(405).on("HEAD")],
         &[Fault::status(501).on("HEAD")],
@@ -72,6 +77,40 @@ fn files_are_read_whatever_a_server_refuses() {
         assert_eq!(sql(&server, PARQUET), ALL, "{faults:?}");
         assert_eq!(sql(&server, "SELECT count(*) AS n FROM 'SERVER/d/x.csv'"), "n\n2\n", "{faults:?}");
     }
+}
+
+#[test]
+fn what_comes_encoded_is_decoded() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("x.csv.gz");
+    let copy = format!("COPY (SELECT 1 AS a, 'one' AS b UNION ALL SELECT 2, 'two' ORDER BY a) TO '{}'", file.display());
+    run(NO, &copy).stdout();
+    let bytes = std::fs::read(&file).expect("written");
+    for path in ["/e/x.csv", "/e/x.csv.gz"] {
+        server.put(path, bytes.clone());
+    }
+    let rows = |path: &str| sql(&server, &format!("SELECT a, b FROM 'SERVER{path}' ORDER BY a"));
+    server.server.add_fault(Fault::new(Harm::Header("content-encoding", "gzip")));
+    assert_eq!(rows("/e/x.csv"), "a,b\n1,one\n2,two\n");
+    assert_eq!(rows("/e/x.csv.gz"), "a,b\n1,one\n2,two\n", "which is compressed itself");
+    server.server.clear_faults();
+    server.server.add_fault(Fault::new(Harm::Header("content-encoding", "br")));
+    let message = error(&server, "SELECT * FROM 'SERVER/e/x.csv'");
+    assert!(message.contains("/e/x.csv: it comes encoded as \"br\""), "{message}");
+}
+
+#[test]
+fn an_address_is_asked_for_as_it_is_written() {
+    let server = server();
+    ["/r/a/b.csv", "/r//a/b.csv"].iter().for_each(|path| server.put(path, "a\n1\n"));
+    for path in ["/r/a%2Fb.csv", "/r//a/b.csv", "/r/%61/b.csv", "/r/a/b.csv?"] {
+        assert_eq!(sql(&server, &format!("SELECT a FROM 'SERVER{path}'")), "a\n1\n", "{path}");
+        assert!(server.server.take_requests().iter().all(|request| request.target == path), "{path}");
+    }
+    let message =
+        error(&server, "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'SERVER/r/a%2Fb.csv'; INSERT INTO t VALUES (1)");
+    assert!(message.contains("/r/a/b.csv: a web server is read from only"), "{message}");
 }
 
 #[test]
