@@ -22,13 +22,14 @@ use datafusion_proto::protobuf;
 use prost::{Message, Oneof};
 
 use super::exec::EmbedExec;
+use super::execution::PlanId;
 use super::planned::PlannedCall;
 use crate::engine::{Call, Identity};
 use crate::functions::{WrittenCall, WrittenFunction};
 use crate::model::Role;
 
 /// Before everything that this codec writes: whose it is, and by which rules. The number goes up with every change of a message.
-const MARK: &[u8] = b"datafusion-embed 1\n";
+const MARK: &[u8] = b"datafusion-embed 2\n";
 /// What all such marks begin with.
 const OURS: &[u8] = b"datafusion-embed ";
 
@@ -88,7 +89,8 @@ impl PhysicalExtensionCodec for EmbedCodec {
             let text = converter.physical_expr_to_proto(&call.text, self)?;
             CallColumn::new(call, text)
         });
-        let message = Operator { calls: calls.collect::<Result<_>>()?, joins_partitions: exec.joins_partitions };
+        let calls = calls.collect::<Result<_>>()?;
+        let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0 };
         write(&message, buf);
         Ok(())
     }
@@ -109,7 +111,7 @@ impl PhysicalExtensionCodec for EmbedCodec {
             let text = converter.proto_to_physical_expr(required(&column.text, "text")?, &schema, &decoding)?;
             column.planned(text)
         });
-        let exec = EmbedExec::try_new(Arc::clone(input), calls.collect::<Result<_>>()?)?;
+        let exec = EmbedExec::try_new(Arc::clone(input), calls.collect::<Result<_>>()?, PlanId(message.plan))?;
         Ok(Arc::new(if message.joins_partitions { exec.joining_partitions()? } else { exec }))
     }
 
@@ -204,6 +206,8 @@ struct Operator {
     calls: Vec<CallColumn>,
     #[prost(bool, tag = "2")]
     joins_partitions: bool,
+    #[prost(fixed64, tag = "3")]
+    plan: u64,
 }
 
 /// [`PlannedCall`]

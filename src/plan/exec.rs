@@ -27,7 +27,7 @@ use datafusion::physical_plan::{
 };
 use parking_lot::Mutex;
 
-use super::execution::Execution;
+use super::execution::{Kept, PlanId};
 use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
 use crate::engine::{Counters, Session};
@@ -43,8 +43,8 @@ pub(crate) struct EmbedExec {
     properties: Arc<PlanProperties>,
     /// Reads the input's partitions one after the other into one of its own.
     pub(super) joins_partitions: bool,
-    /// The one that this operator was last part of.
-    execution: Arc<Mutex<Option<Arc<Execution>>>>,
+    pub(super) plan: PlanId,
+    kept: Arc<Kept>,
     streams: Arc<Mutex<Vec<StreamCounters>>>,
     /// Rows and batches that left.
     metrics: ExecutionPlanMetricsSet,
@@ -54,18 +54,11 @@ pub(crate) struct EmbedExec {
 type StreamCounters = (usize, Arc<Counters>);
 
 impl EmbedExec {
-    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>) -> Result<Self> {
+    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, calls: Vec<PlannedCall>, plan: PlanId) -> Result<Self> {
         let properties = properties(&input, &calls, false)?;
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self {
-            input,
-            calls,
-            properties,
-            joins_partitions: false,
-            execution: Arc::default(),
-            metrics,
-            streams: Arc::default(),
-        })
+        let (kept, streams) = (Kept::of(plan), Arc::default());
+        Ok(Self { input, calls, properties, joins_partitions: false, plan, kept, streams, metrics })
     }
 
     /// The same operator, reading its input's partitions in their order.
@@ -75,20 +68,8 @@ impl EmbedExec {
     }
 
     pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let new = Self::try_new(input, self.calls.clone())?;
+        let new = Self::try_new(input, self.calls.clone(), self.plan)?;
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
-    }
-
-    /// The execution that runs in this context, kept until the next one, so that streams which come one after the other share
-    /// what they remember.
-    fn execution(&self, context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Execution> {
-        let mut last = self.execution.lock();
-        if let Some(execution) = last.as_ref().filter(|execution| execution.is_in(context)) {
-            return Arc::clone(execution);
-        }
-        let execution = Execution::of(context, session, most_bytes);
-        *last = Some(Arc::clone(&execution));
-        execution
     }
 }
 
@@ -186,7 +167,6 @@ impl ExecutionPlan for EmbedExec {
         match options.children_properties {
             ChildrenPropertiesMode::Keep => Ok(Arc::new(Self {
                 input,
-                execution: Arc::default(),
                 streams: Arc::default(),
                 metrics: ExecutionPlanMetricsSet::new(),
                 ..(*self).clone()
@@ -216,7 +196,7 @@ impl ExecutionPlan for EmbedExec {
             .iter()
             .map(|call| StreamCall::new(call.clone(), machine.clone(), Arc::clone(&counters)))
             .collect();
-        let execution = self.execution(&context, &session, machine.memory());
+        let execution = self.kept.execution(&context, &session, machine.memory());
         let input = (&self.input, partitions);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         Ok(Box::pin(EmbedStream::new(input, self.schema(), calls, execution, context, baseline)))

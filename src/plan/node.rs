@@ -11,6 +11,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use super::calls;
+use super::execution::PlanId;
 
 /// Runs calls of `embed` over its input.
 #[derive(Debug, Clone)]
@@ -21,10 +22,12 @@ pub(crate) struct EmbedNode {
     /// The column of each call.
     pub(super) names: Vec<String>,
     schema: DFSchemaRef,
+    /// Not of what the node is: the same one in another plan is equal.
+    pub(super) plan: PlanId,
 }
 
 impl EmbedNode {
-    pub(super) fn try_new(input: LogicalPlan, calls: Vec<Expr>, names: Vec<String>) -> Result<Self> {
+    pub(super) fn try_new(input: LogicalPlan, calls: Vec<Expr>, names: Vec<String>, plan: PlanId) -> Result<Self> {
         let mut fields: Vec<_> =
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
         for (call, name) in calls.iter().zip(&names) {
@@ -38,7 +41,7 @@ impl EmbedNode {
             fields,
             input.schema().metadata().clone().into_iter().collect::<HashMap<_, _>>(),
         )?;
-        Ok(Self { input, calls, names, schema: Arc::new(schema) })
+        Ok(Self { input, calls, names, schema: Arc::new(schema), plan })
     }
 }
 
@@ -75,7 +78,7 @@ impl UserDefinedLogicalNodeCore for EmbedNode {
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         match (inputs.pop(), inputs.is_empty()) {
-            (Some(input), true) => Self::try_new(input, exprs, self.names.clone()),
+            (Some(input), true) => Self::try_new(input, exprs, self.names.clone(), self.plan),
             _ => plan_err!("an Embed node has one input"),
         }
     }

@@ -93,7 +93,7 @@ impl ExtensionPlanner for EmbedPlanner {
                 identity,
             });
         }
-        let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned)?;
+        let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned, node.plan)?;
         Ok(Some(Arc::new(exec)))
     }
 }

@@ -249,6 +249,28 @@ proptest! {
     }
 }
 
+/// A scalar subquery ends before the rest of its plan begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_a_subquery_that_has_ended_are_not_embedded_again() {
+    let sql = "WITH w AS (SELECT id, embed(note) AS e, (SELECT max(cosine_similarity(embed(note), embed('q'))) FROM notes) AS v \
+               FROM notes) SELECT x.id, x.e, y.v FROM w x JOIN w y ON x.id = y.id";
+    for _ in 0..20 {
+        let (here, there) = (tiny_session(8, 1), tiny_session(8, 1));
+        for ctx in [&here, &there] {
+            small_tables(ctx).await;
+        }
+        let texts = 1 + count(&here, "SELECT count(DISTINCT note) FROM notes").await;
+        run(&here, sql).await;
+        assert_eq!(embedded(&here).await, texts);
+        #[cfg(feature = "cluster")]
+        {
+            run_elsewhere(&here, &there, sql).await.expect(sql);
+            // The literal was embedded where the plan was made.
+            assert_eq!(embedded(&there).await, texts - 1);
+        }
+    }
+}
+
 // ---- Planning ----
 
 #[tokio::test(flavor = "multi_thread")]

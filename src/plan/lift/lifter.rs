@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
 use super::columns::{as_exprs, columns_of, named, named_as, project, same_columns};
 use super::lifted::Lifted;
 use crate::plan::calls::Extractor;
+use crate::plan::execution::PlanId;
 use crate::plan::node::EmbedNode;
 
 /// What the columns that the rule adds begin with.
@@ -21,13 +22,14 @@ pub(super) struct Lifter {
     /// Number of the first column that this application may add, and of the next.
     first: usize,
     next: usize,
+    plan: PlanId,
 }
 
 impl Lifter {
     /// For a plan that may have been lifted before.
     pub(super) fn of(plan: &LogicalPlan) -> Self {
         let first = names_used(plan);
-        Self { first, next: first }
+        Self { first, next: first, plan: PlanId::new() }
     }
 
     /// Whether a column was added.
@@ -81,7 +83,7 @@ impl Lifter {
     fn run(&self, lifted: &mut Lifted, calls: Vec<Expr>, names: Vec<String>) -> Result<()> {
         lifted.computed.extend(calls.iter().cloned().zip(names.iter().map(Column::new_unqualified)));
         let input = std::mem::take(&mut lifted.plan);
-        let node = EmbedNode::try_new(input, calls, names)?;
+        let node = EmbedNode::try_new(input, calls, names, self.plan)?;
         lifted.plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(())
     }
