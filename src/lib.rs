@@ -45,6 +45,7 @@
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
 //! | `files/` | reading: what a name stands for; stores: what an address leads to, and who we are there; writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
+//! | `cluster/` | the same statements on many machines, by Ballista: what of a plan runs there, and the processes that run it |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
 //! | `bin/` | its `main` |
@@ -55,11 +56,12 @@
 //!   its neighbours, the batch size, the partition count or the row order. On the CPU this holds to the bit for one
 //!   machine and one kernel path.
 //! * **I2** Row i out belongs to row i in. NULL in, NULL out, and no other NULL is ever made: a failure is an error.
-//! * **I3** Only `functions/`, `plan/`, `files/` and `lib.rs` know planner types; only `model/` and `kernels/` know tensors; only
-//!   `engine/` starts threads (`files/` waits for disks and stores on those of DataFusion's runtime, and for a model in a store on
-//!   one of its own, because whoever looks for a model waits without being a task).
+//! * **I3** Only `functions/`, `plan/`, `files/`, `cluster/` and `lib.rs` know planner types; only `model/` and `kernels/` know
+//!   tensors; only `engine/` starts threads (`files/` and `cluster/` wait for disks, stores and schedulers on those of DataFusion's
+//!   runtime, and `files/` for a model in a store on one of its own, because whoever looks for a model waits without being a task).
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only for a model that was asked
-//!   for by hub id or address, and for an address that a statement names in a session with our stores.
+//!   for by hub id or address, for an address that a statement names in a session with our stores, and for the cluster of a session
+//!   that has one.
 //! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
 //!   literal; an equal literal is embedded at most once per query, however often it occurs.
 //! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
@@ -111,6 +113,8 @@
 
 mod access;
 pub mod cache;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod engine;
 mod error;
 pub mod expr_fn;
@@ -223,11 +227,17 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
 pub fn session(options: SessionOptions) -> Result<SessionContext> {
     let access = options.access.clone().with_stores(options.stores.clone());
     let writes = options.writes.clone();
+    #[cfg(feature = "cluster")]
+    let cluster = options.cluster().cloned();
     let ctx = session::without_functions(options)?;
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_as(&ctx, options.unwrap_or_default(), access)?;
     // Around the planner that the functions have brought.
     files::install(&mut ctx.state_ref().write(), &writes);
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = cluster {
+        cluster::install(&mut ctx.state_ref().write(), cluster);
+    }
     Ok(ctx)
 }
 

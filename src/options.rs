@@ -134,6 +134,11 @@ settings! {
     /// that at once. 0 is any number.
     cache_size: usize = 0, read_size,
         "Bytes that the folder may hold, the oldest vectors go first; 0 is any number; sizes like 512M, 2GB";
+    /// `embed.mixed_arithmetic`: whether the machines of a cluster may compute one statement with different instructions or devices.
+    /// `false` refuses such a statement; with `true` equal texts may get vectors that differ in their last bits (in f32 by less than
+    /// 0.00001 in their cosine).
+    mixed_arithmetic: bool = false, read_bool,
+        "Whether machines of a cluster that compute differently may share a statement, whose vectors then differ in last bits";
     /// `embed.offline`: never touch the network (also `HF_HUB_OFFLINE=1`).
     offline: bool = false, read_bool,
         "Never touch the network (also HF_HUB_OFFLINE=1)";
@@ -400,6 +405,7 @@ mod tests {
             .dimensions(13)
             .cache("vectors")
             .cache_size(14)
+            .mixed_arithmetic(true)
             .offline(true);
         let default = EmbedOptions::default().entries().into_iter();
         for (entry, default) in changed.entries().into_iter().zip(default) {

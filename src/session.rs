@@ -10,6 +10,8 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::access::Access;
+#[cfg(feature = "cluster")]
+use crate::cluster::{Cluster, prepared};
 use crate::files::{CsvTexts, Stores, WholeSinks, Writes, reading_files};
 use crate::functions::{Flatten, ReadText};
 use crate::options::EmbedOptions;
@@ -42,6 +44,21 @@ pub struct SessionOptions {
     pub stores: Stores,
     /// What the statements may do to come by models, and who is told what happens meanwhile.
     pub access: Access,
+    #[cfg(feature = "cluster")]
+    cluster: Option<Cluster>,
+}
+
+#[cfg(feature = "cluster")]
+impl SessionOptions {
+    /// Statements that read files run on a cluster. Settings that Ballista needs are made now, and those that are made later hold.
+    #[must_use]
+    pub fn on_cluster(self, cluster: Cluster) -> Self {
+        Self { config: prepared(self.config), cluster: Some(cluster), ..self }
+    }
+
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
 }
 
 impl Default for SessionOptions {
@@ -61,6 +78,8 @@ impl Default for SessionOptions {
             writes: Writes::default(),
             stores: Stores::default(),
             access: Access::default(),
+            #[cfg(feature = "cluster")]
+            cluster: None,
         }
     }
 }

@@ -5,7 +5,13 @@ use sha2::{Digest, Sha256};
 
 use super::numbers::{ARITHMETIC, TOKENISING};
 use super::segment::Shape;
+#[cfg(feature = "cluster")]
+use crate::error::Result;
 use crate::model::{Fingerprint, Place};
+#[cfg(feature = "cluster")]
+use crate::model::{kernel_path, resolved};
+#[cfg(feature = "cluster")]
+use crate::options::Device;
 
 /// The file that says what a space is for.
 pub(super) const DESCRIPTION: &str = "space.json";
@@ -29,6 +35,18 @@ pub(crate) struct SpaceKey {
     pub(super) arithmetic: u32,
     /// [`TOKENISING`].
     pub(super) tokenising: u32,
+}
+
+/// What computes vectors on a device of this process: two processes that say the same give the same bits.
+#[cfg(feature = "cluster")]
+pub(crate) fn arithmetic(device: Device) -> Result<String> {
+    let computes = match resolved(device) {
+        Device::Cpu | Device::Auto => format!("cpu-{}", kernel_path()?),
+        Device::Cuda(_) => "cuda".to_owned(),
+        Device::Metal => "metal".to_owned(),
+        Device::Candle => "candle".to_owned(),
+    };
+    Ok(format!("{computes}-{ARITHMETIC}.{TOKENISING}"))
 }
 
 /// How much of a text is read, and how much of its vector is kept.

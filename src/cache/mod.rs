@@ -57,6 +57,8 @@ mod upkeep;
 mod usage;
 
 pub(crate) use folder::Cache;
+#[cfg(feature = "cluster")]
+pub(crate) use key::arithmetic;
 pub(crate) use key::{SpaceKey, VectorLimits};
 pub(crate) use segment::Key;
 pub(crate) use space::{Kept, Space};

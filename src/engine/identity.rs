@@ -19,6 +19,20 @@ impl Identity {
         Self { description: found.digest.clone(), fingerprint }
     }
 
+    /// The same with the fingerprint, for whoever runs the plan elsewhere: all files of the model are read for it, and fetched where
+    /// they are not here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Model`] where the model here is another one by now.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn whole(&self, call: &Call, machine: &Machine) -> Result<Self> {
+        let found = machine.find(&call.model)?;
+        self.check(machine, &found)?;
+        let fingerprint = machine.fingerprint(&found)?.to_string();
+        Ok(Self { fingerprint: Some(fingerprint), ..self.clone() })
+    }
+
     /// # Errors
     ///
     /// [`Error::Model`] where the model here is another one.

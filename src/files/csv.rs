@@ -48,7 +48,7 @@ impl PhysicalOptimizerRule for CsvTexts {
     }
 }
 
-fn with_texts(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
+pub(super) fn with_texts(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
     let Some(exec) = node.downcast_ref::<DataSinkExec>() else { return Transformed::no(node) };
     let Some(sink) = exec.sink().downcast_ref::<CsvSink>().filter(|sink| can_tell(sink)) else {
         return Transformed::no(node);
@@ -66,7 +66,7 @@ fn can_tell(sink: &CsvSink) -> bool {
 
 /// DataFusion's sink with another way from rows to bytes.
 #[derive(Debug)]
-struct TextSink(CsvSink);
+pub(super) struct TextSink(pub(super) CsvSink);
 
 #[async_trait]
 impl FileSink for TextSink {

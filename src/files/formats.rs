@@ -37,8 +37,9 @@ pub(super) fn data_endings(format: &str) -> Vec<String> {
 }
 
 /// How DataFusion ends the names of files of a format, and how they are to end.
-pub(super) fn rename(ending: &str) -> Option<(&'static str, &'static str)> {
-    Ending::known(ending).filter(|known| known.ending != known.format).map(|known| (known.format, known.ending))
+pub(super) fn rename(ending: &str) -> Option<(String, String)> {
+    let known = Ending::known(ending).filter(|known| known.ending != known.format)?;
+    Some((known.format.to_owned(), known.ending.to_owned()))
 }
 
 /// Gives a session the formats of all endings that it has none for.

@@ -50,11 +50,19 @@ impl RunId {
         (is_digits && rest.starts_with(['_', '.'])).then(|| Self(format!("{RUN}{digits}")))
     }
 
-    /// The name of a file of this run, where DataFusion has made up `name` for it: 16 letters and digits, and a number.
-    pub(super) fn name(&self, name: &str) -> Option<String> {
+    /// The name of a file of this run, or of a part of it, where DataFusion has made up `name` for it: 16 letters and digits, and
+    /// a number.
+    pub(super) fn name(&self, name: &str, part: Option<u64>) -> Option<String> {
         let (random, rest) = name.split_at_checked(DIGITS)?;
         let is_random = random.bytes().all(|b| b.is_ascii_alphanumeric()) && rest.starts_with(['_', '.']);
-        is_random.then(|| format!("{}{rest}", self.0))
+        let part = part.map(|part| format!("_{part:05}")).unwrap_or_default();
+        is_random.then(|| format!("{}{part}{rest}", self.0))
+    }
+
+    /// As plans have it.
+    #[cfg(feature = "cluster")]
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The name of this run's list.
@@ -249,9 +257,11 @@ mod tests {
     fn an_id_is_read_from_the_names_of_its_files_and_nothing_else_is() {
         let run = RunId::new(Writer::this());
         assert_ne!(run, RunId::new(Writer::this()));
-        let name = run.name("rT4zKXUd3Jq0Sg1b_12.csv.gz").expect("DataFusion's");
+        let part = run.name("rT4zKXUd3Jq0Sg1b_0.parquet", Some(7)).expect("DataFusion's");
+        assert!(part.ends_with("_00007_0.parquet") && RunId::of(&part).as_ref() == Some(&run), "{part}");
+        let name = run.name("rT4zKXUd3Jq0Sg1b_12.csv.gz", None).expect("DataFusion's");
         assert!(name.ends_with("_12.csv.gz"));
-        assert_eq!(run.name("rT4zKXUd3Jq0Sg1b.parquet").as_deref().and_then(RunId::of).as_ref(), Some(&run));
+        assert_eq!(run.name("rT4zKXUd3Jq0Sg1b.parquet", None).as_deref().and_then(RunId::of).as_ref(), Some(&run));
         for name in [&name, &run.list(), &format!(".{name}.embedsql-x-y.part")] {
             assert_eq!(RunId::of(name).as_ref(), Some(&run), "{name}");
         }
@@ -261,7 +271,7 @@ mod tests {
             assert_eq!(RunId::of(other), None, "{other}");
         }
         for other in ["v.parquet", "0123456789abcde", "0123456789abcdefg.parquet", "0123456789abcd-f_0.csv"] {
-            assert_eq!(run.name(other), None, "{other}");
+            assert_eq!(run.name(other, None), None, "{other}");
         }
     }
 }

@@ -22,6 +22,8 @@
 //! | `partitions.rs` | the values of partition columns in the names of folders |
 //! | `export.rs` | the sink of a statement that writes into a folder |
 //! | `run.rs` | one run of it, from its list to its mark: the protocol, and what a kill leaves |
+//! | `run_store.rs` | the store that its sink writes to: files get their names there |
+//! | `tasks.rs` | the same in parts, each of which may be written by another machine |
 //! | `marks.rs` | the files beside the data of a folder, and which data counts |
 //! | `destination.rs` | where a statement writes, and what it reads |
 //! | `small.rs` | a small file at once |
@@ -52,11 +54,14 @@ mod partitions;
 mod planner;
 mod reading;
 mod run;
+mod run_store;
 mod sink;
 mod small;
 mod staged;
 mod stores;
 mod target;
+#[cfg(feature = "cluster")]
+mod tasks;
 mod upload;
 mod vectors;
 mod whole;
@@ -73,6 +78,8 @@ pub use planner::FilePlanner;
 pub(crate) use planner::install;
 pub(crate) use reading::{Documents, Row};
 pub use reading::{FileKind, reading_files};
+#[cfg(feature = "cluster")]
+pub(crate) use reading::{is_of_files, read_scan};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};
@@ -80,6 +87,8 @@ pub use staged::{Doubtful, Staged, left_over};
 pub(crate) use stores::{Objects, Version};
 pub use stores::{Stores, masked_statement};
 pub use target::{Target, may_be_made_in, shown, shown_error};
+#[cfg(feature = "cluster")]
+pub(crate) use tasks::{Parts, SharedExport, Written};
 pub use vectors::is_vector;
 pub use whole::Whole;
 pub use writes::Writes;

@@ -28,6 +28,7 @@
 //! list is gone, and files with an id but without a list are data. A run that must find no data looks again before step 3.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::fs::{self, File};
 use std::sync::Arc;
 
@@ -260,6 +261,19 @@ impl Run {
         &self.files
     }
 
+    /// Removes the files of this run that are not among those that it has completed.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn remove_others(&self) -> Result<()> {
+        let done = self.files.done();
+        for file in self.folder.look().await?.files.into_iter().map(|file| file.location) {
+            let name = file.filename().unwrap_or_default();
+            if RunId::of(name).as_ref() == Some(self.id()) && !is_list(name) && !done.contains(&file) {
+                self.folder.below.remove(&file).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Steps 3 to 5.
     pub(super) async fn complete(self) -> datafusion::error::Result<()> {
         self.begun.check()?;
@@ -349,6 +363,19 @@ fn replaced(folder: &Folder, work: &Work, data: &[ObjectMeta]) -> std::result::R
     Ok(data.iter().filter_map(|file| Replaced::of(&folder.root, file)).collect())
 }
 
+/// Remembers which files are completed.
+pub(super) trait Record: Debug + Send + Sync {
+    /// A file is about to be completed.
+    ///
+    /// # Errors
+    ///
+    /// If it may not be any more.
+    fn enter(&self, file: Path) -> Result<()>;
+
+    /// It was, or not.
+    fn leave(&self, file: Path, is_whole: bool);
+}
+
 /// The files that a run has completed, and what becomes of them when it fails.
 #[derive(Debug)]
 pub(super) struct RunFiles {
@@ -365,6 +392,9 @@ struct Progress {
     /// Files that are being completed, which nobody can stop.
     completing: Vec<Path>,
     phase: Phase,
+    /// Whether others write files of the run too, of which nobody knows when they end: as long as the list is there theirs count
+    /// for nothing.
+    is_shared: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -378,27 +408,10 @@ enum Phase {
 }
 
 impl RunFiles {
-    /// A file is about to be completed.
-    pub(super) fn enter(&self, file: Path) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.phase != Phase::Open {
-            return Err(ended());
-        }
-        state.completing.push(file);
-        Ok(())
-    }
-
-    /// It was, or not. Where the run has been given up meanwhile the file goes, and with the last one the list.
-    pub(super) fn leave(&self, file: Path, is_whole: bool) {
-        let mut state = self.state.lock();
-        state.completing.retain(|other| *other != file);
-        let file = is_whole.then_some(file);
-        if state.phase != Phase::Discarded {
-            state.done.extend(file);
-            return;
-        }
-        let list = state.completing.is_empty().then(|| self.list.clone());
-        self.remove(file.into_iter().chain(list).collect());
+    /// From now on others write files of the run too.
+    #[cfg(feature = "cluster")]
+    pub(super) fn share(&self) {
+        self.state.lock().is_shared = true;
     }
 
     fn seal(&self) -> Result<()> {
@@ -431,6 +444,30 @@ impl RunFiles {
     }
 }
 
+impl Record for RunFiles {
+    fn enter(&self, file: Path) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return Err(ended());
+        }
+        state.completing.push(file);
+        Ok(())
+    }
+
+    /// Where the run has been given up meanwhile the file goes, and with the last one the list.
+    fn leave(&self, file: Path, is_whole: bool) {
+        let mut state = self.state.lock();
+        state.completing.retain(|other| *other != file);
+        let file = is_whole.then_some(file);
+        if state.phase != Phase::Discarded {
+            state.done.extend(file);
+            return;
+        }
+        let list = (state.completing.is_empty() && !state.is_shared).then(|| self.list.clone());
+        self.remove(file.into_iter().chain(list).collect());
+    }
+}
+
 impl Unfinished for RunFiles {
     fn discard(&self) {
         let mut state = self.state.lock();
@@ -442,7 +479,7 @@ impl Unfinished for RunFiles {
         // Those that are being completed go too, as soon as they are.
         let gone = files.iter().chain(&state.completing).map(|file| self.below.name(file));
         self.writes.forget_completed(gone.collect());
-        if state.completing.is_empty() {
+        if state.completing.is_empty() && !state.is_shared {
             files.push(self.list.clone());
         }
         self.remove(files);
@@ -484,7 +521,7 @@ mod tests {
 
     /// A data file of a run, as DataFusion's sink would complete it.
     async fn write_data(run: &Run) -> Path {
-        let location = run.folder.root.clone().join(run.id().name("rT4zKXUd3Jq0Sg1b_0.parquet").expect("a name"));
+        let location = run.folder.root.clone().join(run.id().name("rT4zKXUd3Jq0Sg1b_0.parquet", None).expect("a name"));
         run.files.enter(location.clone()).expect("open");
         run.folder.below.put(&location, b"new".to_vec()).await.expect("written");
         run.files.leave(location.clone(), true);

@@ -44,7 +44,7 @@ impl PhysicalOptimizerRule for WholeSinks {
 }
 
 /// The node with its sink in a [`WholeSink`], if it has one.
-fn whole(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
+pub(super) fn whole(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
     match node.downcast_ref::<DataSinkExec>() {
         Some(exec) if !exec.sink().is::<WholeSink>() => {
             let sink = Arc::new(WholeSink { exec: exec.clone() });
@@ -56,9 +56,9 @@ fn whole(node: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
 
 /// A sink that is dropped, and not ended, when its input fails.
 #[derive(Debug)]
-struct WholeSink {
+pub(super) struct WholeSink {
     /// The sink inside; it is kept with its node because the node lends it only.
-    exec: DataSinkExec,
+    pub(super) exec: DataSinkExec,
 }
 
 #[async_trait]

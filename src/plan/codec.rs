@@ -1,4 +1,4 @@
-//! Plans as bytes: the operator and the functions of this crate, beside whatever else a plan is made of.
+//! Plans as bytes: the operator, the functions and the scans of this crate, beside whatever else a plan is made of.
 //!
 //! Nothing of a session is written: models by their names and what is known of their files, settings that decide a vector.
 //! Device, concurrency, folders and the access to models are those of the place where the plan is read.
@@ -25,6 +25,7 @@ use super::exec::EmbedExec;
 use super::execution::PlanId;
 use super::planned::PlannedCall;
 use crate::engine::{Call, Identity};
+use crate::files::read_scan;
 use crate::functions::{WrittenCall, WrittenFunction};
 use crate::model::Role;
 
@@ -33,7 +34,8 @@ const MARK: &[u8] = b"datafusion-embed 2\n";
 /// What all such marks begin with.
 const OURS: &[u8] = b"datafusion-embed ";
 
-/// Writes and reads the operator and the functions of this crate in physical plans; everything else goes to another codec.
+/// Writes and reads the operator, the functions and the scans of text files of this crate in physical plans; everything else goes to
+/// another codec.
 ///
 /// A plan is made where the query is written, and runs where its bytes are read: on models of that place by their names, which
 /// have to be the same models. Other dimensions, other configuration files, or another fingerprint where it was known, are an
@@ -90,7 +92,8 @@ impl PhysicalExtensionCodec for EmbedCodec {
             CallColumn::new(call, text)
         });
         let calls = calls.collect::<Result<_>>()?;
-        let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0 };
+        let arithmetic = exec.arithmetic.as_deref().map(str::to_owned);
+        let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0, arithmetic };
         write(&message, buf);
         Ok(())
     }
@@ -102,6 +105,9 @@ impl PhysicalExtensionCodec for EmbedCodec {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(scan) = read_scan(buf, inputs)? {
+            return Ok(scan);
+        }
         let Some(message) = read::<Operator>(buf)? else {
             return self.others.try_decode(buf, inputs, context, converter);
         };
@@ -112,6 +118,7 @@ impl PhysicalExtensionCodec for EmbedCodec {
             column.planned(text)
         });
         let exec = EmbedExec::try_new(Arc::clone(input), calls.collect::<Result<_>>()?, PlanId(message.plan))?;
+        let exec = exec.with_arithmetic(message.arithmetic.map(Arc::from));
         Ok(Arc::new(if message.joins_partitions { exec.joining_partitions()? } else { exec }))
     }
 
@@ -208,6 +215,8 @@ struct Operator {
     joins_partitions: bool,
     #[prost(fixed64, tag = "3")]
     plan: u64,
+    #[prost(string, optional, tag = "4")]
+    arithmetic: Option<String>,
 }
 
 /// [`PlannedCall`]

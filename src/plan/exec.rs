@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
+#[cfg(feature = "cluster")]
+use datafusion::common::exec_err;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Statistics, internal_err};
@@ -30,7 +32,13 @@ use parking_lot::Mutex;
 use super::execution::{Kept, PlanId};
 use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
+#[cfg(feature = "cluster")]
+use crate::cache::arithmetic;
+#[cfg(feature = "cluster")]
+use crate::engine::Machine;
 use crate::engine::{Counters, Session};
+#[cfg(feature = "cluster")]
+use crate::options::Device;
 use crate::options::EmbedOptions;
 
 /// Runs calls of `embed` over its input, in the input's order and partitioning.
@@ -44,6 +52,9 @@ pub(crate) struct EmbedExec {
     /// Reads the input's partitions one after the other into one of its own.
     pub(super) joins_partitions: bool,
     pub(super) plan: PlanId,
+    /// What the machine that runs it has to compute with, where others run it too.
+    #[cfg(feature = "cluster")]
+    pub(super) arithmetic: Option<Arc<str>>,
     kept: Arc<Kept>,
     streams: Arc<Mutex<Vec<StreamCounters>>>,
     /// Rows and batches that left.
@@ -58,7 +69,48 @@ impl EmbedExec {
         let properties = properties(&input, &calls, false)?;
         let metrics = ExecutionPlanMetricsSet::new();
         let (kept, streams) = (Kept::of(plan), Arc::default());
-        Ok(Self { input, calls, properties, joins_partitions: false, plan, kept, streams, metrics })
+        Ok(Self {
+            input,
+            calls,
+            properties,
+            joins_partitions: false,
+            plan,
+            #[cfg(feature = "cluster")]
+            arithmetic: None,
+            kept,
+            streams,
+            metrics,
+        })
+    }
+
+    /// The same operator, for a machine with this arithmetic.
+    #[cfg(feature = "cluster")]
+    pub(super) fn with_arithmetic(&self, arithmetic: Option<Arc<str>>) -> Self {
+        Self { arithmetic, ..self.clone() }
+    }
+
+    /// The same operator, with the fingerprints of its models.
+    #[cfg(feature = "cluster")]
+    pub(super) fn with_fingerprints(&self, machine: &Machine) -> Result<Self> {
+        let mut calls = self.calls.clone();
+        for planned in &mut calls {
+            planned.identity = planned.identity.whole(&planned.call, machine)?;
+        }
+        Ok(Self { calls, ..self.clone() })
+    }
+
+    /// An error on a machine with another arithmetic.
+    #[cfg(feature = "cluster")]
+    fn check_arithmetic(&self, device: Device) -> Result<()> {
+        let Some(wanted) = &self.arithmetic else { return Ok(()) };
+        let here = arithmetic(device)?;
+        match here == wanted.as_ref() {
+            true => Ok(()),
+            false => exec_err!(
+                "this machine computes with {here}, and the statement with {wanted}: vectors would differ in their last bits; SET \
+                 embed.mixed_arithmetic = true allows it"
+            ),
+        }
     }
 
     /// The same operator, reading its input's partitions in their order.
@@ -69,6 +121,8 @@ impl EmbedExec {
 
     pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
         let new = Self::try_new(input, self.calls.clone(), self.plan)?;
+        #[cfg(feature = "cluster")]
+        let new = new.with_arithmetic(self.arithmetic.clone());
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
     }
 }
@@ -189,6 +243,8 @@ impl ExecutionPlan for EmbedExec {
         let config = context.session_config().options();
         let session = Session::of(config).unwrap_or_default();
         let machine = session.machine(config, &EmbedOptions::default());
+        #[cfg(feature = "cluster")]
+        self.check_arithmetic(machine.device())?;
         let counters = Arc::<Counters>::default();
         self.streams.lock().push((partition, Arc::clone(&counters)));
         let calls = self

@@ -26,6 +26,15 @@ use super::exec::EmbedExec;
 #[derive(Debug)]
 pub(super) struct FileOrder;
 
+/// The rules of a session whose plans are cut into stages: an operator that reads several partitions, where only one is seen, has no
+/// place there.
+#[cfg(feature = "cluster")]
+pub(crate) fn without_file_order(
+    rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>],
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    rules.iter().filter(|rule| rule.name() != FileOrder.name()).cloned().collect()
+}
+
 impl PhysicalOptimizerRule for FileOrder {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         if !plan.exists(|plan| Ok(plan.is::<EmbedExec>()))? {

@@ -8,6 +8,7 @@
 //! | `planned.rs` | a call in a physical plan |
 //! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
+//! | `binding.rs` | what binds the machines that run a plan: the files of its models, and the arithmetic |
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
@@ -23,6 +24,8 @@
 //!
 //! DELETE and UPDATE are here because their conditions may have calls too, and DataFusion loses conditions.
 
+#[cfg(feature = "cluster")]
+mod binding;
 mod calls;
 mod change;
 #[cfg(feature = "cluster")]
@@ -40,7 +43,11 @@ mod planner;
 mod stream;
 
 #[cfg(feature = "cluster")]
+pub(crate) use binding::{has_calls, has_vectors, with_arithmetic, with_fingerprints};
+#[cfg(feature = "cluster")]
 pub use codec::EmbedCodec;
+#[cfg(feature = "cluster")]
+pub(crate) use file_order::without_file_order;
 #[cfg(feature = "stages")]
 pub(crate) use lift::fail_on_broken_rule;
 pub(crate) use pages::rules_with_pages;

@@ -12,6 +12,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::failure::Failure;
 use super::messages::tidy;
 use super::print::Format;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::files::expand_home;
 
 const EXAMPLES: &str = "\
@@ -21,6 +23,7 @@ Examples:
   embedsql -f report.sql --format csv --output report.csv
   embedsql --model BAAI/bge-small-en-v1.5 --device cuda < queries.sql
   embedsql models check nomic-ai/nomic-embed-text-v1.5
+  embedsql --cluster local:2 -c \"SELECT count(*) FROM 'docs.parquet'\"
   embedsql                                 (a prompt; \\? there for help)
 
 Exit codes: 0 success, 1 a statement failed, 2 wrong usage; 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM.";
@@ -69,6 +72,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<String>,
 
+    /// Run statements that read files on a cluster: HOST:PORT of its scheduler, or local:N for N executors on this machine
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_place)]
+    pub(crate) cluster: Option<Place>,
+
     /// Threads for queries and for the model, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
@@ -98,11 +106,66 @@ pub(crate) enum Action {
         #[command(subcommand)]
         action: Option<ModelsAction>,
     },
+    /// Hand out the tasks of a cluster: runs until it is stopped
+    #[cfg(feature = "cluster")]
+    Scheduler {
+        /// HOST:PORT to listen on; nothing is protected there, so it has to be a network of your own
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50050")]
+        bind: String,
+        /// End when standard input does
+        #[arg(long, hide = true)]
+        until_stdin_ends: bool,
+    },
+    /// Run the tasks of a cluster: runs until it is stopped
+    #[cfg(feature = "cluster")]
+    Executor(ExecutorArgs),
     /// Look after a folder of vectors that --cache made
     Cache {
         #[command(subcommand)]
         action: CacheAction,
     },
+}
+
+/// How `embedsql executor` runs.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct ExecutorArgs {
+    /// HOST:PORT of the scheduler
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_cluster)]
+    pub(crate) scheduler: Cluster,
+    /// HOST:PORT on which others fetch results, and by which they reach it; nothing is protected there [default: any free port]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true)]
+    pub(crate) bind: String,
+    /// Tasks at once, each a thread of the model, 1 to 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) tasks: Option<usize>,
+    /// Folder for results that wait to be fetched [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().map(in_home))]
+    pub(crate) work_folder: Option<PathBuf>,
+    /// Where models run: auto, cpu, cuda, cuda:N, metal (= --set embed.device=DEVICE)
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// Folder where vectors are kept, so that none is computed twice (= --set embed.cache=DIR)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<String>,
+    /// Memory that sorts, joins and aggregates may take before they spill [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
+    pub(crate) memory_limit: Option<usize>,
+    /// Set any embed.* or datafusion.* setting (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub(crate) set: Vec<(String, String)>,
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+/// Where a cluster is.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As many executors on this machine, for the time of the session.
+    Here(usize),
+    There(Cluster),
 }
 
 /// What is done with a folder of vectors.
@@ -216,6 +279,20 @@ fn in_home(path: PathBuf) -> PathBuf {
 
 fn parse_folder(text: &str) -> Result<String, Infallible> {
     Ok(expand_home(text).into_owned())
+}
+
+#[cfg(feature = "cluster")]
+fn parse_cluster(text: &str) -> Result<Cluster, String> {
+    Cluster::new(text).map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "cluster")]
+fn parse_place(text: &str) -> Result<Place, String> {
+    match text.strip_prefix("local:").map(|executors| executors.parse()) {
+        Some(Ok(executors @ 1..=64)) => Ok(Place::Here(executors)),
+        Some(_) => Err("expected local:N with N from 1 to 64".to_owned()),
+        None => parse_cluster(text).map(Place::There),
+    }
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {

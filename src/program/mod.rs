@@ -22,9 +22,12 @@
 //! | `downloads.rs` | how far a download is |
 //! | `failure.rs` | one line an error, and what it is for the exit code |
 //! | `messages.rs` | what DataFusion says where this program says something else |
+//! | `cluster.rs` | `embedsql scheduler`, `embedsql executor`, `--cluster` |
 //! | `commands.rs` | `embedsql models`, `embedsql cache` |
 
 mod args;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod commands;
 mod complete;
 mod downloads;
@@ -76,6 +79,10 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
         _ if args.version => print_version(),
         Some(Action::Models { action }) => commands::models(&args, action.as_ref()),
         Some(Action::Cache { action }) => commands::cache(&args, action),
+        #[cfg(feature = "cluster")]
+        Some(Action::Scheduler { bind, until_stdin_ends }) => cluster::scheduler(bind, *until_stdin_ends),
+        #[cfg(feature = "cluster")]
+        Some(Action::Executor(executor)) => cluster::executor(executor, args.quiet),
         None => start(&args, sources),
     };
     match result {
@@ -88,7 +95,11 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
 fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let texts = sources.into_iter().map(Text::read).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime(args)?;
-    let (ctx, writes) = runtime.block_on(setup::session(args))?;
+    #[cfg(feature = "cluster")]
+    let (options, _local) = cluster::session(args)?;
+    #[cfg(not(feature = "cluster"))]
+    let options = crate::SessionOptions::default();
+    let (ctx, writes) = runtime.block_on(setup::session(args, options))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
     let job = Job::new(ctx, writes.clone(), output.clone(), args.format, args.quiet);
     let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {

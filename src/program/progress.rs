@@ -12,6 +12,8 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::prelude::SessionContext;
 use indicatif::{ProgressBar, ProgressStyle};
 
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::counts;
 use crate::files::Stores;
 
@@ -71,20 +73,42 @@ impl Progress {
     }
 }
 
+/// What the statements of a session have done, here and on its cluster.
+#[derive(Debug, Clone, Copy)]
+struct Done {
+    rows: u64,
+    tokens: u64,
+    tasks: u64,
+}
+
+impl Done {
+    fn of(ctx: &SessionContext) -> Self {
+        let here = counts(ctx);
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = ctx.state_ref().read().config().get_extension::<Cluster>() {
+            let there = cluster.work();
+            let (rows, tokens) = (here.rows() + there.rows, here.tokens + there.tokens);
+            return Self { rows, tokens, tasks: there.tasks };
+        }
+        Self { rows: here.rows(), tokens: here.tokens, tasks: 0 }
+    }
+}
+
 /// Keeps the line true until the other end of `ended` is gone.
 fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, total: &Total, ended: &Receiver<()>) {
-    let (start, before) = (Instant::now(), counts(ctx));
+    let (start, before) = (Instant::now(), Done::of(ctx));
     let mut wait = PATIENCE;
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        let now = counts(ctx);
+        let now = Done::of(ctx);
         let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
         let trouble = stores.trouble().filter(|(_, since, _)| *since > LASTS);
         let trouble =
             trouble.map(|(store, since, what)| format!("{store}: {what} for {} s, trying again", since.as_secs()));
         let is_news = total.operators > 0 || trouble.is_some();
         let speed = (total.operators > 0).then(|| format!("{tokens:.0} tokens/s"));
-        bar.set_message(speed.into_iter().chain(trouble).collect::<Vec<_>>().join(", "));
-        bar.set_position(now.rows() - before.rows());
+        let tasks = (now.tasks > before.tasks).then(|| format!("{} tasks done", now.tasks - before.tasks));
+        bar.set_message(speed.into_iter().chain(tasks).chain(trouble).collect::<Vec<_>>().join(", "));
+        bar.set_position(now.rows - before.rows);
         if wait == PATIENCE && is_news {
             show(bar, total);
             wait = INTERVAL;

@@ -3,20 +3,21 @@
 use datafusion::prelude::SessionContext;
 
 use super::args::Args;
+#[cfg(feature = "cluster")]
+use super::args::ExecutorArgs;
 use super::downloads;
 use super::failure::{Failure, one_line, warn};
 use crate::SessionOptions;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::files::{Stores, Writes};
 
 /// Builds the session and gives what it writes; whatever is wrong with a flag is a usage error that names the flag.
-pub(crate) async fn session(args: &Args) -> Result<(SessionContext, Writes), Failure> {
-    let mut options = SessionOptions::default();
+pub(crate) async fn session(args: &Args, options: SessionOptions) -> Result<(SessionContext, Writes), Failure> {
+    let mut options = options;
     let (runtime_settings, settings): (Vec<_>, Vec<_>) =
         settings(args).into_iter().partition(|s| s.key.starts_with("datafusion.runtime."));
-    for setting in settings {
-        let set = options.config.options_mut().set(&setting.key, &setting.value);
-        set.map_err(|e| setting.usage(&one_line(&e)))?;
-    }
+    apply(&mut options, settings)?;
     options.memory_limit = args.memory_limit;
     options.access = downloads::access(args.quiet, warn);
     options.stores = Stores::all();
@@ -28,6 +29,34 @@ pub(crate) async fn session(args: &Args) -> Result<(SessionContext, Writes), Fai
         ctx.sql(&sql).await.map_err(|e| setting.usage(&one_line(&e)))?;
     }
     Ok((ctx, writes))
+}
+
+fn apply(options: &mut SessionOptions, settings: impl IntoIterator<Item = Setting>) -> Result<(), Failure> {
+    for setting in settings {
+        let set = options.config.options_mut().set(&setting.key, &setting.value);
+        set.map_err(|e| setting.usage(&one_line(&e)))?;
+    }
+    Ok(())
+}
+
+/// The session of an executor's tasks.
+#[cfg(feature = "cluster")]
+pub(crate) fn of_executor(args: &ExecutorArgs, quiet: bool) -> Result<SessionOptions, Failure> {
+    let mut options = SessionOptions::default();
+    let flags = [("--device", "embed.device", &args.device), ("--cache", "embed.cache", &args.cache)];
+    let flags = flags.into_iter().filter_map(|(flag, key, value)| Some(Setting::new(flag, key, value.as_ref()?)));
+    apply(&mut options, flags.chain(args.set.iter().map(|(key, value)| Setting::new("--set", key, value))))?;
+    options.memory_limit = args.memory_limit;
+    options.access = downloads::access(quiet, warn);
+    options.stores = Stores::all();
+    Ok(options)
+}
+
+/// The settings of the command line that mean nothing to the executors of a cluster.
+#[cfg(feature = "cluster")]
+pub(crate) fn without_effect(args: &Args, cluster: &Cluster) -> Vec<String> {
+    let settings = settings(args).into_iter().filter(|setting| cluster.ignores(&setting.key));
+    settings.map(|setting| if setting.flag == "--set" { setting.key } else { setting.flag.to_owned() }).collect()
 }
 
 /// One setting and the flag it came from.
@@ -53,6 +82,9 @@ impl Setting {
 /// The settings of the command line, weakest first: a --set overrides the flag that means the same.
 fn settings(args: &Args) -> Vec<Setting> {
     let threads = args.threads.map(|n| n.to_string());
+    // How many tasks a cluster has at once is not this machine's affair.
+    #[cfg(feature = "cluster")]
+    let threads = threads.filter(|_| args.cluster.is_none());
     let flags = [
         ("--threads", "datafusion.execution.target_partitions", &threads),
         ("--threads", "embed.concurrency", &threads),

@@ -2,6 +2,8 @@
 
 mod access;
 mod cache;
+#[cfg(all(feature = "cluster", feature = "cli"))]
+mod cluster;
 #[cfg(feature = "cluster")]
 mod codec;
 #[cfg(all(feature = "cli", unix))]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema};
-use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::MemTable;
@@ -24,7 +23,9 @@ use proptest::prelude::*;
 
 #[cfg(feature = "cluster")]
 use crate::support::run_elsewhere;
-use crate::support::{count, embedded, layout, physical, rows_as_text, run, tiny_options, tiny_session};
+use crate::support::{
+    count, embedded, layout, physical, rows_as_text, rows_of, run, sorted_rows, tiny_options, tiny_session,
+};
 
 /// A planner of a program's own; with the extension it lifts.
 #[derive(Debug)]
@@ -55,27 +56,6 @@ pub(crate) fn with_own_planner(lifts: bool, target_partitions: usize, batch_size
 
 async fn plan_text(ctx: &SessionContext, sql: &str) -> String {
     displayable(physical(ctx, sql).await.as_ref()).indent(false).to_string()
-}
-
-/// [`rows_of`] in the order of the text.
-fn sorted_rows(batches: &[RecordBatch]) -> Vec<String> {
-    let mut rows = rows_of(batches);
-    rows.sort();
-    rows
-}
-
-/// Rows as text, every bit of a vector in it.
-fn rows_of(batches: &[RecordBatch]) -> Vec<String> {
-    let cell = |column: &dyn Array, row: usize| match column.data_type() {
-        _ if column.is_null(row) => "NULL".to_owned(),
-        DataType::FixedSizeList(_, _) => {
-            let vector = column.as_fixed_size_list().value(row);
-            vector.as_primitive::<Float32Type>().values().iter().map(|x| format!("{:08x}", x.to_bits())).collect()
-        }
-        DataType::Float32 => format!("{:08x}", column.as_primitive::<Float32Type>().value(row).to_bits()),
-        _ => array_value_to_string(column, row).expect("a value"),
-    };
-    rows_as_text(batches, cell)
 }
 
 // ---- Generated queries ----

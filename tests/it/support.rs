@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
+use datafusion::arrow::util::display::array_value_to_string;
 #[cfg(feature = "cluster")]
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
@@ -71,6 +72,27 @@ pub(crate) fn rows_as_text(batches: &[RecordBatch], cell: impl Fn(&dyn Array, us
         batch.columns().iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|")
     };
     batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|r| row(batch, r)).collect::<Vec<_>>()).collect()
+}
+
+/// [`rows_of`] in the order of the text.
+pub(crate) fn sorted_rows(batches: &[RecordBatch]) -> Vec<String> {
+    let mut rows = rows_of(batches);
+    rows.sort();
+    rows
+}
+
+/// Rows as text, every bit of a vector in it.
+pub(crate) fn rows_of(batches: &[RecordBatch]) -> Vec<String> {
+    let cell = |column: &dyn Array, row: usize| match column.data_type() {
+        _ if column.is_null(row) => "NULL".to_owned(),
+        DataType::FixedSizeList(_, _) => {
+            let vector = column.as_fixed_size_list().value(row);
+            vector.as_primitive::<Float32Type>().values().iter().map(|x| format!("{:08x}", x.to_bits())).collect()
+        }
+        DataType::Float32 => format!("{:08x}", column.as_primitive::<Float32Type>().value(row).to_bits()),
+        _ => array_value_to_string(column, row).expect("a value"),
+    };
+    rows_as_text(batches, cell)
 }
 
 /// Runs a statement and gives its rows.

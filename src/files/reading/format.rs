@@ -31,7 +31,7 @@ use super::file_set::{is_away, shown_file};
 use super::json;
 use super::partitions::Partitions;
 use super::schema::{Named, merged};
-use super::text::{Text, TextSource, decoded};
+use super::text::{Text, TextSource, decoded, scanned};
 use crate::error::Error;
 
 /// Bytes from which the columns of all text files of a table are inferred, shared among them.
@@ -364,11 +364,6 @@ async fn csv_columns(
     let Ok(header) = found.await else { return Err(error) };
     let found = look(store, file, compression, move |reader| Ok(blame::csv(reader, &options, &header, &message)));
     Err(found.await.ok().flatten().map_or(error, |found| Error::Read(found).into()))
-}
-
-/// What a plan scans.
-fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
-    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
 }
 
 fn encoding(label: &str) -> Result<Option<&'static Encoding>> {

@@ -18,6 +18,7 @@
 //! | `cells.rs` | the rows of a CSV file, in which an empty text is no NULL |
 //! | `documents.rs` | files of plain text as rows |
 //! | `text.rs` | what DataFusion's sources of text lack |
+//! | `scans.rs` | a scan of text files in the bytes of a plan |
 //! | `decode.rs` | other encodings than UTF-8 |
 //! | `blame.rs` | where in a file it went wrong |
 //! | `bytes.rs` | a look into a file |
@@ -40,6 +41,8 @@ mod listing;
 mod partitions;
 mod pattern;
 mod rows;
+#[cfg(feature = "cluster")]
+mod scans;
 mod schema;
 mod table;
 mod tables;
@@ -49,5 +52,9 @@ pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
 pub(in crate::files) use kind::{COMPRESSED, ENDINGS, Ending, format_of};
 pub(in crate::files) use pattern::is_hidden;
+#[cfg(feature = "cluster")]
+pub(crate) use tables::is_of_files;
 pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
+#[cfg(feature = "cluster")]
+pub(crate) use text::read_scan;

@@ -71,6 +71,12 @@ pub(in crate::files) fn listing_table(provider: &dyn TableProvider) -> Option<&L
     files.or_else(|| provider.downcast_ref::<ListingTable>())
 }
 
+/// Whether a table's rows are in files.
+#[cfg(feature = "cluster")]
+pub(crate) fn is_of_files(provider: &dyn TableProvider) -> bool {
+    listing_table(provider).is_some()
+}
+
 /// Tables by the names of files.
 #[derive(Debug)]
 struct NamedFiles {

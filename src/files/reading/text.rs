@@ -1,25 +1,34 @@
 //! How files of text are read by a query: decoded, whole where they must be, and with the place in the file where it went wrong.
 
 use std::fmt::{self, Formatter};
+#[cfg(feature = "cluster")]
+use std::str::FromStr;
 use std::sync::Arc;
 
+#[cfg(feature = "cluster")]
+use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::datatypes::{Fields, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::CsvOptions;
-#[cfg(feature = "cluster")]
-use datafusion::common::not_impl_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
+#[cfg(feature = "cluster")]
+use datafusion::common::{exec_err, parsers::CompressionTypeVariant};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
+#[cfg(feature = "cluster")]
+use datafusion::datasource::physical_plan::FileScanConfigBuilder;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::ObjectStore;
 use datafusion::object_store::path::Path;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, PhysicalExpr};
+#[cfg(feature = "cluster")]
+use datafusion_proto::protobuf;
 use encoding_rs::Encoding;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 
@@ -30,6 +39,8 @@ use super::decode::Decoded;
 use super::file_set::shown_file;
 use super::json::{Objects, with_fields};
 use super::rows::{lines, pieces, rows};
+#[cfg(feature = "cluster")]
+use super::scans::{BROKEN, TextMessage};
 use crate::error::Error;
 
 /// What a file of text is.
@@ -122,27 +133,71 @@ impl FileSource for TextSource {
         self.inner.apply_expressions(f)
     }
 
-    /// As DataFusion's own source, where that reads the same; only that to it an empty text of a CSV file is NULL, and that it passes
-    /// over keys of JSON objects.
     #[cfg(feature = "cluster")]
     fn try_to_proto(
         &self,
         base: &FileScanConfig,
         context: &datafusion::physical_plan::proto::ExecutionPlanEncodeCtx<'_>,
-    ) -> Result<Option<datafusion_proto::protobuf::PhysicalPlanNode>> {
-        let is_told = match &self.text {
-            Text::Csv(options) => options.null_regex.is_none() && options.terminator.is_none(),
-            Text::Lines => true,
-            Text::Array => false,
-        };
-        if !is_told || self.encoding.is_some() || self.compression.is_compressed() {
-            return not_impl_err!(
-                "the bytes of a plan cannot say that a file is a JSON array, how it is compressed or encoded, how its lines end, or \
-                 what is NULL in it"
-            );
-        }
-        self.inner.try_to_proto(base, context)
+    ) -> Result<Option<protobuf::PhysicalPlanNode>> {
+        let scan = self.inner.try_to_proto(base, context)?;
+        scan.map(|scan| Ok(self.message()?.beside(scan))).transpose()
     }
+}
+
+#[cfg(feature = "cluster")]
+impl TextSource {
+    /// In the bytes of a plan.
+    fn message(&self) -> Result<TextMessage> {
+        let csv = match &self.text {
+            Text::Csv(options) => Some(protobuf::CsvFormat { options: Some(options.as_ref().try_into()?) }),
+            Text::Lines | Text::Array => None,
+        };
+        let beside = self.beside.clone().map(|fields| protobuf::Schema::try_from(&Schema::new(fields)));
+        Ok(TextMessage {
+            csv,
+            is_array: matches!(self.text, Text::Array),
+            splits: self.splits,
+            encoding: self.encoding.map(|encoding| encoding.name().to_owned()),
+            compression: self.compression.get_variant().to_string(),
+            beside: beside.transpose()?,
+            rows: self.rows as u64,
+        })
+    }
+
+    /// What the bytes of a plan say, over DataFusion's own source.
+    fn read(message: TextMessage, inner: Arc<dyn FileSource>) -> Result<Self> {
+        let encoding = message.known_encoding()?;
+        let text = match message.csv.and_then(|csv| csv.options) {
+            Some(options) => Text::Csv(Box::new((&options).try_into()?)),
+            None if message.is_array => Text::Array,
+            None => Text::Lines,
+        };
+        let beside = message.beside.map(|schema| Schema::try_from(&schema)).transpose()?;
+        Ok(Self {
+            inner,
+            text,
+            splits: message.splits,
+            encoding,
+            compression: FileCompressionType::from(CompressionTypeVariant::from_str(&message.compression)?),
+            beside: beside.map(|schema| schema.fields().clone()),
+            rows: message.rows as usize,
+        })
+    }
+}
+
+/// The scan of text files in the bytes of a plan, over DataFusion's; `None` where they are somebody else's.
+#[cfg(feature = "cluster")]
+pub(crate) fn read_scan(buf: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(message) = TextMessage::read(buf)? else { return Ok(None) };
+    let Some(config) = inputs.first().and_then(scanned) else { return exec_err!("{BROKEN}: it scans no files") };
+    let source = TextSource::read(message, Arc::clone(&config.file_source))?;
+    let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
+    Ok(Some(DataSourceExec::from_data_source(config)))
+}
+
+/// The scan of files that a plan is.
+pub(super) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
 }
 
 /// The store that gives a format's files as UTF-8, and the compression that is left.

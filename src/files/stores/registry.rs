@@ -160,7 +160,9 @@ impl Stores {
         let known = place.strip_prefix(STATED).and_then(|place| stated.get(place.parse::<usize>().ok()?));
         match known.filter(|(store, _)| *store == base) {
             Some((_, options)) => Ok((base, options.clone())),
-            None => Err(Error::Read(format!("{base}: its OPTIONS are not known in this session"))),
+            None => Err(Error::Read(format!(
+                "{base}: its OPTIONS are not known here: the machines of a cluster have their own environment, and no OPTIONS"
+            ))),
         }
     }
 

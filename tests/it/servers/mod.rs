@@ -12,6 +12,7 @@
 //! | `process.rs` | a server that is a program of others, see `.ci/servers` |
 //! | `s3.rs` | Amazon's store, by moto |
 //! | `azure.rs` | Microsoft's store, by azurite |
+//! | `nginx.rs` | a web server that many run |
 //! | `xml.rs` | what stores say |
 //! | `tests.rs` | each of them by the clients of object_store |
 
@@ -26,6 +27,8 @@ pub(crate) mod azure;
 pub(crate) mod gcs;
 #[cfg(feature = "stores")]
 pub(crate) mod http;
+#[cfg(all(feature = "stores", unix))]
+pub(crate) mod nginx;
 #[cfg(all(feature = "stores", unix))]
 pub(crate) mod process;
 #[cfg(feature = "stores")]

@@ -25,13 +25,18 @@ pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     };
     let found = folders.iter().map(|folder| folder.join(program)).find(|place| place.exists());
     if found.is_none() {
-        let (test, name) = (thread::current(), Path::new(program).file_name().expect("a program").display());
-        let test = test.name().unwrap_or("a test");
-        let line = format!("SKIPPED: {test}: {name} is not installed (.ci/servers installs it)\n");
-        // Not by a macro: the harness would keep what a test that passes prints that way.
-        io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error");
+        let name = Path::new(program).file_name().expect("a program").display();
+        skipped(&name.to_string(), ".ci/servers installs it");
     }
     found
+}
+
+/// Says that a test is skipped, because a program is not there.
+pub(crate) fn skipped(program: &str, next: &str) {
+    let test = thread::current();
+    let line = format!("SKIPPED: {}: {program} is not installed ({next})\n", test.name().unwrap_or("a test"));
+    // Not by a macro: the harness would keep what a test that passes prints that way.
+    io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error");
 }
 
 pub(crate) struct Process {

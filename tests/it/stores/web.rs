@@ -12,6 +12,7 @@ use super::run;
 use crate::servers::faults::{Fault, Harm};
 use crate::servers::http::Http;
 use crate::servers::message::Response;
+use crate::servers::nginx;
 
 const NO: [(&str, String); 0] = [];
 
@@ -77,6 +78,31 @@ fn files_are_read_whatever_a_server_refuses() {
         assert_eq!(sql(&server, PARQUET), ALL, "{faults:?}");
         assert_eq!(sql(&server, "SELECT count(*) AS n FROM 'SERVER/d/x.csv'"), "n\n2\n", "{faults:?}");
     }
+}
+
+#[test]
+fn nginx_gives_what_it_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("x y.parquet"), parquet()).expect("written");
+    let zipped = format!("COPY (SELECT 1 AS a, 'one' AS b) TO '{}'", folder.path().join("z.csv.gz").display());
+    run(NO, &zipped).stdout();
+    std::fs::rename(folder.path().join("z.csv.gz"), folder.path().join("z.csv")).expect("renamed");
+    let Some(nginx) = nginx::start(folder.path()) else { return };
+    let at = |path: &str| PARQUET.replace("SERVER/d/", &format!("{}{path}", nginx.url()));
+    for path in ["/", "/whole/", "/moved/"] {
+        assert_eq!(run(NO, &at(path)).stdout(), ALL, "{path}");
+    }
+    let sql = format!("SELECT a, b FROM '{}/zipped/z.csv'", nginx.url());
+    assert_eq!(run(NO, &sql).stdout(), "a,b\n1,one\n");
+    let message = run(NO, &at("/mine/")).error(1);
+    assert!(message.contains("401"), "{message}");
+    let table = format!(
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}/mine/x%20y.parquet' OPTIONS ('http.authorization' 'Bearer hush-hush')",
+        nginx.url()
+    );
+    assert_eq!(run(NO, &format!("{table}; SELECT count(*) AS n FROM t")).stdout(), "n\n5000\n");
+    let message = run(NO, &format!("SELECT * FROM '{}/no.csv'", nginx.url())).error(1);
+    assert!(message.contains("/no.csv: there is no such file"), "{message}");
 }
 
 #[test]

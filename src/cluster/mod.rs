@@ -1,0 +1,130 @@
+//! The same statements on many machines, by [Apache DataFusion Ballista](https://datafusion.apache.org/ballista/).
+//!
+//! ```text
+//! client                                scheduler             executors
+//! SQL --> plan/ --> planner --job--> stages of tasks ------> tasks: files -> EmbedExec -> files, or results
+//!                                                                                             |
+//! rows, or a mark that a folder is complete <-------------------------------------------------+
+//! ```
+//!
+//! A statement is planned where it is written, models and all, and goes to the scheduler as a physical plan: it looks at no model
+//! and no file. What decides a vector is in the plan; device, concurrency, folders and credentials are each executor's own.
+//! Nothing here schedules: that is Ballista's.
+//!
+//! | file | what |
+//! |---|---|
+//! | `planner.rs` | which part of a plan runs there, and a session that plans so |
+//! | `exec.rs` | the operator whose input runs there |
+//! | `export.rs` | a folder that tasks write, each its own files |
+//! | `job.rs` | a job: handed in, waited for, its results fetched |
+//! | `progress.rs` | how far the jobs of a session are |
+//! | `codec.rs` | plans as bytes: ours over Ballista's |
+//! | `scheduler.rs` | the process that hands out tasks |
+//! | `front.rs` | its door: who the executors are, how far a job is, and whether its client is still there |
+//! | `executor.rs` | the process that runs them |
+//! | `task.rs` | what is done around a task there: its files are looked for, its errors say where |
+//!
+//! # What is protected
+//!
+//! Nothing, beside that all ports are on the loopback address unless somebody says otherwise: Ballista (55) has no passwords and its
+//! processes speak without TLS. Whoever reaches a port of the scheduler or of an executor runs plans there, reads and writes
+//! files as that process may, and reads the results of others. Run it in a network of its own.
+
+mod codec;
+mod exec;
+mod executor;
+mod export;
+mod front;
+mod job;
+mod planner;
+mod progress;
+mod scheduler;
+mod task;
+
+pub use codec::codec;
+pub use executor::{ExecutorOptions, run_executor};
+pub(crate) use planner::{install, prepared};
+pub use progress::Work;
+pub use scheduler::{SchedulerOptions, run_scheduler};
+
+use std::sync::Arc;
+
+use self::progress::{Jobs, Progress};
+use crate::error::{Error, Result};
+
+/// Bytes of a message between processes, at most: a plan names every file that it reads.
+const MOST_BYTES: usize = 256 << 20;
+
+/// Where a cluster is: the address of its scheduler. Clones are one and the same, and know what the jobs of their session do.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    address: String,
+    jobs: Arc<Jobs>,
+}
+
+/// By their addresses.
+impl PartialEq for Cluster {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl Eq for Cluster {}
+
+impl Cluster {
+    /// `host:port` of a scheduler.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for anything else.
+    pub fn new(address: &str) -> Result<Self> {
+        let (host, port) = split(address)?;
+        Ok(Self { address: format!("{host}:{port}"), jobs: Arc::default() })
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the tasks of this session's jobs have done so far, all jobs together.
+    pub fn work(&self) -> Work {
+        self.jobs.work()
+    }
+
+    /// A job begins.
+    fn begin(&self) -> Progress {
+        Jobs::begin(&self.jobs)
+    }
+
+    /// Whether a setting is each executor's own, so that what a session says of it holds here only.
+    pub fn ignores(&self, setting: &str) -> bool {
+        job::is_of_machines(setting)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// Host and port of an address.
+fn split(address: &str) -> Result<(String, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    match parts.filter(|(host, _)| !host.is_empty() && !host.contains(['/', ' '])) {
+        Some((host, port)) => Ok((host.to_owned(), port)),
+        None => Err(Error::Setting(format!("{address:?} is no address such as 127.0.0.1:50050"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        assert_eq!(Cluster::new("[::1]:50050").expect("an address").url(), "http://[::1]:50050");
+        for wrong in ["", "host", ":1", "host:", "host:x", "host:70000", "http://host:1"] {
+            Cluster::new(wrong).expect_err(wrong);
+        }
+    }
+}

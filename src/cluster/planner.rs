@@ -1,0 +1,175 @@
+//! Which part of a plan runs on the cluster, and a session that plans so.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ballista_core::config::BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK;
+use ballista_core::extension::SessionConfigExt;
+use ballista_core::optimizer::with_ballista_optimizer_rules;
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{not_impl_err, plan_err};
+use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::source_as_provider;
+use datafusion::error::Result;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
+use datafusion::physical_plan::analyze::AnalyzeExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::explain::ExplainExec;
+use datafusion::physical_plan::{ExecutionPlan, displayable, replace_children_if_necessary};
+use datafusion::prelude::SessionConfig;
+
+use super::Cluster;
+use super::exec::ClusterExec;
+use super::export::ClusterExportExec;
+use crate::files::{SharedExport, is_of_files};
+use crate::plan::without_file_order;
+
+/// Tasks of a stage, where nobody says how many: enough for a few executors to be busy to the end, and for one that is lost to
+/// cost little.
+const TASKS: usize = 32;
+
+/// Plans as another planner does, and hands what reads files to a cluster.
+#[derive(Debug)]
+struct ClusterPlanner {
+    inner: Arc<dyn QueryPlanner + Send + Sync>,
+    cluster: Cluster,
+}
+
+/// The configuration of a session whose plans are cut into stages that run on different machines, as Ballista has it.
+pub(crate) fn prepared(config: SessionConfig) -> SessionConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let is_said = config.target_partitions() != cores;
+    let config = config.upgrade_for_ballista();
+    let config = config.set_usize(BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK, 1);
+    if is_said { config } else { config.with_target_partitions(TASKS) }
+}
+
+/// Gives a session the planner, around the one that it has, and the rules of Ballista.
+pub(crate) fn install(state: &mut SessionState, cluster: Cluster) {
+    let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
+    let planner = ClusterPlanner { inner: Arc::clone(state.query_planner()), cluster: cluster.clone() };
+    let rules = with_ballista_optimizer_rules(state.optimizers());
+    // One operator that reads several partitions in their order is no part of a stage.
+    let physical = without_file_order(state.physical_optimizers());
+    *state = SessionStateBuilder::new_from_existing(state.clone())
+        .with_query_planner(Arc::new(planner))
+        .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(physical)
+        .build();
+    // Whoever shows how far a statement is finds it there.
+    state.config_mut().set_extension(Arc::new(cluster));
+    // A builder turns it off, because the state has its catalog.
+    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
+}
+
+#[async_trait]
+impl QueryPlanner for ClusterPlanner {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let planned = self.inner.create_physical_plan(plan, session).await?;
+        if !reads_files(plan)? {
+            return Ok(planned);
+        }
+        match plan {
+            LogicalPlan::Explain(explain) if !matches!(*explain.plan, LogicalPlan::Copy(_) | LogicalPlan::Dml(_)) => {
+                let inside = self.inner.create_physical_plan(&explain.plan, session).await?;
+                self.explained(planned, inside)
+            }
+            LogicalPlan::Explain(_) => Ok(planned),
+            _ => self.distributed(planned),
+        }
+    }
+}
+
+impl ClusterPlanner {
+    /// What of a plan is not done here runs there.
+    fn distributed(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(sink) = plan.downcast_ref::<DataSinkExec>() {
+            return match SharedExport::of(sink) {
+                Some(export) => {
+                    let input = side_by_side(sink.input());
+                    Ok(Arc::new(ClusterExportExec::new(self.cluster.clone(), input, export)))
+                }
+                // A file has one writer.
+                None => {
+                    let rows = self.on_cluster(Arc::clone(sink.input()));
+                    replace_children_if_necessary(plan, vec![rows])
+                }
+            };
+        }
+        if plan.is::<AnalyzeExec>() {
+            let inside = plan.children().into_iter().map(|child| self.distributed(Arc::clone(child)));
+            let inside = inside.collect::<Result<Vec<_>>>()?;
+            return replace_children_if_necessary(plan, inside);
+        }
+        Ok(self.on_cluster(plan))
+    }
+
+    fn on_cluster(&self, plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(ClusterExec::new(self.cluster.clone(), plan))
+    }
+
+    /// An EXPLAIN whose plan is that of the cluster.
+    fn explained(
+        &self,
+        explain: Arc<dyn ExecutionPlan>,
+        plan: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(shown) = explain.downcast_ref::<ExplainExec>() else { return Ok(explain) };
+        let plan = self.distributed(plan)?;
+        let texts = shown.stringified_plans().iter().map(|text| {
+            let is_tree = text.plan.starts_with('┌');
+            let displayed = displayable(plan.as_ref());
+            match text.plan_type {
+                PlanType::FinalPhysicalPlan if is_tree => {
+                    StringifiedPlan::new(PlanType::FinalPhysicalPlan, displayed.tree_render().to_string())
+                }
+                PlanType::FinalPhysicalPlan => {
+                    StringifiedPlan::new(PlanType::FinalPhysicalPlan, displayed.indent(shown.verbose()).to_string())
+                }
+                _ => text.clone(),
+            }
+        });
+        Ok(Arc::new(ExplainExec::new(shown.schema(), texts.collect(), shown.verbose())))
+    }
+}
+
+/// The partitions that a sink for all rows would read one after the other.
+fn side_by_side(input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    match input.downcast_ref::<CoalescePartitionsExec>().filter(|coalesce| coalesce.fetch().is_none()) {
+        Some(coalesce) => Arc::clone(coalesce.input()),
+        None => Arc::clone(input),
+    }
+}
+
+/// Whether a plan reads files, which a cluster reads; what reads nothing, or what this session alone has, runs here.
+///
+/// # Errors
+///
+/// For one that reads both.
+fn reads_files(plan: &LogicalPlan) -> Result<bool> {
+    let (mut files, mut own) = (None, None);
+    let mut is_recursive = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let provider = source_as_provider(&scan.source)?;
+            let name = scan.table_name.to_string();
+            let place = if is_of_files(provider.as_ref()) { &mut files } else { &mut own };
+            place.get_or_insert(name);
+        }
+        is_recursive |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match (&files, &own) {
+        (Some(files), _) if is_recursive => {
+            not_impl_err!("WITH RECURSIVE over \"{files}\" does not run on a cluster; run it without --cluster")
+        }
+        (Some(files), Some(own)) => plan_err!(
+            "table \"{own}\" is of this session alone, and \"{files}\" is read on a cluster: write the former to a file first \
+             (COPY {own} TO '{own}.parquet'), and read that"
+        ),
+        _ => Ok(files.is_some()),
+    }
+}

@@ -1,0 +1,94 @@
+//! The process that hands out tasks: it looks at no model and at no file.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ballista_core::extension::SessionConfigExt;
+use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpcServer;
+use ballista_core::utils::{GrpcServerConfig, create_grpc_server};
+use ballista_scheduler::cluster::BallistaCluster;
+use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::scheduler_process::create_scheduler;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+
+use super::codec::codec;
+use super::front::Front;
+use super::{MOST_BYTES, split};
+use crate::EmbedOptions;
+use crate::error::{Error, Result};
+use crate::functions::Flatten;
+
+/// An executor that was not heard of for so long is lost, and its tasks run elsewhere, in seconds.
+const LOST: u64 = 20;
+
+/// What a scheduler is started with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SchedulerOptions {
+    /// `host:port` that it listens on; port 0 is any that is free.
+    pub bind: String,
+}
+
+impl SchedulerOptions {
+    /// To listen on `host:port`; port 0 is any that is free.
+    pub fn new(bind: &str) -> Self {
+        Self { bind: bind.to_owned() }
+    }
+}
+
+/// Runs a scheduler until the process ends; `ready` hears where it listens.
+///
+/// # Errors
+///
+/// [`Error::Setting`] for an address that cannot be listened on.
+pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketAddr)) -> Result<()> {
+    let wrong = |what: String| Error::Setting(format!("scheduler {:?}: {what}", options.bind));
+    let (host, port) = split(&options.bind)?;
+    let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
+    let listener = listener.map_err(|error| wrong(error.to_string()))?;
+    let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+    let config = config(address);
+    let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| wrong(error.to_string()))?;
+    let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await;
+    let scheduler = scheduler.map_err(|error| wrong(error.to_string()))?;
+    let service = SchedulerGrpcServer::new(Front::new(scheduler))
+        .max_decoding_message_size(MOST_BYTES)
+        .max_encoding_message_size(MOST_BYTES);
+    ready(address);
+    let server = create_grpc_server(&GrpcServerConfig::default()).add_service(service);
+    let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+    server.serve_with_incoming(connections).await.map_err(|error| wrong(error.to_string()))
+}
+
+fn config(address: SocketAddr) -> SchedulerConfig {
+    let runtime = Arc::new(RuntimeEnv::default());
+    SchedulerConfig {
+        bind_host: address.ip().to_string(),
+        bind_port: address.port(),
+        external_host: address.ip().to_string(),
+        task_distribution: TaskDistributionPolicy::RoundRobin,
+        executor_timeout_seconds: LOST,
+        no_executors_grace_period_seconds: LOST,
+        expire_dead_executor_interval_seconds: LOST / 4,
+        grpc_server_max_decoding_message_size: MOST_BYTES as u32,
+        grpc_server_max_encoding_message_size: MOST_BYTES as u32,
+        grpc_client_max_message_size: MOST_BYTES as u32,
+        override_physical_codec: Some(codec()),
+        override_config_producer: Some(Arc::new(|| {
+            SessionConfig::new_with_ballista().with_option_extension(EmbedOptions::default())
+        })),
+        // Ballista makes a session for each job.
+        override_session_builder: Some(Arc::new(move |config| {
+            let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(Arc::clone(&runtime));
+            let mut state = builder.with_default_features().build();
+            state.register_udf(Arc::new(Flatten::new().into()))?;
+            Ok(state)
+        })),
+        ..SchedulerConfig::default()
+    }
+}

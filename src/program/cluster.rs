@@ -1,0 +1,131 @@
+//! `embedsql scheduler` and `embedsql executor`; and `--cluster`, with the processes that `local:N` starts.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use super::args::{Args, ExecutorArgs, Place};
+use super::failure::{Failure, warn};
+use super::setup;
+use crate::SessionOptions;
+use crate::cluster::{Cluster, ExecutorOptions, SchedulerOptions, run_executor, run_scheduler};
+
+/// How the line begins that says where a process listens.
+const LISTENS: &str = "listening on ";
+
+/// Runs a scheduler.
+pub(crate) fn scheduler(bind: &str, until_stdin_ends: bool) -> Result<(), Failure> {
+    run(run_scheduler(SchedulerOptions::new(bind), announce), until_stdin_ends)
+}
+
+/// Runs an executor.
+pub(crate) fn executor(args: &ExecutorArgs, quiet: bool) -> Result<(), Failure> {
+    let mut options = ExecutorOptions::new(args.scheduler.clone());
+    options.bind = args.bind.clone();
+    options.session = setup::of_executor(args, quiet)?;
+    options.tasks = args.tasks.unwrap_or(options.tasks);
+    if let Some(folder) = &args.work_folder {
+        options.work_folder = folder.clone();
+    }
+    let until_stdin_ends = args.until_stdin_ends;
+    run(run_executor(options, announce), until_stdin_ends)
+}
+
+fn announce(address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    // Whoever does not listen does not want to know.
+    let _ = writeln!(out, "{LISTENS}{address}").and_then(|()| out.flush());
+}
+
+fn run(process: impl Future<Output = Result<(), crate::Error>>, until_stdin_ends: bool) -> Result<(), Failure> {
+    if until_stdin_ends {
+        std::thread::spawn(|| {
+            // What comes does not matter, only that nothing comes any more.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            std::process::exit(0);
+        });
+    }
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
+    runtime.block_on(process).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// The processes of a cluster on this machine; they end with this one, however it ends.
+pub(crate) struct Local {
+    processes: Vec<Child>,
+}
+
+impl Local {
+    fn start(executors: usize, args: &Args) -> io::Result<(Self, Cluster)> {
+        let mut local = Self { processes: Vec::new() };
+        let address = local.add(&["scheduler".to_owned(), "--bind".to_owned(), "127.0.0.1:0".to_owned()])?;
+        let cluster = Cluster::new(&address).map_err(io::Error::other)?;
+        let cores = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+        let mut line: Vec<String> = vec!["executor".into(), "--scheduler".into(), address, "--tasks".into()];
+        line.push((cores / executors).max(1).to_string());
+        // On this machine they are its settings too.
+        for (flag, value) in [("--device", &args.device), ("--cache", &args.cache)] {
+            line.extend(value.iter().flat_map(|value| [flag.to_owned(), value.clone()]));
+        }
+        let own = args.set.iter().filter(|(key, _)| cluster.ignores(key) && key.starts_with("embed."));
+        line.extend(own.flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]));
+        line.extend(args.quiet.then(|| "--quiet".to_owned()));
+        for _ in 0..executors {
+            local.add(&line)?;
+        }
+        Ok((local, cluster))
+    }
+
+    /// Starts this program with a command line, and gives the address that it listens on.
+    fn add(&mut self, line: &[String]) -> io::Result<String> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(line).arg("--until-stdin-ends").stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Ctrl-C is for this process: it stops a statement.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command.spawn()?;
+        let said = process.stdout.take().map(first_line).transpose()?.unwrap_or_default();
+        self.processes.push(process);
+        let address = said.trim().strip_prefix(LISTENS);
+        address.map(str::to_owned).ok_or_else(|| io::Error::other(format!("{} did not start", line[0])))
+    }
+}
+
+fn first_line(stdout: ChildStdout) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stdout.take(1024)).read_line(&mut line)?;
+    Ok(line)
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // One that has ended needs no end.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The options of a session on the cluster that the command line names, and its processes if they are this session's.
+pub(crate) fn session(args: &Args) -> Result<(SessionOptions, Option<Local>), Failure> {
+    let options = SessionOptions::default();
+    match &args.cluster {
+        None => Ok((options, None)),
+        Some(Place::Here(executors)) => {
+            let started = Local::start(*executors, args);
+            let (local, cluster) = started.map_err(|e| Failure::Usage(format!("--cluster local:{executors}: {e}")))?;
+            Ok((options.on_cluster(cluster), Some(local)))
+        }
+        Some(Place::There(cluster)) => {
+            let without = setup::without_effect(args, cluster);
+            if !without.is_empty() {
+                warn(&format!(
+                    "{} has no effect on the executors of the cluster: start them with it",
+                    without.join(", ")
+                ));
+            }
+            Ok((options.on_cluster(cluster.clone()), None))
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The same statements on a cluster of processes: a scheduler and executors on this machine.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::prelude::SessionContext;
+use datafusion_embed::cluster::Cluster;
+use datafusion_embed::{SessionOptions, session};
+use tempfile::TempDir;
+
+use crate::program::embedsql;
+use crate::support::{copy_folder, rows_of, run, sorted_rows};
+
+/// A process of the program that listens, and ends when this one does.
+struct Process {
+    child: Child,
+    address: String,
+}
+
+impl Process {
+    fn start(line: &[&str]) -> Self {
+        Self::start_with(line, |_| {})
+    }
+
+    fn start_with(line: &[&str], more: impl Fn(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
+        more(&mut command);
+        command.args(line).arg("--until-stdin-ends").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut said).expect("a line");
+        let address = said.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}: {said}"));
+        Self { address: address.to_owned(), child }
+    }
+
+    fn scheduler() -> Self {
+        Self::start(&["scheduler", "--bind", "127.0.0.1:0"])
+    }
+
+    fn executor(scheduler: &Self, more: &[&str]) -> Self {
+        let line = [&["executor", "--scheduler", &scheduler.address, "--tasks", "1"], more].concat();
+        Self::start(&line)
+    }
+
+    /// With a variable of its environment.
+    fn executor_with(scheduler: &Self, [name, value]: [&str; 2]) -> Self {
+        let line = ["executor", "--scheduler", &scheduler.address, "--tasks", "1"];
+        Self::start_with(&line, |command| {
+            command.env(name, value);
+        })
+    }
+
+    fn kill(&mut self) {
+        // One that has ended needs no end.
+        let _ = self.child.kill();
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A cluster of two executors for all tests that change nothing of it.
+static SHARED: LazyLock<(Process, [Process; 2])> = LazyLock::new(|| {
+    let scheduler = Process::scheduler();
+    let executors = [(); 2].map(|()| Process::executor(&scheduler, &[]));
+    (scheduler, executors)
+});
+
+const MODEL: &str = "tests/fixtures/tiny-bert";
+
+fn on(scheduler: &Process) -> SessionContext {
+    let cluster = Cluster::new(&scheduler.address).expect("an address");
+    with_model(SessionOptions::default().on_cluster(cluster))
+}
+
+fn with_model(mut options: SessionOptions) -> SessionContext {
+    options.config.options_mut().set("embed.model", MODEL).expect("a setting");
+    session(options).expect("a session")
+}
+
+/// A session on the shared cluster, and one of this process.
+fn both() -> (SessionContext, SessionContext) {
+    (on(&SHARED.0), with_model(SessionOptions::default()))
+}
+
+/// Tables in files of several row groups: `docs(id, body, title, grp)` in three files, `notes(id, note)` in one.
+async fn tables() -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    let here = with_model(SessionOptions::default());
+    for part in 0..3 {
+        let sql = format!(
+            "COPY (SELECT value AS id, CASE WHEN value % 7 = 0 THEN NULL ELSE 'text ' || (value % 40) END AS body, \
+             'title ' || value AS title, value % 5 AS grp FROM generate_series({}, {})) TO '{}/docs/{part}.parquet' \
+             OPTIONS ('format.max_row_group_size' '50')",
+            part * 100,
+            part * 100 + 99,
+            folder.path().display()
+        );
+        run(&here, &sql).await;
+    }
+    let notes = "COPY (SELECT value * 3 AS id, 'text ' || value AS note FROM generate_series(0, 39))";
+    run(&here, &format!("{notes} TO '{}/notes.csv'", folder.path().display())).await;
+    folder
+}
+
+async fn with_tables(ctx: &SessionContext, folder: &Path) {
+    let folder = folder.display();
+    run(ctx, &format!("CREATE EXTERNAL TABLE docs STORED AS PARQUET LOCATION '{folder}/docs/'")).await;
+    run(ctx, &format!("CREATE EXTERNAL TABLE notes STORED AS CSV LOCATION '{folder}/notes.csv'")).await;
+}
+
+/// Of a query that ends with ORDER BY in their order, of others sorted.
+fn rows(sql: &str, batches: &[RecordBatch]) -> Vec<String> {
+    let end = sql.rsplit(')').next().unwrap_or_default();
+    if end.contains("ORDER BY") { rows_of(batches) } else { sorted_rows(batches) }
+}
+
+const QUERIES: &[&str] = &[
+    "SELECT count(*) FROM docs",
+    "SELECT id, embed(body) FROM docs",
+    "SELECT id, embed(body) FROM docs WHERE id % 3 = 1 ORDER BY id LIMIT 20 OFFSET 7",
+    "SELECT id, cosine_similarity(embed(body), embed('text 3')) AS s FROM docs ORDER BY s DESC, id LIMIT 5",
+    "SELECT grp, count(embed(body)), first_value(embed(body) ORDER BY id) FROM docs GROUP BY grp",
+    "SELECT d.id, n.note, embed(n.note) FROM docs d JOIN notes n ON d.id = n.id",
+    "SELECT d.id, embed(n.note) FROM docs d LEFT JOIN notes n ON d.id = n.id",
+    "SELECT n.id, d.title FROM notes n FULL JOIN docs d ON d.id = n.id AND cosine_similarity(embed(d.body), embed(n.note)) > 0.9",
+    "SELECT DISTINCT embed(body) FROM docs",
+    "SELECT id, embed(body) FROM docs UNION ALL SELECT id, embed(note) FROM notes",
+    "SELECT id, row_number() OVER (PARTITION BY grp ORDER BY id) AS n, embed(title) FROM docs QUALIFY n < 4",
+    "SELECT id FROM docs WHERE id NOT IN (SELECT id FROM notes) AND embed(body) IS NOT NULL",
+    "SELECT id FROM docs WHERE cosine_similarity(embed(body), embed('text 1')) > (SELECT min(cosine_similarity(embed(note), embed('text 1'))) FROM notes)",
+    "SELECT id, embed_query(body), embed_tokens(body) FROM docs WHERE grp = 2",
+    "WITH w AS (SELECT id, embed(body) AS v FROM docs) SELECT x.id, x.v, y.v FROM w x JOIN w y ON x.id = y.id + 1",
+    "SELECT a.id, b.id FROM (SELECT id FROM docs LIMIT 3) a CROSS JOIN (SELECT id FROM notes ORDER BY id LIMIT 2) b WHERE a.id >= 0",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_give_the_same_rows_to_the_bit() {
+    let folder = tables().await;
+    let (there, here) = both();
+    for ctx in [&there, &here] {
+        with_tables(ctx, folder.path()).await;
+    }
+    for sql in QUERIES {
+        if sql.contains("LIMIT 3) a") {
+            // Which rows they are nobody says.
+            assert_eq!(run(&there, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>(), 6, "{sql}");
+            continue;
+        }
+        let (found, expected) = (rows(sql, &run(&there, sql).await), rows(sql, &run(&here, sql).await));
+        assert_eq!(found.len(), expected.len(), "{sql}");
+        assert!(found == expected, "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_text_are_read_there_as_here() {
+    let folder = TempDir::new().expect("a folder");
+    let (there, here) = both();
+    let at = |name: &str| format!("{}/{name}", folder.path().display());
+    fs::write(at("a.csv"), "id,t\n1,\"\"\n2,\n3,\"two\nlines\"\n").expect("written");
+    fs::write(at("latin.csv"), b"id,t\n1,\xe9t\xe9\n").expect("written");
+    fs::write(at("array.json"), "[{\"id\": 1, \"t\": \"x\"},\n{\"id\": 2, \"t\": null}]").expect("written");
+    fs::write(at("lines.jsonl"), "{\"id\": 1, \"t\": \"x\"}\n{\"id\": 2}\n").expect("written");
+    run(&here, &format!("COPY (SELECT 1 AS id, 'x' AS t UNION ALL SELECT 2, NULL) TO '{}'", at("b.csv.gz"))).await;
+    for name in ["a.csv", "array.json", "lines.jsonl", "b.csv.gz"] {
+        let sql = format!("SELECT id, t, t IS NULL, embed(t) FROM '{}'", at(name));
+        let (found, expected) = (sorted_rows(&run(&there, &sql).await), sorted_rows(&run(&here, &sql).await));
+        assert!(found == expected && found.len() > 1, "{name}: {found:?}");
+    }
+    for ctx in [&there, &here] {
+        let table = "CREATE EXTERNAL TABLE latin STORED AS CSV LOCATION";
+        run(
+            ctx,
+            &format!("{table} '{}' OPTIONS ('format.encoding' 'latin1', 'format.null_regex' '^1$')", at("latin.csv")),
+        )
+        .await;
+        assert_eq!(rows_of(&run(ctx, "SELECT id, t FROM latin").await), ["NULL|été"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_are_the_same_rows_in_files_of_the_tasks() {
+    let folder = tables().await;
+    let (there, here) = both();
+    for ctx in [&there, &here] {
+        with_tables(ctx, folder.path()).await;
+    }
+    let at = |name: &str| format!("{}/{name}", folder.path().display());
+    let read = async |name: &str| sorted_rows(&run(&here, &format!("SELECT id, v, g FROM '{}'", at(name))).await);
+    let select = "SELECT id, embed(body) AS v, grp AS g FROM docs";
+    run(&here, &format!("COPY ({select}) TO '{}'", at("here.parquet"))).await;
+    let expected = read("here.parquet").await;
+    assert_eq!(expected.len(), 300);
+    for (name, options, files) in [
+        ("plain/", "STORED AS PARQUET", 3..=32),
+        ("parts/", "STORED AS PARQUET PARTITIONED BY (g)", 5..=160),
+        ("one.parquet", "", 0..=0),
+    ] {
+        let counted = run(&there, &format!("COPY ({select}) TO '{}' {options}", at(name))).await;
+        assert_eq!(rows_of(&counted), ["300"], "{name}");
+        let found = read(name).await;
+        assert_eq!(found.len(), 300, "{name}");
+        assert!(name == "parts/" || found == expected, "{name}");
+        if name.ends_with('/') {
+            let mark = fs::read_to_string(at(&format!("{name}_SUCCESS"))).expect("a mark");
+            let parts = mark.matches(".parquet").count();
+            assert!(files.contains(&parts), "{name} has {parts} files");
+            let lists = fs::read_dir(at(name)).expect("a folder").flatten();
+            assert!(
+                !lists
+                    .map(|file| file.file_name().into_string())
+                    .any(|name| name.is_ok_and(|name| name.ends_with(".run")))
+            );
+        }
+    }
+    // A second one is refused, added or put in the place of the first, as everywhere.
+    let again = |mode: &str| format!("COPY ({select}) TO '{}' STORED AS PARQUET {mode}", at("plain/"));
+    let refused = there.sql(&again("")).await.expect("planned").collect().await.expect_err("there is data");
+    assert!(refused.to_string().contains("'mode' 'append'"), "{refused}");
+    run(&there, &again("OPTIONS ('mode' 'append')")).await;
+    assert_eq!(read("plain/").await.len(), 600);
+    run(&there, &again("OPTIONS ('mode' 'overwrite')")).await;
+    assert!(read("plain/").await == expected);
+    run(
+        &there,
+        &format!("COPY (SELECT id, body AS v, grp AS g FROM docs WHERE id < 0) TO '{}' STORED AS CSV", at("none/")),
+    )
+    .await;
+    assert_eq!(fs::read_to_string(at("none/_SUCCESS")).expect("a mark").matches(".csv").count(), 0);
+    run(&there, &format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", at("plain/"))).await;
+    run(&there, &format!("INSERT INTO t {select} WHERE id < 50")).await;
+    assert_eq!(read("plain/").await.len(), 350);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_there_is_said_and_what_cannot_is_an_error() {
+    let folder = tables().await;
+    let (there, _) = both();
+    with_tables(&there, folder.path()).await;
+    let text = |batches: &[RecordBatch]| rows_of(batches).join("\n");
+    let plan = text(&run(&there, "EXPLAIN SELECT id, embed(body) FROM docs").await);
+    assert!(plan.contains("ClusterExec: scheduler=127.0.0.1:") && plan.contains("EmbedExec: "), "{plan}");
+    let analyzed = text(&run(&there, "EXPLAIN ANALYZE SELECT count(embed(body)) FROM docs WHERE grp = 1").await);
+    let line = analyzed.lines().find(|line| line.contains("ClusterExec")).expect("what runs there");
+    // 300 rows in three files: 20 of each have grp = 1, a seventh of those no text.
+    for part in ["rows_null=", "rows_embedded=", "tokens=", "encode_time="] {
+        assert!(line.contains(part) && !line.contains(&format!("{part}0,")), "{part}: {line}");
+    }
+    // What reads no file runs here, without a scheduler even.
+    run(&there, "CREATE TABLE mine AS SELECT 1 AS id").await;
+    for sql in ["SELECT count(*) FROM mine", "SELECT embed('x')", "SELECT * FROM embed_models()", "SHOW TABLES"] {
+        let plan = text(&run(&there, &format!("EXPLAIN {sql}")).await);
+        assert!(!plan.contains("ClusterExec"), "{sql}: {plan}");
+        run(&there, sql).await;
+    }
+    for (sql, part) in [
+        ("SELECT * FROM docs JOIN mine ON docs.id = mine.id", "table \"mine\" is of this session alone, and \"docs\""),
+        ("SELECT id, (SELECT count(*) FROM embed_models()) FROM docs", "is of this session alone"),
+        (
+            "WITH RECURSIVE r AS (SELECT min(id) AS id FROM docs UNION ALL SELECT id + 1 FROM r WHERE id < 5) SELECT * FROM r",
+            "WITH RECURSIVE",
+        ),
+    ] {
+        let error = match there.sql(sql).await {
+            Ok(frame) => frame.collect().await.expect_err(sql),
+            Err(error) => error,
+        };
+        assert!(error.to_string().contains(part), "{sql}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_a_task_is_one_line_with_its_executor() {
+    let folder = tables().await;
+    let (there, _) = both();
+    with_tables(&there, folder.path()).await;
+    let out = folder.path().join("out");
+    for sql in [
+        "SELECT id / (id - 150), embed(body) FROM docs".to_owned(),
+        format!(
+            "COPY (SELECT id / (id - 150) AS x, embed(body) AS v FROM docs) TO '{}/' STORED AS PARQUET",
+            out.display()
+        ),
+    ] {
+        let error =
+            there.sql(&sql).await.expect("planned").collect().await.expect_err("a division by zero").strip_backtrace();
+        assert!(error.contains("executor 127.0.0.1:") && error.contains("Divide by zero"), "{sql}: {error}");
+        assert!(!error.contains("DataFusionError") && !error.contains('\n'), "{sql}: {error}");
+    }
+    // What there is of the export counts for nothing.
+    assert!(!out.join("_SUCCESS").exists());
+    let none = there.sql(&format!("SELECT * FROM '{}/'", out.display())).await;
+    assert!(none.is_err() || none.expect("a table").count().await.expect("counted") == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_executors_do_not_have_are_an_error_before_a_text_is_embedded() {
+    let folder = tables().await;
+    let (there, _) = both();
+    with_tables(&there, folder.path()).await;
+    let frame = there.sql("SELECT id, embed(body) FROM docs").await.expect("planned");
+    let plan = frame.create_physical_plan().await.expect("planned");
+    fs::rename(folder.path().join("docs/1.parquet"), folder.path().join("docs/_1.parquet")).expect("renamed");
+    let error = datafusion::physical_plan::collect(plan, there.task_ctx()).await.expect_err("it is gone").to_string();
+    assert!(error.contains("executor 127.0.0.1:") && error.contains("docs/1.parquet"), "{error}");
+    assert!(error.contains("have to have the same files"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_model_under_the_same_name_is_an_error_before_a_text_is_embedded() {
+    let folder = tables().await;
+    let elsewhere = TempDir::new().expect("a folder");
+    let model = elsewhere.path().join(MODEL);
+    copy_folder(Path::new(MODEL), &model);
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("readable");
+    *bytes.last_mut().expect("weights") ^= 1;
+    fs::write(&weights, bytes).expect("written");
+    let none = TempDir::new().expect("a folder");
+    for (place, part) in [(&elsewhere, "fingerprint"), (&none, "tiny-bert")] {
+        let scheduler = Process::scheduler();
+        let line = ["executor", "--scheduler", &scheduler.address, "--tasks", "1"];
+        let _executor = Process::start_with(&line, |command| {
+            command.current_dir(place.path());
+        });
+        let there = on(&scheduler);
+        with_tables(&there, folder.path()).await;
+        let frame = there.sql("SELECT id, embed(body) FROM docs").await.expect("planned");
+        let error = frame.collect().await.expect_err("another model").strip_backtrace();
+        assert!(error.contains("executor 127.0.0.1:") && error.contains(part), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_executor_costs_time_and_no_row() {
+    let scheduler = Process::scheduler();
+    let mut first = Process::executor(&scheduler, &[]);
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let out = folder.path().join("out");
+    // Long texts, so that there is a middle in which it can be killed.
+    let sql = format!(
+        "COPY (SELECT d.id * 1000 + n.id AS id, embed(repeat(d.title || n.note, 40)) AS v FROM docs d CROSS JOIN notes n) TO \
+         '{}/' STORED AS PARQUET",
+        out.display()
+    );
+    let export = tokio::spawn(async move { run(&there, &sql).await });
+    let files = || {
+        fs::read_dir(&out).map_or(0, |folder| {
+            folder.flatten().filter(|f| !f.file_name().to_string_lossy().starts_with(['_', '.'])).count()
+        })
+    };
+    let began = Instant::now();
+    while files() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(60) && !export.is_finished(), "a file comes first");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _second = Process::executor(&scheduler, &[]);
+    first.kill();
+    let counted = export.await.expect("no panic");
+    assert_eq!(rows_of(&counted), ["12000"]);
+    let here = with_model(SessionOptions::default());
+    let found = run(&here, &format!("SELECT count(*), count(DISTINCT id) FROM '{}/'", out.display())).await;
+    assert_eq!(rows_of(&found), ["12000|12000"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_goes_or_is_not_there_is_an_error_in_seconds() {
+    let mut scheduler = Process::scheduler();
+    let _executor = Process::executor(&scheduler, &[]);
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let sql = "SELECT sum(length(repeat(a.title, 100))) FROM docs a CROSS JOIN docs b CROSS JOIN docs c";
+    let query = there.sql(sql).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!running.is_finished());
+    scheduler.kill();
+    let began = Instant::now();
+    let error = running.await.expect("no panic").expect_err("the scheduler is gone").to_string();
+    assert!(error.contains(&format!("scheduler {}: is gone", scheduler.address)), "{error}");
+    let error = there.sql(sql).await.expect("planned").collect().await.expect_err("nobody is there").to_string();
+    assert!(error.contains(&format!("scheduler {}: cannot be reached", scheduler.address)), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_waits_for_is_cancelled() {
+    let scheduler = Process::scheduler();
+    let _executor = Process::executor(&scheduler, &[]);
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let sql = "SELECT sum(length(repeat(a.title, 100))) FROM docs a CROSS JOIN docs b CROSS JOIN docs c";
+    let query = there.sql(sql).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    running.abort();
+    // Its only executor has time for others soon.
+    let began = Instant::now();
+    assert_eq!(rows_of(&run(&there, "SELECT count(*) FROM docs").await), ["300"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_compute_differently_share_no_statement_unless_they_may() {
+    let scheduler = Process::scheduler();
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let (portable, sql) = (["DATAFUSION_EMBED_KERNELS", "portable"], "SELECT id, embed(body) FROM docs");
+    let error = async |ctx: &SessionContext, sql: &str| {
+        ctx.sql(sql).await.expect("planned").collect().await.expect_err(sql).strip_backtrace()
+    };
+    let _first = Process::executor_with(&scheduler, portable);
+    // All executors compute alike, and this process computes nothing of it.
+    assert_eq!(run(&there, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>(), 300);
+    let own = "SELECT id, cosine_similarity(embed(body), embed('text 1')) FROM docs";
+    if datafusion_embed::kernel_path().expect("a path").starts_with("portable") {
+        return;
+    }
+    let refused = error(&there, own).await;
+    assert!(refused.contains("compute differently") && refused.contains("cpu-portable"), "{refused}");
+    let _second = Process::executor(&scheduler, &[]);
+    let refused = error(&there, sql).await;
+    assert!(refused.contains("embed.mixed_arithmetic = true"), "{refused}");
+    assert_eq!(rows_of(&run(&there, "SELECT count(*) FROM docs").await), ["300"], "without vectors nothing differs");
+    run(&there, "SET embed.mixed_arithmetic = true").await;
+    for sql in [sql, own] {
+        assert_eq!(run(&there, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>(), 300, "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_knows_what_was_done_for_it() {
+    let folder = tables().await;
+    let cluster = Cluster::new(&SHARED.0.address).expect("an address");
+    let there = with_model(SessionOptions::default().on_cluster(cluster.clone()));
+    with_tables(&there, folder.path()).await;
+    run(&there, "SELECT count(embed(body)) FROM docs").await;
+    let work = cluster.work();
+    assert_eq!(work.rows, 257, "{work:?}");
+    assert!(work.tasks >= 2 && work.tokens > work.rows, "{work:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_starts_a_cluster_for_itself() {
+    let folder = tables().await;
+    let docs = folder.path().join("docs");
+    let sql = format!("SELECT count(*) AS n, count(embed(body)) AS v FROM '{}'", docs.display());
+    let line = ["--cluster", "local:2", "--model", MODEL, "--format", "csv", "-c", &sql];
+    assert_eq!(embedsql(line).stdout(), "n,v\n300,257\n");
+    let line = ["--cluster", &SHARED.0.address, "--cache", "vectors", "--model", MODEL, "--format", "csv", "-c", &sql];
+    let ended = embedsql(line).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "n,v\n300,257\n"));
+    assert_eq!(ended.stderr, "warning: --cache has no effect on the executors of the cluster: start them with it\n");
+    let message = embedsql(["--cluster", "local:0", "-c", &sql]).error(2);
+    assert!(message.contains("local:N"), "{message}");
+    let message = embedsql(["--cluster", "127.0.0.1:1", "-c", &sql]).error(1);
+    assert!(message.contains("scheduler 127.0.0.1:1: cannot be reached"), "{message}");
+}
