@@ -107,7 +107,12 @@ const S3_KEYS: [S3; 3] = [S3::AccessKeyId, S3::SecretAccessKey, S3::Token];
 
 /// Who we are at S3.
 pub(super) fn s3(options: &Options, environment: &Environment) -> Result<Identified<S3>> {
-    let variables = environment.starting_with("AWS_");
+    // The name that Amazon's own tools have for it.
+    let own = |name: String| match name.as_str() {
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT" => "AWS_METADATA_ENDPOINT".to_owned(),
+        _ => name,
+    };
+    let variables = environment.starting_with("AWS_").map(|(name, value)| (own(name), value));
     let (mut found, stated) = Identified::new(variables, options, "aws", S3::Bucket)?;
     let profile = Profile::read(options.get("profile"), environment)?;
     let by_options = any(&stated, &S3_KEYS[..2]);
@@ -168,8 +173,7 @@ fn s3_machine(found: &Identified<S3>, profile: &Profile, options: &Options, envi
     let container = [S3::ContainerCredentialsFullUri, S3::ContainerAuthorizationTokenFile];
     let is_disabled = is_true(environment.get("AWS_EC2_METADATA_DISABLED"));
     let is_stated = is_true(options.get("metadata")) || found.has(&[S3::MetadataEndpoint]);
-    let is_likely =
-        environment.is_made_by("amazon ec2") || environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some();
+    let is_likely = environment.is_made_by("amazon ec2");
     if found.has(&[S3::WebIdentityTokenFile, S3::RoleArn]) {
         return Who::Known("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned());
     }

@@ -9,6 +9,7 @@ use crate::servers::gcs::Gcs;
 use crate::servers::message::Response;
 use crate::servers::proxy;
 use crate::servers::s3::{Moto, moto};
+use crate::servers::server::Server;
 
 /// Without keys.
 fn nobody(url: &str) -> Vec<(&'static str, String)> {
@@ -75,6 +76,72 @@ fn options_go_before_the_environment_and_the_environment_before_profiles() {
     run.command.env("HOME", home.path());
     let message = run.error(1);
     assert!(message.contains("AWS profile \"play\" is not in"), "{message}");
+}
+
+/// The services that give machines of Amazon's cloud their keys, each another one.
+fn services() -> Server {
+    let keys = |id: &str| {
+        format!(
+            "{{\"AccessKeyId\": \"{id}\", \"SecretAccessKey\": \"x\", \"Token\": \"t\", \"Expiration\": \"2100-01-01T00:00:00Z\"}}"
+        )
+    };
+    Server::start(move |request| match (request.method.as_str(), request.path()) {
+        ("PUT", "/latest/api/token") => Response::new(200, "session"),
+        ("GET", "/latest/meta-data/iam/security-credentials/") => Response::new(200, "role"),
+        ("GET", "/latest/meta-data/iam/security-credentials/role") => Response::new(200, keys("OFMACHINE")),
+        ("GET", "/container") => match request.headers.get("authorization") {
+            Some("of the file") => Response::new(200, keys("OFCONTAINER")),
+            _ => Response::new(401, ""),
+        },
+        ("POST", "/sts") if request.parameter("WebIdentityToken").as_deref() == Some("of the file") => Response::new(
+            200,
+            "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><SessionToken>t</SessionToken>\
+             <SecretAccessKey>x</SecretAccessKey><AccessKeyId>OFROLE</AccessKeyId><Expiration>2100-01-01T00:00:00Z</Expiration>\
+             </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        ),
+        _ => Response::new(404, ""),
+    })
+}
+
+#[test]
+fn machines_of_the_cloud_have_what_they_are_given() {
+    let Some(moto) = moto() else { return };
+    moto.make_bucket("machines");
+    let (proxy, services, home) = (proxy::start(moto.address), services(), folder());
+    let token = home.path().join("token");
+    fs::write(&token, "of the file").expect("written");
+    let token = token.display().to_string();
+    let at = |path: &str| format!("{}{path}", services.url());
+    let cases: [(&str, Vec<(&'static str, String)>); 3] = [
+        ("OFMACHINE", vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT", services.url())]),
+        (
+            "OFCONTAINER",
+            vec![
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", at("/container")),
+                ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.clone()),
+            ],
+        ),
+        (
+            "OFROLE",
+            vec![
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", token),
+                ("AWS_ROLE_ARN", "arn:aws:iam::1:role/x".to_owned()),
+                ("AWS_ENDPOINT_URL_STS", at("/sts")),
+            ],
+        ),
+    ];
+    for (who, variables) in cases {
+        proxy.take_requests();
+        let mut run = run(nobody(&proxy.url()), "COPY (SELECT 1 AS a) TO 's3://machines/x.parquet'");
+        run.command.env("HOME", home.path()).envs(variables);
+        run.stdout();
+        let signed = proxy.take_requests().into_iter().filter_map(|request| request.authorization);
+        let signed: Vec<String> = signed.collect();
+        assert!(
+            !signed.is_empty() && signed.iter().all(|by| by.contains(&format!("Credential={who}/"))),
+            "{who}: {signed:?}"
+        );
+    }
 }
 
 #[test]
