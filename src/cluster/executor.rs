@@ -1,6 +1,6 @@
 //! The process that runs tasks: on its own device, with its own folders and credentials.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::codec::codec;
 use super::front::executor_id;
 use super::planner::prepared;
 use super::task::Tasks;
-use super::{Cluster, MOST_BYTES, split};
+use super::{Cluster, MOST_BYTES, reachable, split};
 use crate::cache::arithmetic;
 use crate::error::{Error, Result};
 use crate::model::resolved;
@@ -64,7 +64,7 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
     let wrong = |what: String| Error::Setting(format!("executor {:?}: {what}", options.bind));
     let (host, port) = split(&options.bind)?;
     let plain = host.trim_matches(['[', ']']).to_owned();
-    let address = free(&plain, port).await.map_err(|error| wrong(error.to_string()))?;
+    let address = reachable(free(&plain, port).await.map_err(|error| wrong(error.to_string()))?)?;
     let control = free(&plain, 0).await.map_err(|error| wrong(error.to_string()))?;
     reach(&options.scheduler).await?;
     let name = address.to_string();
@@ -76,8 +76,11 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
     let device = config.options().extensions.get::<EmbedOptions>().map_or(Device::Auto, |embed| embed.device);
     let process = ExecutorProcessConfig {
         executor_id: executor_id(&arithmetic(device)?, &format!("{}-{}", name.replace(':', "-"), std::process::id())),
-        bind_host: plain.clone(),
-        external_host: Some(plain),
+        bind_host: match address.ip() {
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            ip => ip.to_string(),
+        },
+        external_host: Some(host),
         port: address.port(),
         grpc_port: control.port(),
         scheduler_host,

@@ -47,6 +47,7 @@ pub(crate) use planner::{install, prepared};
 pub use progress::Work;
 pub use scheduler::{SchedulerOptions, run_scheduler};
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use self::progress::{Jobs, Progress};
@@ -107,6 +108,16 @@ impl Cluster {
     }
 }
 
+/// An address to listen on, if others can reach it by that.
+fn reachable(address: SocketAddr) -> Result<SocketAddr> {
+    match address.ip().is_unspecified() {
+        true => Err(Error::Setting(format!(
+            "{address}: the others reach it by the address that is given: name one of this machine, such as 10.0.0.2"
+        ))),
+        false => Ok(address),
+    }
+}
+
 /// Host and port of an address.
 fn split(address: &str) -> Result<(String, u16)> {
     let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
@@ -123,6 +134,7 @@ mod tests {
     #[test]
     fn an_address_is_a_host_and_a_port() {
         assert_eq!(Cluster::new("[::1]:50050").expect("an address").url(), "http://[::1]:50050");
+        reachable("0.0.0.0:1".parse().expect("an address")).expect_err("by which nobody is reached");
         for wrong in ["", "host", ":1", "host:", "host:x", "host:70000", "http://host:1"] {
             Cluster::new(wrong).expect_err(wrong);
         }

@@ -18,7 +18,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::codec::codec;
 use super::front::Front;
-use super::{MOST_BYTES, split};
+use super::{MOST_BYTES, reachable, split};
 use crate::EmbedOptions;
 use crate::error::{Error, Result};
 use crate::functions::Flatten;
@@ -51,7 +51,7 @@ pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketA
     let (host, port) = split(&options.bind)?;
     let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
     let listener = listener.map_err(|error| wrong(error.to_string()))?;
-    let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+    let address = reachable(listener.local_addr().map_err(|error| wrong(error.to_string()))?)?;
     let config = config(address);
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| wrong(error.to_string()))?;
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await;
