@@ -180,7 +180,7 @@ impl Address {
     }
 
     /// The path of a web server's file behind its key, and whether something else is asked for.
-    pub(super) fn split_key(key: &Path) -> (Path, bool) {
+    pub(in crate::files) fn split_key(key: &Path) -> (Path, bool) {
         let parts: Vec<_> = key.parts().collect();
         let is_mark = |place: &usize| parts[*place].as_ref().starts_with(REQUEST_MARK);
         match parts.len().checked_sub(2).filter(is_mark) {

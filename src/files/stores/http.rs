@@ -27,6 +27,9 @@ use super::client::Web;
 use super::lengths::MOST_WHOLE;
 use super::wire::{Heard, heard, note};
 
+/// How often a server is asked again for the head of a file.
+const HEADS: usize = 3;
+
 /// The files of a web server.
 pub(super) struct WebFiles {
     /// `https://host:8443`.
@@ -57,7 +60,7 @@ impl WebFiles {
         self.requests.lock().insert(key, address.request.clone());
     }
 
-    fn open(&self, location: &Path) -> Result<HttpStore> {
+    fn open(&self, location: &Path, is_head: bool) -> Result<HttpStore> {
         let mut url = Url::parse(&self.server).map_err(|error| refused(error.to_string()))?;
         match (Address::split_key(location), self.requests.lock().get(location)) {
             ((_, true), Some(request)) => url = url.join(request).map_err(|error| refused(error.to_string()))?,
@@ -66,13 +69,18 @@ impl WebFiles {
             }
             ((path, false), _) => url.set_path(&encoded(path)),
         }
-        let builder = HttpBuilder::new().with_url(url).with_retry(self.web.retries.clone());
+        let mut retries = self.web.retries.clone();
+        if is_head {
+            // What is not told by a head is told by the file.
+            retries.max_retries = retries.max_retries.min(HEADS);
+        }
+        let builder = HttpBuilder::new().with_url(url).with_retry(retries);
         builder.with_http_connector(self.web.clone()).build()
     }
 
     /// Asks, and lets the one who waits hear it too.
     async fn ask(&self, location: &Path, options: GetOptions) -> (Result<GetResult>, Heard) {
-        let store = match self.open(location) {
+        let store = match self.open(location, options.head) {
             Ok(store) => store,
             Err(error) => return (Err(error), Heard::default()),
         };

@@ -111,6 +111,8 @@ impl Remote {
             let item = item?.map_err(|error| remote.0.facts.explained(path.as_ref(), error, heard));
             Some((item, (items, remote, path)))
         })
+        // Readers of text ask again after the end.
+        .fuse()
         .boxed()
     }
 }

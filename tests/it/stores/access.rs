@@ -93,12 +93,6 @@ fn services() -> Server {
             Some("of the file") => Response::new(200, keys("OFCONTAINER")),
             _ => Response::new(401, ""),
         },
-        ("POST", "/sts") if request.parameter("WebIdentityToken").as_deref() == Some("of the file") => Response::new(
-            200,
-            "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><SessionToken>t</SessionToken>\
-             <SecretAccessKey>x</SecretAccessKey><AccessKeyId>OFROLE</AccessKeyId><Expiration>2100-01-01T00:00:00Z</Expiration>\
-             </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
-        ),
         _ => Response::new(404, ""),
     })
 }
@@ -112,21 +106,13 @@ fn machines_of_the_cloud_have_what_they_are_given() {
     fs::write(&token, "of the file").expect("written");
     let token = token.display().to_string();
     let at = |path: &str| format!("{}{path}", services.url());
-    let cases: [(&str, Vec<(&'static str, String)>); 3] = [
+    let cases: [(&str, Vec<(&'static str, String)>); 2] = [
         ("OFMACHINE", vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT", services.url())]),
         (
             "OFCONTAINER",
             vec![
                 ("AWS_CONTAINER_CREDENTIALS_FULL_URI", at("/container")),
                 ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.clone()),
-            ],
-        ),
-        (
-            "OFROLE",
-            vec![
-                ("AWS_WEB_IDENTITY_TOKEN_FILE", token),
-                ("AWS_ROLE_ARN", "arn:aws:iam::1:role/x".to_owned()),
-                ("AWS_ENDPOINT_URL_STS", at("/sts")),
             ],
         ),
     ];
@@ -142,6 +128,12 @@ fn machines_of_the_cloud_have_what_they_are_given() {
             "{who}: {signed:?}"
         );
     }
+    // The service that knows roles is asked over TLS only.
+    let mut run = run(nobody(&proxy.url()), "COPY (SELECT 1 AS a) TO 's3://machines/x.parquet'");
+    run.command.env("HOME", home.path()).env("AWS_WEB_IDENTITY_TOKEN_FILE", token);
+    run.command.env("AWS_ROLE_ARN", "arn:aws:iam::1:role/x").env("AWS_ENDPOINT_URL_STS", services.url());
+    let message = run.error(1);
+    assert!(message.contains("URL scheme is not allowed"), "{message}");
 }
 
 #[test]

@@ -193,6 +193,18 @@ fn a_name_that_cannot_be_read_is_named_and_keeps_nobody_from_its_neighbours() {
 }
 
 #[test]
+fn a_text_may_end_without_a_line_break() {
+    let gcs = Gcs::start();
+    gcs.make_bucket("ends");
+    gcs.put("ends", "x.csv", "id,s\n1,a\n2,b");
+    gcs.put("ends", "x.json", "{\"id\": 1, \"s\": \"a\"}\n{\"id\": 2, \"s\": \"b\"}");
+    for name in ["x.csv", "x.json"] {
+        let sql = format!("SELECT id, s FROM 'gs://ends/{name}' ORDER BY id");
+        assert_eq!(run(Gcs::variables(&gcs.server.url()), &sql).stdout(), "id,s\n1,a\n2,b\n", "{name}");
+    }
+}
+
+#[test]
 fn a_listing_has_more_than_one_page() {
     let gcs = Gcs::start();
     gcs.make_bucket("pages");
