@@ -68,8 +68,8 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
     let control = free(&plain, 0).await.map_err(|error| wrong(error.to_string()))?;
     reach(&options.scheduler).await?;
     let name = address.to_string();
-    let folder = options.work_folder.join(format!("embedsql-executor-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).map_err(|error| wrong(format!("folder {folder:?}: {error}")))?;
+    let folder = WorkFolder(options.work_folder.join(format!("embedsql-executor-{}", std::process::id())));
+    std::fs::create_dir_all(&folder.0).map_err(|error| wrong(format!("folder {:?}: {error}", folder.0)))?;
     let (scheduler_host, scheduler_port) = split(options.scheduler.address())?;
     let state = session(&options)?;
     let (config, runtime) = (state.config().clone(), Arc::clone(state.runtime_env()));
@@ -86,7 +86,7 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
         scheduler_host,
         scheduler_port,
         vcores: options.tasks,
-        work_dir: Some(folder.to_string_lossy().into_owned()),
+        work_dir: Some(folder.0.to_string_lossy().into_owned()),
         grpc_max_decoding_message_size: MOST_BYTES as u32,
         grpc_max_encoding_message_size: MOST_BYTES as u32,
         executor_heartbeat_interval_seconds: HEARTBEAT,
@@ -100,12 +100,18 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
         ..ExecutorProcessConfig::default()
     };
     ready(address);
-    let ended = start_executor_process(Arc::new(process)).await;
-    // What nobody will fetch any more.
-    if let Err(error) = std::fs::remove_dir_all(&folder) {
-        log::warn!("folder {folder:?} could not be removed: {error}");
+    start_executor_process(Arc::new(process)).await.map_err(|error| wrong(error.to_string()))
+}
+
+/// Results that nobody will fetch any more go, however the process is told to end.
+struct WorkFolder(PathBuf);
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            log::warn!("folder {:?} could not be removed: {error}", self.0);
+        }
     }
-    ended.map_err(|error| wrong(error.to_string()))
 }
 
 /// The session whose settings, functions and stores all tasks have. They share its workers, as many as there are tasks.

@@ -6,10 +6,15 @@ use async_trait::async_trait;
 use ballista_core::config::BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK;
 use ballista_core::extension::SessionConfigExt;
 use ballista_core::optimizer::with_ballista_optimizer_rules;
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::datatypes::Schema;
 use datafusion::catalog::Session;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{not_impl_err, plan_err};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, not_impl_err, plan_err};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::execution::context::QueryPlanner;
@@ -17,14 +22,17 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::explain::ExplainExec;
-use datafusion::physical_plan::{ExecutionPlan, displayable, replace_children_if_necessary};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable, replace_children_if_necessary};
 use datafusion::prelude::SessionConfig;
 
 use super::Cluster;
 use super::exec::ClusterExec;
 use super::export::ClusterExportExec;
-use crate::files::{SharedExport, is_of_files};
+use crate::files::{SharedExport, is_of_files, known_here_only};
 use crate::plan::without_file_order;
 
 /// Tasks of a stage, where nobody says how many: enough for a few executors to be busy to the end, and for one that is lost to
@@ -43,7 +51,13 @@ pub(crate) fn prepared(config: SessionConfig) -> SessionConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let is_said = config.target_partitions() != cores;
     let config = config.upgrade_for_ballista();
-    let config = config.set_usize(BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK, 1);
+    let mut config = config.set_usize(BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK, 1);
+    // Ballista prefers merge joins, which fail where an outer one has a further condition (DataFusion 55.2). Of a hash join both sides are
+    // dealt out by their keys: collected, the left side's rows without a match would come from every task.
+    let optimizer = &mut config.options_mut().optimizer;
+    optimizer.prefer_hash_join = true;
+    optimizer.hash_join_single_partition_threshold = 0;
+    optimizer.hash_join_single_partition_threshold_rows = 0;
     if is_said { config } else { config.with_target_partitions(TASKS) }
 }
 
@@ -89,12 +103,12 @@ impl ClusterPlanner {
         if let Some(sink) = plan.downcast_ref::<DataSinkExec>() {
             return match SharedExport::of(sink) {
                 Some(export) => {
-                    let input = side_by_side(sink.input());
+                    let input = dealt_out(side_by_side(sink.input()))?;
                     Ok(Arc::new(ClusterExportExec::new(self.cluster.clone(), input, export)))
                 }
                 // A file has one writer.
                 None => {
-                    let rows = self.on_cluster(Arc::clone(sink.input()));
+                    let rows = self.on_cluster(Arc::clone(sink.input()))?;
                     replace_children_if_necessary(plan, vec![rows])
                 }
             };
@@ -104,11 +118,11 @@ impl ClusterPlanner {
             let inside = inside.collect::<Result<Vec<_>>>()?;
             return replace_children_if_necessary(plan, inside);
         }
-        Ok(self.on_cluster(plan))
+        self.on_cluster(plan)
     }
 
-    fn on_cluster(&self, plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(ClusterExec::new(self.cluster.clone(), plan))
+    fn on_cluster(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(ClusterExec::new(self.cluster.clone(), dealt_out(plan)?)))
     }
 
     /// An EXPLAIN whose plan is that of the cluster.
@@ -134,6 +148,70 @@ impl ClusterPlanner {
         });
         Ok(Arc::new(ExplainExec::new(shown.schema(), texts.collect(), shown.verbose())))
     }
+}
+
+/// A plan as Ballista (55.0) deals it out to tasks without a change of its rows.
+///
+/// # Errors
+///
+/// For one of which it would not, and one that reads what only this session can.
+fn dealt_out(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        if let Some(scan) = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source)
+            && let Some(what) = scan.downcast_ref::<FileScanConfig>().and_then(known_here_only)
+        {
+            return plan_err!(
+                "{what}: a cluster does not have it: give its executors an environment, or run this without --cluster"
+            );
+        }
+        // Beside files in a UNION a row without a source is lost, or is waited for, for ever.
+        if node.is::<PlaceholderRowExec>() || node.is::<EmptyExec>() {
+            return as_memory(node);
+        }
+        if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
+            && gives_left_rows(*join.join_type())
+            && join.right().output_partitioning().partition_count() > 1
+        {
+            // Of a left row without a match one task has to know.
+            let right: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
+            let children = vec![Arc::clone(join.left()), right];
+            return Ok(Transformed::yes(replace_children_if_necessary(node, children)?));
+        }
+        if let Some(join) = node.downcast_ref::<HashJoinExec>()
+            && *join.partition_mode() == PartitionMode::CollectLeft
+            && gives_left_rows(*join.join_type())
+            && !join.null_aware
+            && join.right().output_partitioning().partition_count() > 1
+        {
+            return plan_err!(
+                "this join collects its left side, which a cluster cannot do: SET \
+                 datafusion.optimizer.hash_join_single_partition_threshold = 0, and the same with _rows"
+            );
+        }
+        Ok(Transformed::no(node))
+    })
+    .data()
+}
+
+/// Whether a join gives rows of its left side by what all of its right side is.
+fn gives_left_rows(join: JoinType) -> bool {
+    matches!(join, JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark)
+}
+
+/// A source of no row, or of one, as rows in memory.
+fn as_memory(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    // The column of a row without a source is NULL, whatever is said of it, and nobody reads it.
+    let fields =
+        node.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
+    let schema = Arc::new(Schema::new(fields));
+    let columns = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    let rows = match node.is::<EmptyExec>() {
+        true => Vec::new(),
+        false => vec![RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?],
+    };
+    let source = MemorySourceConfig::try_new_exec(&[rows], schema, None)?;
+    Ok(Transformed::yes(source))
 }
 
 /// The partitions that a sink for all rows would read one after the other.
@@ -167,8 +245,8 @@ fn reads_files(plan: &LogicalPlan) -> Result<bool> {
             not_impl_err!("WITH RECURSIVE over \"{files}\" does not run on a cluster; run it without --cluster")
         }
         (Some(files), Some(own)) => plan_err!(
-            "table \"{own}\" is of this session alone, and \"{files}\" is read on a cluster: write the former to a file first \
-             (COPY {own} TO '{own}.parquet'), and read that"
+            "table \"{own}\" is of this session alone, and \"{files}\" is read on a cluster: write the rows of the former to a file \
+             first, by COPY (SELECT ...) TO 'rows.parquet', and read that"
         ),
         _ => Ok(files.is_some()),
     }

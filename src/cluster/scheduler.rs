@@ -9,12 +9,16 @@ use ballista_core::utils::{GrpcServerConfig, create_grpc_server};
 use ballista_scheduler::cluster::BallistaCluster;
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::scheduler_process::create_scheduler;
+use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
+use datafusion::object_store::ObjectStore;
+use datafusion::object_store::memory::InMemory;
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
+use url::Url;
 
 use super::codec::codec;
 use super::front::Front;
@@ -66,7 +70,8 @@ pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketA
 }
 
 fn config(address: SocketAddr) -> SchedulerConfig {
-    let runtime = Arc::new(RuntimeEnv::default());
+    let runtime = RuntimeEnv { object_store_registry: Arc::new(NoFiles), ..RuntimeEnv::default() };
+    let runtime = Arc::new(runtime);
     SchedulerConfig {
         bind_host: address.ip().to_string(),
         bind_port: address.port(),
@@ -90,5 +95,19 @@ fn config(address: SocketAddr) -> SchedulerConfig {
             Ok(state)
         })),
         ..SchedulerConfig::default()
+    }
+}
+
+/// Stores of plans that are read here and run elsewhere: whatever the address is, it is known and nothing is there.
+#[derive(Debug)]
+struct NoFiles;
+
+impl ObjectStoreRegistry for NoFiles {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        Ok(Arc::new(InMemory::new()))
     }
 }

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::ListingTableUrl;
+#[cfg(feature = "cluster")]
+use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 use url::Url;
 
 use super::reading::listing_table;
+#[cfg(feature = "cluster")]
+use super::stores::{Address, shown_store};
 use super::target::{normal, shown};
 use crate::error::Error;
 
@@ -79,6 +83,20 @@ fn locations(table: &Arc<dyn TableSource>) -> Option<Vec<PathBuf>> {
     let provider = source_as_provider(table).ok()?;
     let table = listing_table(provider.as_ref())?;
     table.table_paths().iter().map(|path| path.get_url().to_file_path().ok()).collect()
+}
+
+/// What of a scan is known in this session alone: the query of an address, or what OPTIONS say of its store.
+#[cfg(feature = "cluster")]
+pub(crate) fn known_here_only(scan: &FileScanConfig) -> Option<String> {
+    let store: &Url = scan.object_store_url.as_ref();
+    let mut files = scan.file_groups.iter().flat_map(|group| group.files());
+    let has_query =
+        store.scheme().starts_with("http") && files.any(|file| Address::split_key(&file.object_meta.location).1);
+    match (store.password(), has_query) {
+        (Some(_), _) => Some(format!("OPTIONS about {}", shown_store(store))),
+        (None, true) => Some(format!("the query of an address at {}", shown_store(store))),
+        (None, false) => None,
+    }
 }
 
 /// The file that the plan reads, if all it reads is one file: errors about its bytes do not name it.

@@ -69,6 +69,8 @@ mod writer;
 mod writes;
 
 pub use csv::CsvTexts;
+#[cfg(feature = "cluster")]
+pub(crate) use destination::known_here_only;
 pub use destination::{Destination, only_file};
 #[cfg(any(feature = "hub", feature = "stores"))]
 pub(crate) use home::cache_home;

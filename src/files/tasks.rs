@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::datasource::file_format::csv::CsvSink;
+use datafusion::datasource::file_format::json::JsonSink;
+use datafusion::datasource::file_format::parquet::ParquetSink;
 use datafusion::datasource::physical_plan::FileSink;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::error::Result;
@@ -127,9 +129,15 @@ fn as_here(plain: DataSinkExec) -> DataSinkExec {
 pub(crate) struct SharedExport(ExportSink);
 
 impl SharedExport {
-    /// The one that a plan's sink is.
+    /// The one that a plan's sink is; `None` too for one whose files only this process can write: DataFusion (55.2) has no bytes for
+    /// sinks of Arrow files, and what OPTIONS say of a store is known here alone.
     pub(crate) fn of(exec: &DataSinkExec) -> Option<Self> {
-        exec.sink().downcast_ref::<ExportSink>().cloned().map(Self)
+        let export = exec.sink().downcast_ref::<ExportSink>()?;
+        let plain = plain(&export.exec);
+        let sink = plain.sink();
+        let is_told = sink.is::<ParquetSink>() || sink.is::<CsvSink>() || sink.is::<JsonSink>();
+        let is_known = export.export.url.get_url().password().is_none();
+        (is_told && is_known).then(|| Self(export.clone()))
     }
 
     /// Where it writes, for people.

@@ -3,12 +3,16 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::args::{Args, ExecutorArgs, Place};
 use super::failure::{Failure, warn};
 use super::setup;
 use crate::SessionOptions;
 use crate::cluster::{Cluster, ExecutorOptions, SchedulerOptions, run_executor, run_scheduler};
+
+/// How long a process may take to tidy up before it is killed.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How the line begins that says where a process listens.
 const LISTENS: &str = "listening on ";
@@ -38,16 +42,26 @@ fn announce(address: SocketAddr) {
 }
 
 fn run(process: impl Future<Output = Result<(), crate::Error>>, until_stdin_ends: bool) -> Result<(), Failure> {
-    if until_stdin_ends {
-        std::thread::spawn(|| {
-            // What comes does not matter, only that nothing comes any more.
-            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-            std::process::exit(0);
-        });
-    }
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        // What comes does not matter, only that nothing comes any more. Without a word of it the end is never said.
+        match until_stdin_ends {
+            true => drop(io::copy(&mut io::stdin().lock(), &mut io::sink())),
+            false => std::thread::park(),
+        }
+        drop(end);
+    });
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
-    runtime.block_on(process).map_err(|error| Failure::Usage(error.to_string()))
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = process => result,
+            _ = ended => Ok(()),
+        }
+    });
+    // Tasks may be busy.
+    runtime.shutdown_background();
+    result.map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// The processes of a cluster on this machine; they end with this one, however it ends.
@@ -99,7 +113,12 @@ fn first_line(stdout: ChildStdout) -> io::Result<String> {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        for process in &mut self.processes {
+        for process in self.processes.iter_mut().rev() {
+            drop(process.stdin.take());
+            let began = Instant::now();
+            while began.elapsed() < PATIENCE && matches!(process.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             // One that has ended needs no end.
             let _ = process.kill();
             let _ = process.wait();

@@ -140,6 +140,17 @@ const QUERIES: &[&str] = &[
     "SELECT id FROM docs WHERE cosine_similarity(embed(body), embed('text 1')) > (SELECT min(cosine_similarity(embed(note), embed('text 1'))) FROM notes)",
     "SELECT id, embed_query(body), embed_tokens(body) FROM docs WHERE grp = 2",
     "WITH w AS (SELECT id, embed(body) AS v FROM docs) SELECT x.id, x.v, y.v FROM w x JOIN w y ON x.id = y.id + 1",
+    "SELECT d.id, n.id FROM docs d LEFT JOIN notes n ON d.id > n.id * 2",
+    "SELECT n.id, d.id FROM notes n LEFT JOIN docs d ON n.id > d.id * 2",
+    "SELECT n.id, d.id FROM notes n FULL JOIN docs d ON n.id = d.id AND n.id < d.grp",
+    "SELECT n.id FROM notes n WHERE NOT EXISTS (SELECT 1 FROM docs d WHERE n.id > d.id * 2)",
+    "SELECT n.id FROM notes n WHERE n.id = 3 OR EXISTS (SELECT 1 FROM docs d WHERE n.id > d.id * 2)",
+    "SELECT count(*) FROM (SELECT id FROM docs UNION ALL SELECT 1)",
+    "SELECT id FROM notes UNION ALL SELECT 1",
+    "SELECT 'docs' AS t, count(*) AS n FROM docs WHERE grp > 1 UNION ALL SELECT 'notes', count(*) FROM notes UNION ALL SELECT 'none', 0",
+    "SELECT id, embed(body) FROM docs UNION ALL SELECT 9999, embed('text 1')",
+    "SELECT d.id FROM docs d JOIN (SELECT id FROM notes UNION SELECT 7) u ON d.id = u.id",
+    "SELECT id FROM docs WHERE grp = 9 UNION ALL SELECT id FROM notes WHERE false UNION ALL SELECT 5",
     "SELECT a.id, b.id FROM (SELECT id FROM docs LIMIT 3) a CROSS JOIN (SELECT id FROM notes ORDER BY id LIMIT 2) b WHERE a.id >= 0",
 ];
 
@@ -204,6 +215,7 @@ async fn exports_are_the_same_rows_in_files_of_the_tasks() {
     for (name, options, files) in [
         ("plain/", "STORED AS PARQUET", 3..=32),
         ("parts/", "STORED AS PARQUET PARTITIONED BY (g)", 5..=160),
+        ("arrow/", "STORED AS ARROW", 1..=32),
         ("one.parquet", "", 0..=0),
     ] {
         let counted = run(&there, &format!("COPY ({select}) TO '{}' {options}", at(name))).await;
@@ -213,7 +225,7 @@ async fn exports_are_the_same_rows_in_files_of_the_tasks() {
         assert!(name == "parts/" || found == expected, "{name}");
         if name.ends_with('/') {
             let mark = fs::read_to_string(at(&format!("{name}_SUCCESS"))).expect("a mark");
-            let parts = mark.matches(".parquet").count();
+            let parts = mark.matches("embedsql-").count() - 1;
             assert!(files.contains(&parts), "{name} has {parts} files");
             let lists = fs::read_dir(at(name)).expect("a folder").flatten();
             assert!(
@@ -314,6 +326,37 @@ async fn files_that_executors_do_not_have_are_an_error_before_a_text_is_embedded
     let error = datafusion::physical_plan::collect(plan, there.task_ctx()).await.expect_err("it is gone").to_string();
     assert!(error.contains("executor 127.0.0.1:") && error.contains("docs/1.parquet"), "{error}");
     assert!(error.contains("have to have the same files"), "{error}");
+}
+
+/// Stores are each executor's own, and a scheduler looks into none.
+#[cfg(feature = "stores")]
+#[test]
+fn stores_are_read_and_written_there() {
+    use crate::servers::s3::{Moto, moto};
+    let Some(moto) = moto() else { return };
+    moto.make_bucket("cluster");
+    let sql = |cluster: &[&str], sql: &str| {
+        let mut run = embedsql(["--format", "csv", "--model", MODEL, "-q", "-c", sql]);
+        run.command.args(cluster).envs(Moto::variables(&moto.url()));
+        run.end()
+    };
+    let written =
+        "COPY (SELECT value AS id, 'text ' || value AS t FROM generate_series(0, 99)) TO 's3://cluster/x.parquet'";
+    assert_eq!(sql(&[], written).code, Some(0));
+    let cluster = ["--cluster", "local:2"];
+    let export =
+        "COPY (SELECT id, embed(t) AS v FROM 's3://cluster/x.parquet') TO 's3://cluster/out/' STORED AS PARQUET";
+    let ended = sql(&cluster, export);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "count\n100\n"), "{}", ended.stderr);
+    assert_eq!(moto.uploads("cluster"), [""; 0]);
+    let count = "SELECT count(v) AS n, count(DISTINCT id) AS d FROM 's3://cluster/out/'";
+    for cluster in [&cluster[..], &[]] {
+        let ended = sql(cluster, count);
+        assert_eq!(ended.stdout, "n,d\n100,100\n", "{}", ended.stderr);
+    }
+    let keys = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://cluster/' OPTIONS ('aws.region' 'us-east-1'); SELECT * FROM t";
+    let ended = sql(&cluster, keys);
+    assert!(ended.code == Some(1) && ended.stderr.contains("OPTIONS about s3://cluster"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

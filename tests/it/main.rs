@@ -2,7 +2,7 @@
 
 mod access;
 mod cache;
-#[cfg(all(feature = "cluster", feature = "cli"))]
+#[cfg(all(feature = "cluster", feature = "cli", unix))]
 mod cluster;
 #[cfg(feature = "cluster")]
 mod codec;
