@@ -39,6 +39,9 @@ use crate::plan::without_file_order;
 /// cost little.
 const TASKS: usize = 32;
 
+/// Bytes of a file that is read in parts, by several tasks.
+const LEAST_PART: usize = 256 << 10;
+
 /// Plans as another planner does, and hands what reads files to a cluster.
 #[derive(Debug)]
 struct ClusterPlanner {
@@ -58,6 +61,8 @@ pub(crate) fn prepared(config: SessionConfig) -> SessionConfig {
     optimizer.prefer_hash_join = true;
     optimizer.hash_join_single_partition_threshold = 0;
     optimizer.hash_join_single_partition_threshold_rows = 0;
+    // Texts of a second or two of a core are worth a task.
+    optimizer.repartition_file_min_size = LEAST_PART;
     if is_said { config } else { config.with_target_partitions(TASKS) }
 }
 

@@ -55,6 +55,9 @@ pub(crate) struct EmbedExec {
     /// What the machine that runs it has to compute with, where others run it too.
     #[cfg(feature = "cluster")]
     pub(super) arithmetic: Option<Arc<str>>,
+    /// Whether its partitions run on several machines.
+    #[cfg(feature = "cluster")]
+    is_spread: bool,
     kept: Arc<Kept>,
     streams: Arc<Mutex<Vec<StreamCounters>>>,
     /// Rows and batches that left.
@@ -77,6 +80,8 @@ impl EmbedExec {
             plan,
             #[cfg(feature = "cluster")]
             arithmetic: None,
+            #[cfg(feature = "cluster")]
+            is_spread: false,
             kept,
             streams,
             metrics,
@@ -87,6 +92,12 @@ impl EmbedExec {
     #[cfg(feature = "cluster")]
     pub(super) fn with_arithmetic(&self, arithmetic: Option<Arc<str>>) -> Self {
         Self { arithmetic, ..self.clone() }
+    }
+
+    /// The same operator, for a plan whose partitions run on several machines: of one a single file has parts.
+    #[cfg(feature = "cluster")]
+    pub(super) fn spread(&self, is_spread: bool) -> Self {
+        Self { is_spread, ..self.clone() }
     }
 
     /// The same operator, with the fingerprints of its models.
@@ -122,7 +133,7 @@ impl EmbedExec {
     pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
         let new = Self::try_new(input, self.calls.clone(), self.plan)?;
         #[cfg(feature = "cluster")]
-        let new = new.with_arithmetic(self.arithmetic.clone());
+        let new = new.with_arithmetic(self.arithmetic.clone()).spread(self.is_spread);
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
     }
 }
@@ -196,6 +207,9 @@ impl ExecutionPlan for EmbedExec {
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        #[cfg(feature = "cluster")]
+        return vec![self.is_spread];
+        #[cfg(not(feature = "cluster"))]
         vec![false]
     }
 

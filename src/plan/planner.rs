@@ -23,6 +23,8 @@ use super::lift::lift;
 use super::node::EmbedNode;
 use super::pages::Pages;
 use super::planned::PlannedCall;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::engine::Identity;
 
 /// Plans the operator that runs `embed()`.
@@ -94,6 +96,8 @@ impl ExtensionPlanner for EmbedPlanner {
             });
         }
         let exec = EmbedExec::try_new(Arc::clone(&physical_inputs[0]), planned, node.plan)?;
+        #[cfg(feature = "cluster")]
+        let exec = exec.spread(session.config().get_extension::<Cluster>().is_some());
         Ok(Some(Arc::new(exec)))
     }
 }

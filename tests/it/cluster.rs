@@ -20,6 +20,8 @@ use crate::support::{copy_folder, rows_of, run, sorted_rows};
 struct Process {
     child: Child,
     address: String,
+    /// What it leaves when it is killed goes too.
+    _temporary: TempDir,
 }
 
 impl Process {
@@ -30,12 +32,14 @@ impl Process {
     fn start_with(line: &[&str], more: impl Fn(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
         more(&mut command);
+        let temporary = TempDir::new().expect("a folder");
+        command.env("TMPDIR", temporary.path());
         command.args(line).arg("--until-stdin-ends").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut said = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut said).expect("a line");
         let address = said.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}: {said}"));
-        Self { address: address.to_owned(), child }
+        Self { address: address.to_owned(), child, _temporary: temporary }
     }
 
     fn scheduler() -> Self {
@@ -288,6 +292,28 @@ async fn what_runs_there_is_said_and_what_cannot_is_an_error() {
             Err(error) => error,
         };
         assert!(error.to_string().contains(part), "{sql}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_file_is_work_for_all_executors() {
+    let folder = TempDir::new().expect("a folder");
+    let (there, here) = both();
+    let at = |name: &str| format!("{}/{name}", folder.path().display());
+    let rows = "SELECT value AS id, repeat(md5(CAST(value AS VARCHAR)), 4) AS t FROM generate_series(0, 19999)";
+    run(&here, &format!("COPY ({rows}) TO '{}' OPTIONS ('format.max_row_group_size' '500')", at("x.parquet"))).await;
+    run(&here, &format!("COPY ({rows}) TO '{}'", at("x.csv"))).await;
+    for name in ["x.parquet", "x.csv"] {
+        let sql = format!("SELECT id, embed(left(t, 20)) AS v FROM '{}'", at(name));
+        let out = format!("{name}.out/");
+        run(&there, &format!("COPY ({sql}) TO '{}' STORED AS PARQUET", at(&out))).await;
+        let mark = fs::read_to_string(at(&format!("{out}_SUCCESS"))).expect("a mark");
+        let parts = mark.matches("embedsql-").count() - 1;
+        assert!((4..=32).contains(&parts), "{name}: {parts} parts");
+        let found = sorted_rows(&run(&here, &format!("SELECT id, v FROM '{}'", at(&out))).await);
+        assert!(found == sorted_rows(&run(&here, &sql).await), "{name}");
+        let ordered = format!("{sql} WHERE id % 7 = 0 ORDER BY id LIMIT 50");
+        assert!(rows_of(&run(&there, &ordered).await) == rows_of(&run(&here, &ordered).await), "{name}");
     }
 }
 
