@@ -37,7 +37,6 @@ use datafusion::object_store::{ObjectMeta, ObjectStoreExt, Result};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 
 use super::below::{Below, failed};
 use super::marks::{List, MARK, Mark, Mode, Replaced, RunId, below, counts_as_data, is_list};
@@ -245,7 +244,6 @@ impl Run {
             runtime: Handle::current(),
             writes: writes.clone(),
             state: Mutex::default(),
-            is_gone: Arc::default(),
         };
         // Before it is there, so that it goes with the statement whenever that is stopped.
         let (files, (), begun) = writes.enter(epoch, |_| Ok((files, ())))?;
@@ -386,8 +384,6 @@ pub(super) struct RunFiles {
     runtime: Handle,
     writes: Writes,
     state: Mutex<Progress>,
-    /// When the last file of a run that was given up has been completed, and is gone.
-    is_gone: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -469,9 +465,6 @@ impl Record for RunFiles {
         }
         let list = (state.completing.is_empty() && !state.is_shared).then(|| self.list.clone());
         self.remove(file.into_iter().chain(list).collect());
-        if state.completing.is_empty() {
-            self.is_gone.notify_one();
-        }
     }
 }
 
@@ -486,11 +479,7 @@ impl Unfinished for RunFiles {
         // Those that are being completed go too, as soon as they are.
         let gone = files.iter().chain(&state.completing).map(|file| self.below.name(file));
         self.writes.forget_completed(gone.collect());
-        if !state.completing.is_empty() {
-            // Whoever ends the process waits for it, as for a store that forgets an upload.
-            let is_gone = Arc::clone(&self.is_gone);
-            self.writes.add_abort(self.runtime.spawn(async move { is_gone.notified().await }));
-        } else if !state.is_shared {
+        if state.completing.is_empty() && !state.is_shared {
             files.push(self.list.clone());
         }
         self.remove(files);

@@ -172,8 +172,11 @@ fn take_profile(found: &mut Identified<S3>, profile: &Profile, is_stated: bool) 
 fn s3_machine(found: &Identified<S3>, profile: &Profile, options: &Options, environment: &Environment) -> Who {
     let container = [S3::ContainerCredentialsFullUri, S3::ContainerAuthorizationTokenFile];
     let is_disabled = is_true(environment.get("AWS_EC2_METADATA_DISABLED"));
-    let is_stated = is_true(options.get("metadata")) || found.has(&[S3::MetadataEndpoint]);
-    let is_likely = environment.is_made_by("amazon ec2");
+    let is_stated = is_true(options.get("metadata"))
+        || options.get("metadata_endpoint").is_some()
+        || environment.get("AWS_METADATA_ENDPOINT").is_some();
+    let is_likely =
+        environment.is_made_by("amazon ec2") || environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some();
     if found.has(&[S3::WebIdentityTokenFile, S3::RoleArn]) {
         return Who::Known("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned());
     }
