@@ -52,3 +52,9 @@ impl From<Error> for DataFusionError {
         Self::External(Box::new(error))
     }
 }
+
+/// The last reason of an error, which is the one that a person can act on.
+#[cfg(any(feature = "cluster", feature = "stores"))]
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}

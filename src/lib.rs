@@ -45,6 +45,8 @@
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
 //! | `files/` | reading: what a name stands for; stores: what an address leads to, and who we are there; writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
+//! | `state.rs` | a session's state with other parts |
+//! | `marked.rs` | messages of ours in the bytes of a plan |
 //! | `cluster/` | the same statements on many machines, by Ballista: what of a plan runs there, and the processes that run it |
 //! | `stages.rs` | each stage alone, for the benches |
 //! | `program/` | the program embedsql: a *user* of the crate, sees public items only |
@@ -122,6 +124,8 @@ pub mod files;
 mod functions;
 #[expect(unsafe_code, reason = "vector instructions are unsafe to call where the processor may lack them")]
 mod kernels;
+#[cfg(feature = "cluster")]
+mod marked;
 mod model;
 pub mod models;
 mod options;
@@ -133,6 +137,7 @@ mod session;
 #[cfg(feature = "stages")]
 #[doc(hidden)]
 pub mod stages;
+mod state;
 
 pub use access::{Access, Download, Event};
 pub use engine::Counts;
@@ -227,17 +232,13 @@ fn put_into(ctx: &SessionContext, options: EmbedOptions, session: Arc<Session>) 
 pub fn session(options: SessionOptions) -> Result<SessionContext> {
     let access = options.access.clone().with_stores(options.stores.clone());
     let writes = options.writes.clone();
-    #[cfg(feature = "cluster")]
-    let cluster = options.cluster().cloned();
     let ctx = session::without_functions(options)?;
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_as(&ctx, options.unwrap_or_default(), access)?;
     // Around the planner that the functions have brought.
     files::install(&mut ctx.state_ref().write(), &writes);
     #[cfg(feature = "cluster")]
-    if let Some(cluster) = cluster {
-        cluster::install(&mut ctx.state_ref().write(), cluster);
-    }
+    cluster::install(&mut ctx.state_ref().write());
     Ok(ctx)
 }
 

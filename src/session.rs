@@ -44,8 +44,6 @@ pub struct SessionOptions {
     pub stores: Stores,
     /// What the statements may do to come by models, and who is told what happens meanwhile.
     pub access: Access,
-    #[cfg(feature = "cluster")]
-    cluster: Option<Cluster>,
 }
 
 #[cfg(feature = "cluster")]
@@ -53,11 +51,7 @@ impl SessionOptions {
     /// Statements that read files run on a cluster. Settings that Ballista needs are made now, and those that are made later hold.
     #[must_use]
     pub fn on_cluster(self, cluster: Cluster) -> Self {
-        Self { config: prepared(self.config), cluster: Some(cluster), ..self }
-    }
-
-    pub(crate) fn cluster(&self) -> Option<&Cluster> {
-        self.cluster.as_ref()
+        Self { config: prepared(self.config).with_extension(Arc::new(cluster)), ..self }
     }
 }
 
@@ -78,8 +72,6 @@ impl Default for SessionOptions {
             writes: Writes::default(),
             stores: Stores::default(),
             access: Access::default(),
-            #[cfg(feature = "cluster")]
-            cluster: None,
         }
     }
 }

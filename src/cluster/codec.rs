@@ -18,14 +18,17 @@ use prost::Message;
 use super::export::TaskFilesExec;
 use crate::EmbedCodec;
 use crate::files::Parts;
+use crate::marked::Mark;
 
 /// What scheduler, executors and clients have to have for plans of this crate.
 pub fn codec() -> Arc<dyn PhysicalExtensionCodec> {
     Arc::new(EmbedCodec::over(Arc::new(FilesCodec(BallistaPhysicalExtensionCodec::default()))))
 }
 
-/// Before what this codec writes: whose it is, and by which rules.
-const MARK: &[u8] = b"embedsql files 1\n";
+const BROKEN: &str = "the files of an export in the plan cannot be read";
+
+/// Before what this codec writes.
+const MARK: Mark = Mark::new("embedsql files", 1, BROKEN);
 
 /// The files that tasks write, over Ballista's own.
 #[derive(Debug)]
@@ -53,8 +56,7 @@ impl PhysicalExtensionCodec for FilesCodec {
             rename_from: from,
             rename_to: to,
         };
-        buf.extend_from_slice(MARK);
-        buf.extend(message.encode_to_vec());
+        buf.extend(MARK.write(&message));
         Ok(())
     }
 
@@ -65,9 +67,10 @@ impl PhysicalExtensionCodec for FilesCodec {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Some(buf) = buf.strip_prefix(MARK) else { return self.0.try_decode(buf, inputs, context, converter) };
-        let broken = |what: &str| exec_datafusion_err!("the files of an export in the plan cannot be read: {what}");
-        let message = FilesMessage::decode(buf).map_err(|error| broken(&error.to_string()))?;
+        let Some(message) = MARK.read::<FilesMessage>(buf)? else {
+            return self.0.try_decode(buf, inputs, context, converter);
+        };
+        let broken = |what: &str| exec_datafusion_err!("{BROKEN}: {what}");
         let [input] = inputs else { return exec_err!("the files of an export have {} inputs, not 1", inputs.len()) };
         let sink = message.sink.as_ref().ok_or_else(|| broken("it has no sink"))?;
         let sink = converter.proto_to_execution_plan(sink, &PhysicalPlanDecodeContext::new(context, self))?;

@@ -8,53 +8,56 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
     PlanProperties, ReplaceChildrenOptions,
 };
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::Cluster;
+use super::export::{count_schema, exported};
 use super::job::Submission;
+use crate::files::SharedExport;
 
-/// Runs its input as a job, and gives the rows partition after partition.
+/// Runs its input as a job, and gives its rows partition after partition; of an export, whose files the tasks write, their number.
 #[derive(Debug)]
 pub(super) struct ClusterExec {
     cluster: Cluster,
     input: Arc<dyn ExecutionPlan>,
+    export: Option<SharedExport>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl ClusterExec {
-    pub(super) fn new(cluster: Cluster, input: Arc<dyn ExecutionPlan>) -> Self {
-        // What holds within a partition holds no more where there were several.
+    pub(super) fn new(cluster: Cluster, input: Arc<dyn ExecutionPlan>, export: Option<SharedExport>) -> Self {
         let is_one = input.output_partitioning().partition_count() == 1;
-        let equivalences = match is_one {
-            true => input.equivalence_properties().clone(),
-            false => EquivalenceProperties::new(input.schema()),
+        let equivalences = match &export {
+            Some(_) => EquivalenceProperties::new(count_schema()),
+            None if is_one => input.equivalence_properties().clone(),
+            // What holds within a partition holds no more where there were several.
+            None => EquivalenceProperties::new(input.schema()),
         };
-        let properties = Arc::new(PlanProperties::new(
-            equivalences,
-            Partitioning::UnknownPartitioning(1),
-            input.pipeline_behavior(),
-            input.boundedness(),
-        ));
-        Self { cluster, input, properties, metrics: ExecutionPlanMetricsSet::new() }
+        let emission = if export.is_some() { EmissionType::Final } else { input.pipeline_behavior() };
+        let one = Partitioning::UnknownPartitioning(1);
+        let properties = Arc::new(PlanProperties::new(equivalences, one, emission, input.boundedness()));
+        Self { cluster, input, export, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 }
 
 impl DisplayAs for ClusterExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "ClusterExec: scheduler={}", self.cluster.address())
+        write!(f, "{}: scheduler={}", self.name(), self.cluster.address())?;
+        self.export.iter().try_for_each(|export| write!(f, ", folder={}", export.target()))
     }
 }
 
 impl ExecutionPlan for ClusterExec {
     fn name(&self) -> &'static str {
-        "ClusterExec"
+        if self.export.is_some() { "ClusterExportExec" } else { "ClusterExec" }
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -84,7 +87,7 @@ impl ExecutionPlan for ClusterExec {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
             return internal_err!("ClusterExec has one input");
         };
-        Ok(Arc::new(Self::new(self.cluster.clone(), input)))
+        Ok(Arc::new(Self::new(self.cluster.clone(), input, self.export.clone())))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -92,8 +95,17 @@ impl ExecutionPlan for ClusterExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let submission = Submission::new(&self.cluster, &self.input, &context, &self.metrics);
-        let rows = stream::once(submission.results()).try_flatten();
+        let (cluster, input, metrics) = (&self.cluster, &self.input, &self.metrics);
+        let rows = match self.export.clone() {
+            Some(export) => {
+                let (cluster, input, metrics) = (cluster.clone(), Arc::clone(input), metrics.clone());
+                stream::once(exported(cluster, input, export, context, metrics)).boxed()
+            }
+            None => {
+                let submission = Submission::new(cluster, input, &context, metrics);
+                stream::once(submission.results()).try_flatten().boxed()
+            }
+        };
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 

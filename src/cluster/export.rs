@@ -12,7 +12,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
@@ -127,107 +127,24 @@ impl ExecutionPlan for TaskFilesExec {
     }
 }
 
-/// An export whose files are written on a cluster, and gives the number of its rows.
-#[derive(Debug)]
-pub(super) struct ClusterExportExec {
-    cluster: Cluster,
-    input: Arc<dyn ExecutionPlan>,
-    export: SharedExport,
-    properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
-}
-
-impl ClusterExportExec {
-    pub(super) fn new(cluster: Cluster, input: Arc<dyn ExecutionPlan>, export: SharedExport) -> Self {
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(count_schema()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        ));
-        Self { cluster, input, export, properties, metrics: ExecutionPlanMetricsSet::new() }
-    }
-}
-
 /// What COPY gives, as everywhere.
-fn count_schema() -> SchemaRef {
+pub(super) fn count_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]))
 }
 
-impl DisplayAs for ClusterExportExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "ClusterExportExec: scheduler={}, folder={}", self.cluster.address(), self.export.target())
-    }
-}
-
-impl ExecutionPlan for ClusterExportExec {
-    fn name(&self) -> &'static str {
-        "ClusterExportExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("ClusterExportExec has one input");
-        };
-        Ok(Arc::new(Self::new(self.cluster.clone(), input, self.export.clone())))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (cluster, input, export) = (self.cluster.clone(), Arc::clone(&self.input), self.export.clone());
-        let metrics = self.metrics.clone();
-        let rows = async move {
-            let rows = exported(&cluster, input, &export, &context, &metrics).await?;
-            let rows: ArrayRef = Arc::new(UInt64Array::from(vec![rows]));
-            Ok(RecordBatch::try_new(count_schema(), vec![rows])?)
-        };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(count_schema(), stream::once(rows))))
-    }
-
-    /// What was embedded there, once it is done.
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-}
-
-/// Runs an export, and gives the number of its rows.
-async fn exported(
-    cluster: &Cluster,
+/// Runs an export whose files are written on a cluster, and gives the number of its rows.
+pub(super) async fn exported(
+    cluster: Cluster,
     input: Arc<dyn ExecutionPlan>,
-    export: &SharedExport,
-    context: &Arc<TaskContext>,
-    metrics: &ExecutionPlanMetricsSet,
-) -> Result<u64> {
+    export: SharedExport,
+    context: Arc<TaskContext>,
+    metrics: ExecutionPlanMetricsSet,
+) -> Result<RecordBatch> {
+    let context = &context;
     let run = export.begin(context).await?;
     let files: Arc<dyn ExecutionPlan> = Arc::new(TaskFilesExec::new(input, run.parts.clone()));
     let plan: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(files));
-    let job = Submission::new(cluster, &plan, context, metrics);
+    let job = Submission::new(&cluster, &plan, context, &metrics);
     run.share();
     let written: Result<Vec<RecordBatch>> = async { job.results().await?.try_collect().await }.await;
     let written = match written {
@@ -248,5 +165,6 @@ async fn exported(
         rows += batch.column(1).as_primitive::<UInt64Type>().values().iter().sum::<u64>();
     }
     run.complete(context).await?;
-    Ok(rows)
+    let rows: ArrayRef = Arc::new(UInt64Array::from(vec![rows]));
+    Ok(RecordBatch::try_new(count_schema(), vec![rows])?)
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use ballista_core::serde::protobuf::job_status::Status as JobState;
@@ -27,15 +27,15 @@ use parking_lot::Mutex;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
+use super::LOST;
+use super::progress::Work;
+
 /// Set by a client that wants to know what the other headers say.
 const ASKS: &str = "embedsql-asks";
 /// What the executors compute with, and how many do: `cpu-avx2-1.1=3`, one value each.
 const EXECUTORS: &str = "embedsql-executors";
 /// What the tasks of the job have done: tasks, rows, tokens.
 const DONE: &str = "embedsql-done";
-
-/// An executor that was not heard of for so long does not count.
-const HEARD: Duration = Duration::from_secs(20);
 
 /// Jobs of which it is remembered how far they are.
 const MOST_JOBS: usize = 1000;
@@ -57,15 +57,8 @@ pub(super) fn ask<T>(message: T) -> Request<T> {
 pub(super) struct Told {
     /// What the executors compute with, and how many do.
     pub(super) executors: BTreeMap<String, usize>,
-    pub(super) done: Done,
-}
-
-/// What the tasks of a job have done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) tasks: u64,
-    pub(super) rows: u64,
-    pub(super) tokens: u64,
+    /// What the tasks of a job have done so far.
+    pub(super) done: Work,
 }
 
 impl Told {
@@ -74,7 +67,7 @@ impl Told {
         let done = metadata.get(DONE)?.to_str().ok()?;
         let mut numbers = done.split(' ').map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
-        let done = Done { tasks: next()?, rows: next()?, tokens: next()? };
+        let done = Work { tasks: next()?, rows: next()?, tokens: next()? };
         let executors = metadata.get_all(EXECUTORS).iter().filter_map(|value| {
             let (arithmetic, count) = value.to_str().ok()?.rsplit_once('=')?;
             Some((arithmetic.to_owned(), count.parse().ok()?))
@@ -83,7 +76,7 @@ impl Told {
     }
 
     fn write(&self, metadata: &mut MetadataMap) {
-        let Done { tasks, rows, tokens } = self.done;
+        let Work { tasks, rows, tokens } = self.done;
         let texts = self.executors.iter().map(|(arithmetic, count)| (EXECUTORS, format!("{arithmetic}={count}")));
         for (name, text) in texts.chain([(DONE, format!("{tasks} {rows} {tokens}"))]) {
             if let Ok(value) = text.parse() {
@@ -99,7 +92,7 @@ pub(super) struct Front<S> {
     /// By their ids, when they were heard of last.
     executors: Mutex<HashMap<String, Instant>>,
     /// By the ids of their jobs, the last ones.
-    done: Mutex<BTreeMap<String, Done>>,
+    done: Mutex<BTreeMap<String, Work>>,
 }
 
 impl<S> Front<S> {
@@ -109,13 +102,13 @@ impl<S> Front<S> {
 
     fn heard_of(&self, executor: &str) {
         let mut executors = self.executors.lock();
-        executors.retain(|_, heard| heard.elapsed() < HEARD);
+        executors.retain(|_, heard| heard.elapsed() < LOST);
         executors.insert(executor.to_owned(), Instant::now());
     }
 
     fn told(&self, job: &str) -> Told {
         let mut executors = BTreeMap::new();
-        for (id, _) in self.executors.lock().iter().filter(|(_, heard)| heard.elapsed() < HEARD) {
+        for (id, _) in self.executors.lock().iter().filter(|(_, heard)| heard.elapsed() < LOST) {
             let arithmetic = id.split_once('~').map_or("unknown", |(arithmetic, _)| arithmetic);
             *executors.entry(arithmetic.to_owned()).or_default() += 1;
         }
@@ -320,7 +313,7 @@ mod tests {
     #[test]
     fn what_is_told_is_read_as_it_was_written() {
         let executors = BTreeMap::from([("cpu-avx512+bf16-1.1".to_owned(), 2), ("cuda-1.1".to_owned(), 1)]);
-        let told = Told { executors, done: Done { tasks: 3, rows: 1 << 40, tokens: 7 } };
+        let told = Told { executors, done: Work { tasks: 3, rows: 1 << 40, tokens: 7 } };
         let mut metadata = MetadataMap::new();
         told.write(&mut metadata);
         assert_eq!(Told::read(&metadata), Some(told));

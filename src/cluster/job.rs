@@ -36,6 +36,7 @@ use super::front::{Told, ask};
 use super::task::told;
 use super::{Cluster, MOST_BYTES};
 use crate::cache::arithmetic;
+use crate::error::innermost;
 use crate::options::EmbedOptions;
 use crate::plan::{has_calls, has_vectors, with_arithmetic, with_fingerprints};
 
@@ -208,7 +209,7 @@ impl Scheduler {
         let theirs = version::version_from_metadata(answer.metadata()).map(str::to_owned);
         version::check_compatibility(Some(BALLISTA_VERSION), theirs.as_deref())
             .map_err(|what| exec_datafusion_err!("{what}"))?;
-        let (mut said, mut id, progress) = (answer.into_inner(), String::new(), self.cluster.begin());
+        let (mut said, mut id, mut progress) = (answer.into_inner(), String::new(), self.cluster.begin());
         loop {
             let item = match timeout(ASKS_EVERY, said.next()).await {
                 Ok(item) => item,
@@ -303,10 +304,6 @@ async fn fetched(location: PartitionLocation) -> Result<SendableRecordBatchStrea
     let partition = partition.into();
     let rows = client.fetch_partition(&executor.id, &partition, location.file_id, layout, true);
     rows.await.map_err(|error| gone(error.to_string()))
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), innermost)
 }
 
 #[cfg(test)]

@@ -49,18 +49,24 @@ pub use scheduler::{SchedulerOptions, run_scheduler};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use self::progress::{Jobs, Progress};
+use parking_lot::Mutex;
+
+use self::progress::Progress;
 use crate::error::{Error, Result};
 
 /// Bytes of a message between processes, at most: a plan names every file that it reads.
 const MOST_BYTES: usize = 256 << 20;
 
+/// An executor that was not heard of for so long is lost, and its tasks run elsewhere.
+const LOST: Duration = Duration::from_secs(20);
+
 /// Where a cluster is: the address of its scheduler. Clones are one and the same, and know what the jobs of their session do.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     address: String,
-    jobs: Arc<Jobs>,
+    work: Arc<Mutex<Work>>,
 }
 
 /// By their addresses.
@@ -80,7 +86,7 @@ impl Cluster {
     /// [`Error::Setting`] for anything else.
     pub fn new(address: &str) -> Result<Self> {
         let (host, port) = split(address)?;
-        Ok(Self { address: format!("{host}:{port}"), jobs: Arc::default() })
+        Ok(Self { address: format!("{host}:{port}"), work: Arc::default() })
     }
 
     /// `host:port`.
@@ -90,12 +96,12 @@ impl Cluster {
 
     /// What the tasks of this session's jobs have done so far, all jobs together.
     pub fn work(&self) -> Work {
-        self.jobs.work()
+        *self.work.lock()
     }
 
     /// A job begins.
     fn begin(&self) -> Progress {
-        Jobs::begin(&self.jobs)
+        Progress::new(&self.work)
     }
 
     /// Whether a setting is each executor's own, so that what a session says of it holds here only.

@@ -12,13 +12,11 @@ use datafusion::catalog::Session;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, not_impl_err, plan_err};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::sink::DataSinkExec;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
+use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
-use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -31,9 +29,9 @@ use datafusion::prelude::SessionConfig;
 
 use super::Cluster;
 use super::exec::ClusterExec;
-use super::export::ClusterExportExec;
-use crate::files::{SharedExport, is_of_files, known_here_only};
+use crate::files::{SharedExport, is_of_files, known_here_only, scanned};
 use crate::plan::without_file_order;
+use crate::state::rebuild;
 
 /// Tasks of a stage, where nobody says how many: enough for a few executors to be busy to the end, and for one that is lost to
 /// cost little.
@@ -66,22 +64,16 @@ pub(crate) fn prepared(config: SessionConfig) -> SessionConfig {
     if is_said { config } else { config.with_target_partitions(TASKS) }
 }
 
-/// Gives a session the planner, around the one that it has, and the rules of Ballista.
-pub(crate) fn install(state: &mut SessionState, cluster: Cluster) {
-    let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
-    let planner = ClusterPlanner { inner: Arc::clone(state.query_planner()), cluster: cluster.clone() };
-    let rules = with_ballista_optimizer_rules(state.optimizers());
-    // One operator that reads several partitions in their order is no part of a stage.
-    let physical = without_file_order(state.physical_optimizers());
-    *state = SessionStateBuilder::new_from_existing(state.clone())
-        .with_query_planner(Arc::new(planner))
-        .with_optimizer_rules(rules)
-        .with_physical_optimizer_rules(physical)
-        .build();
-    // Whoever shows how far a statement is finds it there.
-    state.config_mut().set_extension(Arc::new(cluster));
-    // A builder turns it off, because the state has its catalog.
-    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
+/// Gives a session that has a cluster the planner, around the one that it has, and the rules of Ballista.
+pub(crate) fn install(state: &mut SessionState) {
+    let Some(cluster) = state.config().get_extension::<Cluster>() else { return };
+    rebuild(state, |former, builder| {
+        let inner = Arc::clone(former.query_planner());
+        let builder = builder.with_query_planner(Arc::new(ClusterPlanner { inner, cluster: cluster.as_ref().clone() }));
+        let builder = builder.with_optimizer_rules(with_ballista_optimizer_rules(former.optimizers()));
+        // One operator that reads several partitions in their order is no part of a stage.
+        builder.with_physical_optimizer_rules(without_file_order(former.physical_optimizers()))
+    });
 }
 
 #[async_trait]
@@ -109,7 +101,7 @@ impl ClusterPlanner {
             return match SharedExport::of(sink) {
                 Some(export) => {
                     let input = dealt_out(side_by_side(sink.input()))?;
-                    Ok(Arc::new(ClusterExportExec::new(self.cluster.clone(), input, export)))
+                    Ok(Arc::new(ClusterExec::new(self.cluster.clone(), input, Some(export))))
                 }
                 // A file has one writer.
                 None => {
@@ -127,7 +119,7 @@ impl ClusterPlanner {
     }
 
     fn on_cluster(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(ClusterExec::new(self.cluster.clone(), dealt_out(plan)?)))
+        Ok(Arc::new(ClusterExec::new(self.cluster.clone(), dealt_out(plan)?, None)))
     }
 
     /// An EXPLAIN whose plan is that of the cluster.
@@ -162,9 +154,7 @@ impl ClusterPlanner {
 /// For one of which it would not, and one that reads what only this session can.
 fn dealt_out(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
-        if let Some(scan) = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source)
-            && let Some(what) = scan.downcast_ref::<FileScanConfig>().and_then(known_here_only)
-        {
+        if let Some(what) = scanned(&node).and_then(known_here_only) {
             return plan_err!(
                 "{what}: a cluster does not have it: give its executors an environment, or run this without --cluster"
             );

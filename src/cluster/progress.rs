@@ -1,11 +1,8 @@
 //! How far the jobs of a session are.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-
-use super::front::Done;
 
 /// What tasks have done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,37 +16,27 @@ pub struct Work {
     pub tokens: u64,
 }
 
-/// The jobs of a session.
-#[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<BTreeMap<u64, Done>>);
-
-/// How far one of them is.
+/// How far a job is.
 #[derive(Debug)]
 pub(super) struct Progress {
-    jobs: Arc<Jobs>,
-    number: u64,
-}
-
-impl Jobs {
-    pub(super) fn begin(jobs: &Arc<Self>) -> Progress {
-        let mut all = jobs.0.lock();
-        let number = all.len() as u64;
-        all.insert(number, Done::default());
-        Progress { jobs: Arc::clone(jobs), number }
-    }
-
-    pub(super) fn work(&self) -> Work {
-        let all = self.0.lock();
-        all.values().fold(Work::default(), |Work { tasks, rows, tokens }, done| Work {
-            tasks: tasks + done.tasks,
-            rows: rows + done.rows,
-            tokens: tokens + done.tokens,
-        })
-    }
+    /// Of all jobs of the session.
+    all: Arc<Mutex<Work>>,
+    /// Of this one, and in the sum already.
+    own: Work,
 }
 
 impl Progress {
-    pub(super) fn is_at(&self, done: Done) {
-        self.jobs.0.lock().insert(self.number, done);
+    /// Of a job that begins, in the sum of all.
+    pub(super) fn new(all: &Arc<Mutex<Work>>) -> Self {
+        Self { all: Arc::clone(all), own: Work::default() }
+    }
+
+    pub(super) fn is_at(&mut self, now: Work) {
+        let before = std::mem::replace(&mut self.own, now);
+        let mut all = self.all.lock();
+        // A scheduler forgets jobs in time.
+        all.tasks += now.tasks.saturating_sub(before.tasks);
+        all.rows += now.rows.saturating_sub(before.rows);
+        all.tokens += now.tokens.saturating_sub(before.tokens);
     }
 }

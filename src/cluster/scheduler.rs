@@ -22,13 +22,10 @@ use url::Url;
 
 use super::codec::codec;
 use super::front::Front;
-use super::{MOST_BYTES, reachable, split};
+use super::{LOST, MOST_BYTES, reachable, split};
 use crate::EmbedOptions;
 use crate::error::{Error, Result};
 use crate::functions::Flatten;
-
-/// An executor that was not heard of for so long is lost, and its tasks run elsewhere, in seconds.
-const LOST: u64 = 20;
 
 /// What a scheduler is started with.
 #[derive(Debug, Clone)]
@@ -77,9 +74,9 @@ fn config(address: SocketAddr) -> SchedulerConfig {
         bind_port: address.port(),
         external_host: address.ip().to_string(),
         task_distribution: TaskDistributionPolicy::RoundRobin,
-        executor_timeout_seconds: LOST,
-        no_executors_grace_period_seconds: LOST,
-        expire_dead_executor_interval_seconds: LOST / 4,
+        executor_timeout_seconds: LOST.as_secs(),
+        no_executors_grace_period_seconds: LOST.as_secs(),
+        expire_dead_executor_interval_seconds: LOST.as_secs() / 4,
         grpc_server_max_decoding_message_size: MOST_BYTES as u32,
         grpc_server_max_encoding_message_size: MOST_BYTES as u32,
         grpc_client_max_message_size: MOST_BYTES as u32,

@@ -18,8 +18,6 @@ use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, 
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::common::exec_datafusion_err;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::object_store;
@@ -29,6 +27,7 @@ use datafusion::prelude::SessionConfig;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::export::TaskFilesExec;
+use crate::files::scanned;
 
 const BEGINS: &str = "embedsql-says-";
 const ENDS: &str = "-embedsql-said";
@@ -84,9 +83,7 @@ fn local_files(plan: &Arc<dyn ExecutionPlan>) -> Vec<LocalFile> {
     let mut files = Vec::new();
     // The closure never fails.
     let _ = plan.apply(|node| {
-        let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-        let scan = source.and_then(|source| source.downcast_ref::<FileScanConfig>());
-        let scan = scan.filter(|scan| scan.object_store_url.as_str().starts_with("file:"));
+        let scan = scanned(node).filter(|scan| scan.object_store_url.as_str().starts_with("file:"));
         for file in scan.iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files()) {
             let path = format!("/{}", file.object_meta.location);
             files.push(LocalFile { path, size: file.object_meta.size });

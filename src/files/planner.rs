@@ -30,6 +30,7 @@ use super::vectors::store_vectors;
 use super::writer::digest;
 use super::writes::Writes;
 use crate::error::Error;
+use crate::state::rebuild;
 
 const MODE: &str = "format.mode";
 const KEEPS_PARTITIONS: &str = "execution.keep_partition_by_columns";
@@ -54,11 +55,7 @@ impl FilePlanner {
 /// Gives a session the planner, around the one that it has, and the formats of further endings.
 pub(crate) fn install(state: &mut SessionState, writes: &Writes) {
     let planner = FilePlanner::over(Arc::clone(state.query_planner()), writes);
-    let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
-    let builder = datafusion::execution::SessionStateBuilder::new_from_existing(state.clone());
-    *state = builder.with_query_planner(Arc::new(planner)).build();
-    // A builder turns it off, because the state has its catalog.
-    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
+    rebuild(state, |_, builder| builder.with_query_planner(Arc::new(planner)));
     add_formats(state);
 }
 

@@ -27,12 +27,11 @@ use super::planned::PlannedCall;
 use crate::engine::{Call, Identity};
 use crate::files::read_scan;
 use crate::functions::{WrittenCall, WrittenFunction};
+use crate::marked::Mark;
 use crate::model::Role;
 
-/// Before everything that this codec writes: whose it is, and by which rules. The number goes up with every change of a message.
-const MARK: &[u8] = b"datafusion-embed 2\n";
-/// What all such marks begin with.
-const OURS: &[u8] = b"datafusion-embed ";
+/// Before everything that this codec writes.
+const MARK: Mark = Mark::new("datafusion-embed", 2, BROKEN);
 
 /// Writes and reads the operator, the functions and the scans of text files of this crate in physical plans; everything else goes to
 /// another codec.
@@ -94,7 +93,7 @@ impl PhysicalExtensionCodec for EmbedCodec {
         let calls = calls.collect::<Result<_>>()?;
         let arithmetic = exec.arithmetic.as_deref().map(str::to_owned);
         let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0, arithmetic };
-        write(&message, buf);
+        buf.extend(MARK.write(&message));
         Ok(())
     }
 
@@ -108,7 +107,7 @@ impl PhysicalExtensionCodec for EmbedCodec {
         if let Some(scan) = read_scan(buf, inputs)? {
             return Ok(scan);
         }
-        let Some(message) = read::<Operator>(buf)? else {
+        let Some(message) = MARK.read::<Operator>(buf)? else {
             return self.others.try_decode(buf, inputs, context, converter);
         };
         let [input] = inputs else { return exec_err!("an EmbedExec in the plan has {} inputs, not 1", inputs.len()) };
@@ -124,14 +123,14 @@ impl PhysicalExtensionCodec for EmbedCodec {
 
     fn try_encode_udf(&self, function: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
         match WrittenFunction::of(function) {
-            Some(function) => write(&Function::from(function), buf),
+            Some(function) => buf.extend(MARK.write(&Function::from(function))),
             None => self.others.try_encode_udf(function, buf)?,
         }
         Ok(())
     }
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
-        match read::<Function>(buf)? {
+        match MARK.read::<Function>(buf)? {
             Some(function) => Ok(Arc::new(WrittenFunction::try_from(function)?.read())),
             None => self.others.try_decode_udf(name, buf),
         }
@@ -178,25 +177,6 @@ impl PhysicalExtensionCodec for EmbedCodec {
     fn try_decode_udwf(&self, name: &str, buf: &[u8]) -> Result<Arc<WindowUDF>> {
         self.others.try_decode_udwf(name, buf)
     }
-}
-
-fn write(message: &impl Message, buf: &mut Vec<u8>) {
-    buf.extend_from_slice(MARK);
-    buf.extend(message.encode_to_vec());
-}
-
-/// `None` where the bytes are somebody else's.
-fn read<M: Message + Default>(buf: &[u8]) -> Result<Option<M>> {
-    if !buf.starts_with(OURS) {
-        return Ok(None);
-    }
-    let Some(message) = buf.strip_prefix(MARK) else {
-        return exec_err!(
-            "the plan comes from another version of datafusion-embed than {}; run the same version in both places",
-            env!("CARGO_PKG_VERSION")
-        );
-    };
-    M::decode(message).map(Some).map_err(|error| exec_datafusion_err!("{BROKEN}: {error}"))
 }
 
 const BROKEN: &str = "the part of datafusion-embed in the plan cannot be read";

@@ -1,7 +1,7 @@
 //! What the operators of one execution share: the query's memo.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, LazyLock, Weak};
 
 use datafusion::execution::TaskContext;
@@ -21,27 +21,36 @@ pub(crate) struct Execution {
     reservation: Mutex<MemoryReservation>,
 }
 
+/// Things of this process, as long as somebody has them.
+type Living<K, V> = LazyLock<Mutex<HashMap<K, Weak<V>>>>;
+
+/// The one that is there, or a new one.
+fn found_or<K: Eq + Hash, V>(all: &Living<K, V>, key: K, new: impl FnOnce() -> V) -> Arc<V> {
+    let mut all = all.lock();
+    if let Some(found) = all.get(&key).and_then(Weak::upgrade) {
+        return found;
+    }
+    all.retain(|_, one| one.strong_count() > 0);
+    let new = Arc::new(new());
+    all.insert(key, Arc::downgrade(&new));
+    new
+}
+
 /// The executions of this process, by the address of their task context: no other context can have it while the execution
 /// holds on to that one.
-static EXECUTIONS: LazyLock<Mutex<HashMap<usize, Weak<Execution>>>> = LazyLock::new(Mutex::default);
+static EXECUTIONS: Living<usize, Execution> = LazyLock::new(Mutex::default);
 
 impl Execution {
     /// The execution that runs in this context.
     fn of(context: &Arc<TaskContext>, session: &Session, most_bytes: usize) -> Arc<Self> {
-        let mut executions = EXECUTIONS.lock();
         let address = Arc::as_ptr(context).addr();
-        if let Some(execution) = executions.get(&address).and_then(Weak::upgrade) {
-            return execution;
-        }
-        executions.retain(|_, execution| execution.strong_count() > 0);
-        let consumer = MemoryConsumer::new("vectors of equal texts (embed.memory)");
-        let execution = Arc::new(Self {
+        found_or(&EXECUTIONS, address, || Self {
             context: Arc::downgrade(context),
             query: session.start_query(most_bytes),
-            reservation: Mutex::new(consumer.register(context.memory_pool())),
-        });
-        executions.insert(address, Arc::downgrade(&execution));
-        execution
+            reservation: Mutex::new(
+                MemoryConsumer::new("vectors of equal texts (embed.memory)").register(context.memory_pool()),
+            ),
+        })
     }
 
     /// Whether this is the execution of a context.
@@ -76,18 +85,11 @@ impl PlanId {
 pub(super) struct Kept(Mutex<Option<Arc<Execution>>>);
 
 /// What is kept in this process, by the plan.
-static KEPT: LazyLock<Mutex<HashMap<PlanId, Weak<Kept>>>> = LazyLock::new(Mutex::default);
+static KEPT: Living<PlanId, Kept> = LazyLock::new(Mutex::default);
 
 impl Kept {
     pub(super) fn of(plan: PlanId) -> Arc<Self> {
-        let mut all = KEPT.lock();
-        if let Some(kept) = all.get(&plan).and_then(Weak::upgrade) {
-            return kept;
-        }
-        all.retain(|_, kept| kept.strong_count() > 0);
-        let kept = Arc::<Self>::default();
-        all.insert(plan, Arc::downgrade(&kept));
-        kept
+        found_or(&KEPT, plan, Self::default)
     }
 
     /// The execution that runs in this context, kept until the next one.

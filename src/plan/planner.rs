@@ -26,6 +26,7 @@ use super::planned::PlannedCall;
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
 use crate::engine::Identity;
+use crate::state::rebuild;
 
 /// Plans the operator that runs `embed()`.
 ///
@@ -120,22 +121,20 @@ pub(crate) fn install(state: &mut SessionState) {
     static DEFAULT: LazyLock<Arc<dyn QueryPlanner + Send + Sync>> =
         LazyLock::new(|| Arc::clone(SessionStateBuilder::new().build().query_planner()));
     let kind = |planner: &Arc<dyn QueryPlanner + Send + Sync>| (planner.as_ref() as &dyn Any).type_id();
-    let creates_catalog = state.config().options().catalog.create_default_catalog_and_schema;
-    let mut builder = SessionStateBuilder::new_from_existing(state.clone());
-    if kind(state.query_planner()) == kind(&DEFAULT) {
-        let mut rules = state.optimizers().to_vec();
-        if !rules.iter().any(|rule| rule.name() == RowChanges.name()) {
-            rules.insert(0, Arc::new(RowChanges));
+    rebuild(state, |former, mut builder| {
+        if kind(former.query_planner()) == kind(&DEFAULT) {
+            let mut rules = former.optimizers().to_vec();
+            if !rules.iter().any(|rule| rule.name() == RowChanges.name()) {
+                rules.insert(0, Arc::new(RowChanges));
+            }
+            builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).with_optimizer_rules(rules);
         }
-        builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).with_optimizer_rules(rules);
-    }
-    if let Some(rules) = Pages::around(state.physical_optimizers(), true) {
-        builder = builder.with_physical_optimizer_rules(rules);
-    }
-    if !state.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
-        builder = builder.with_physical_optimizer_rule(Arc::new(FileOrder));
-    }
-    *state = builder.build();
-    // A builder turns it off, because the state has its catalog; the setting is the host's.
-    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = creates_catalog;
+        if let Some(rules) = Pages::around(former.physical_optimizers(), true) {
+            builder = builder.with_physical_optimizer_rules(rules);
+        }
+        if !former.physical_optimizers().iter().any(|rule| rule.name() == FileOrder.name()) {
+            builder = builder.with_physical_optimizer_rule(Arc::new(FileOrder));
+        }
+        builder
+    });
 }

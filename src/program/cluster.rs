@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_blocking;
+
 use super::args::{Args, ExecutorArgs, Place};
 use super::failure::{Failure, warn};
 use super::setup;
@@ -42,21 +44,13 @@ fn announce(address: SocketAddr) {
 }
 
 fn run(process: impl Future<Output = Result<(), crate::Error>>, until_stdin_ends: bool) -> Result<(), Failure> {
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    std::thread::spawn(move || {
-        // What comes does not matter, only that nothing comes any more. Without a word of it the end is never said.
-        match until_stdin_ends {
-            true => drop(io::copy(&mut io::stdin().lock(), &mut io::sink())),
-            false => std::thread::park(),
-        }
-        drop(end);
-    });
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = process => result,
-            _ = ended => Ok(()),
+            // What comes does not matter, only that nothing comes any more.
+            _ = spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink())), if until_stdin_ends => Ok(()),
         }
     });
     // Tasks may be busy.

@@ -8,10 +8,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 use datafusion_embed::cluster::Cluster;
 use datafusion_embed::{SessionOptions, session};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use crate::program::embedsql;
 use crate::support::{copy_folder, rows_of, run, sorted_rows};
@@ -444,6 +446,18 @@ async fn a_killed_executor_costs_time_and_no_row() {
     assert_eq!(rows_of(&found), ["12000|12000"]);
 }
 
+/// A query that takes minutes.
+const LONG: &str = "SELECT sum(length(repeat(a.title, 100))) FROM docs a CROSS JOIN docs b CROSS JOIN docs c";
+
+/// A job that runs.
+async fn long_job(ctx: &SessionContext) -> JoinHandle<Result<Vec<RecordBatch>>> {
+    let query = ctx.sql(LONG).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!running.is_finished());
+    running
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_goes_or_is_not_there_is_an_error_in_seconds() {
     let mut scheduler = Process::scheduler();
@@ -451,16 +465,12 @@ async fn a_scheduler_that_goes_or_is_not_there_is_an_error_in_seconds() {
     let folder = tables().await;
     let there = on(&scheduler);
     with_tables(&there, folder.path()).await;
-    let sql = "SELECT sum(length(repeat(a.title, 100))) FROM docs a CROSS JOIN docs b CROSS JOIN docs c";
-    let query = there.sql(sql).await.expect("planned");
-    let running = tokio::spawn(async move { query.collect().await });
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!running.is_finished());
+    let running = long_job(&there).await;
     scheduler.kill();
     let began = Instant::now();
     let error = running.await.expect("no panic").expect_err("the scheduler is gone").to_string();
     assert!(error.contains(&format!("scheduler {}: is gone", scheduler.address)), "{error}");
-    let error = there.sql(sql).await.expect("planned").collect().await.expect_err("nobody is there").to_string();
+    let error = there.sql(LONG).await.expect("planned").collect().await.expect_err("nobody is there").to_string();
     assert!(error.contains(&format!("scheduler {}: cannot be reached", scheduler.address)), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
 }
@@ -472,11 +482,7 @@ async fn a_job_that_nobody_waits_for_is_cancelled() {
     let folder = tables().await;
     let there = on(&scheduler);
     with_tables(&there, folder.path()).await;
-    let sql = "SELECT sum(length(repeat(a.title, 100))) FROM docs a CROSS JOIN docs b CROSS JOIN docs c";
-    let query = there.sql(sql).await.expect("planned");
-    let running = tokio::spawn(async move { query.collect().await });
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    running.abort();
+    long_job(&there).await.abort();
     // Its only executor has time for others soon.
     let began = Instant::now();
     assert_eq!(rows_of(&run(&there, "SELECT count(*) FROM docs").await), ["300"]);

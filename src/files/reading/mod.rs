@@ -57,4 +57,4 @@ pub(crate) use tables::is_of_files;
 pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
 #[cfg(feature = "cluster")]
-pub(crate) use text::read_scan;
+pub(crate) use text::{read_scan, scanned};

@@ -7,8 +7,10 @@ use datafusion_proto::protobuf::{self, PhysicalExtensionNode, PhysicalPlanNode};
 use encoding_rs::Encoding;
 use prost::Message;
 
-/// Before what is written here: whose it is, and by which rules.
-const MARK: &[u8] = b"embedsql text 1\n";
+use crate::marked::Mark;
+
+/// Before what is written here.
+const MARK: Mark = Mark::new("embedsql text", 1, BROKEN);
 
 pub(super) const BROKEN: &str = "the scan of text files in the plan cannot be read";
 
@@ -35,15 +37,13 @@ pub(super) struct TextMessage {
 impl TextMessage {
     /// Beside DataFusion's own scan.
     pub(super) fn beside(&self, scan: PhysicalPlanNode) -> PhysicalPlanNode {
-        let node = [MARK, &self.encode_to_vec()].concat();
-        let node = PhysicalExtensionNode { node, inputs: vec![scan] };
+        let node = PhysicalExtensionNode { node: MARK.write(self), inputs: vec![scan] };
         PhysicalPlanNode { physical_plan_type: Some(PhysicalPlanType::Extension(node)) }
     }
 
     /// `None` where the bytes are somebody else's.
     pub(super) fn read(buf: &[u8]) -> Result<Option<Self>> {
-        let Some(buf) = buf.strip_prefix(MARK) else { return Ok(None) };
-        Self::decode(buf).map(Some).map_err(|error| exec_datafusion_err!("{BROKEN}: {error}"))
+        MARK.read(buf)
     }
 
     pub(super) fn known_encoding(&self) -> Result<Option<&'static Encoding>> {

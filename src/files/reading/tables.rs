@@ -128,13 +128,13 @@ fn nothing(set: &FileSet, found: &[ObjectMeta]) -> Result<Option<Arc<dyn TablePr
 /// # Errors
 ///
 /// [`Error::Read`] where there are two kinds: nobody says which is meant.
-fn kind_of(
+fn kind_of<'a>(
     state: &SessionState,
     store: &dyn ObjectStore,
     set: &FileSet,
-    files: &[ObjectMeta],
+    files: impl IntoIterator<Item = &'a ObjectMeta>,
 ) -> std::result::Result<Option<FileKind>, Error> {
-    let mut first: Option<(FileKind, &ObjectMeta)> = None;
+    let mut first: Option<(FileKind, &'a ObjectMeta)> = None;
     for file in files {
         let Some(kind) = file.location.filename().and_then(|name| known_kind(state, name)) else { continue };
         match &first {
@@ -229,12 +229,10 @@ fn stated(
     const COMPRESSION: &str = "format.compression";
     let plain = FileKind::stated(&command.file_type, None, CompressionTypeVariant::UNCOMPRESSED);
     let is_stated = |kind: FileKind| kind.format == plain.format;
-    let mut files = files.to_vec();
-    files.retain(|file| file.location.filename().and_then(FileKind::of).is_some_and(is_stated));
-    if options.contains_key(DELIMITER) || options.contains_key(COMPRESSION) {
-        files.truncate(1);
-    }
-    for (key, value) in kind_of(state, store, set, &files)?.iter().flat_map(FileKind::options) {
+    let files = files.iter().filter(|file| file.location.filename().and_then(FileKind::of).is_some_and(is_stated));
+    let is_said = options.contains_key(DELIMITER) || options.contains_key(COMPRESSION);
+    let files = files.take(if is_said { 1 } else { usize::MAX });
+    for (key, value) in kind_of(state, store, set, files)?.iter().flat_map(FileKind::options) {
         options.entry(key).or_insert(value);
     }
     let compression = options.get(COMPRESSION).and_then(|name| name.parse().ok()).unwrap_or(plain.compression);

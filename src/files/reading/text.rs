@@ -196,7 +196,7 @@ pub(crate) fn read_scan(buf: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result
 }
 
 /// The scan of files that a plan is.
-pub(super) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+pub(crate) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
 }
 

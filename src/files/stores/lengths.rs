@@ -7,14 +7,11 @@ use datafusion::error::DataFusionError;
 use datafusion::object_store::client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
 use futures::{StreamExt, TryStreamExt};
 
-use super::wire::{Heard, note};
+use super::wire::{Heard, NOT_ALLOWED, note};
 use crate::error::Error;
 
 /// Bytes of a file that are kept in memory, where its server gives no parts of it or tells no length.
 pub(super) const MOST_WHOLE: usize = 256 << 20;
-
-/// What a server that gives no heads of files says.
-const NOT_ALLOWED: u16 = 405;
 
 /// A client that gives a file which comes without a length, or encoded, when it has all of it.
 #[derive(Debug)]

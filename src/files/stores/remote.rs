@@ -23,6 +23,7 @@ use super::client::Client;
 use super::credentials::Who;
 use super::masks::Secrets;
 use super::wire::{Heard, Line, heard};
+use crate::error::innermost;
 use crate::files::marks::etag;
 
 /// A store with explained errors.
@@ -203,15 +204,6 @@ impl Facts {
 
 fn is_no_store(heard: &Heard) -> bool {
     matches!(heard.code.as_str(), "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName")
-}
-
-/// What an error of object_store is about, below the layers that name its types.
-fn innermost(error: &Error) -> String {
-    let mut reason: &dyn std::error::Error = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    reason.to_string()
 }
 
 /// Without credentials.

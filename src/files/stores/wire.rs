@@ -4,7 +4,6 @@
 //! object_store tries again by itself, and says nothing until it gives up: after minutes, also where nobody is there. And what it
 //! says then is a type that nobody can look into. So the answers are looked at here, where they come in.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,11 +17,14 @@ use datafusion::object_store::client::{
 use futures::StreamExt;
 use parking_lot::Mutex;
 
+use crate::error::innermost;
+
 /// Tries to reach a server that has not answered yet.
 const MOST_TRIES: usize = 3;
 
 const NOT_IMPLEMENTED: u16 = 501;
-const NOT_ALLOWED: u16 = 405;
+/// What a server that gives no heads of files says, for one.
+pub(super) const NOT_ALLOWED: u16 = 405;
 
 /// Bytes of a refusal that are read: some servers send a page of any length.
 const MOST_SAID: usize = 64 << 10;
@@ -195,15 +197,6 @@ fn element(text: &str, name: &str) -> Option<String> {
     let (inside, _) = rest.split_once(&format!("</{name}>"))?;
     let line = inside.trim().lines().next()?.trim();
     Some(line[..line.floor_char_boundary(MOST_SHOWN)].to_owned()).filter(|line| !line.is_empty())
-}
-
-/// The last reason of an error, which is the one that a person can act on.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut reason = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    reason.to_string()
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub(in crate::model) struct InStore {
     revision: Option<String>,
     /// What was asked for by name; `None` where the store has no such file.
     asked: Mutex<BTreeMap<String, Option<Version>>>,
+    /// What of that the store has not, as long as nothing is noted of it.
+    absent: Mutex<Vec<String>>,
 }
 
 impl InStore {
@@ -59,7 +61,8 @@ impl InStore {
             return Err(Error::Model(format!("model {name:?}: there is nothing at this address")));
         }
         let revision = listing.as_ref().map(revision_of);
-        let model = Self { name, folder, objects, listing, revision, asked: Mutex::default() };
+        let model =
+            Self { name, folder, objects, listing, revision, asked: Mutex::default(), absent: Mutex::default() };
         model
             .keep_listing()
             .map_err(|error| Error::Model(format!("cache {:?} cannot be written: {error}", model.folder)))?;
@@ -89,6 +92,9 @@ impl InStore {
             None => self.kept(path).ok_or_else(|| self.not_kept(path))?,
         };
         self.asked.lock().insert(path.to_owned(), version.clone());
+        if version.is_none() {
+            self.absent.lock().push(path.to_owned());
+        }
         Ok(version)
     }
 
@@ -127,10 +133,9 @@ impl InStore {
         if self.objects.is_none() || !self.folder.join(ADDRESS).is_file() {
             return;
         }
-        let asked = self.asked.lock();
-        for (path, _) in asked.iter().filter(|(_, version)| version.is_none()) {
-            if self.kept(path) != Some(None) {
-                let _ = self.keep_note(path, None);
+        for path in self.absent.lock().drain(..) {
+            if self.kept(&path) != Some(None) {
+                let _ = self.keep_note(&path, None);
             }
         }
     }
