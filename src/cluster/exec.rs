@@ -28,6 +28,8 @@ pub(super) struct ClusterExec {
     cluster: Cluster,
     input: Arc<dyn ExecutionPlan>,
     export: Option<SharedExport>,
+    /// Whether executors that compute differently may share it.
+    is_mixed: bool,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -44,13 +46,21 @@ impl ClusterExec {
         let emission = if export.is_some() { EmissionType::Final } else { input.pipeline_behavior() };
         let one = Partitioning::UnknownPartitioning(1);
         let properties = Arc::new(PlanProperties::new(equivalences, one, emission, input.boundedness()));
-        Self { cluster, input, export, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { cluster, input, export, is_mixed: false, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+
+    /// The same, which executors that compute differently may share, or not.
+    pub(super) fn mixed(self, is_mixed: bool) -> Self {
+        Self { is_mixed, ..self }
     }
 }
 
 impl DisplayAs for ClusterExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}: scheduler={}", self.name(), self.cluster.address())?;
+        if self.is_mixed {
+            f.write_str(", mixed arithmetic")?;
+        }
         self.export.iter().try_for_each(|export| write!(f, ", folder={}", export.target()))
     }
 }
@@ -87,7 +97,7 @@ impl ExecutionPlan for ClusterExec {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
             return internal_err!("ClusterExec has one input");
         };
-        Ok(Arc::new(Self::new(self.cluster.clone(), input, self.export.clone())))
+        Ok(Arc::new(Self::new(self.cluster.clone(), input, self.export.clone()).mixed(self.is_mixed)))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -1,12 +1,13 @@
 //! The process that runs tasks: on its own device, with its own folders and credentials.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ballista_core::error::BallistaError;
+use ballista_core::extension::SessionConfigExt;
 use ballista_core::registry::BallistaFunctionRegistry;
-use ballista_executor::execution_engine::DefaultExecutionEngine;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use datafusion::execution::SessionState;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,11 +15,16 @@ use tokio::time::sleep;
 
 use super::codec::codec;
 use super::front::executor_id;
+use super::job::Scheduler;
+use super::limits::MOST_BYTES;
 use super::planner::prepared;
+use super::serve::serve;
 use super::task::Tasks;
-use super::{Cluster, MOST_BYTES, reachable, split};
+use super::terms::Terms;
+use super::work_folder::WorkFolder;
+use super::{Cluster, reachable, split};
 use crate::cache::arithmetic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, innermost};
 use crate::model::resolved;
 use crate::options::{Device, EmbedOptions};
 use crate::session::SessionOptions;
@@ -33,10 +39,9 @@ const WAITS: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ExecutorOptions {
-    /// The scheduler that it works for.
+    /// The scheduler that it works for; what that is protected by, it is protected by too.
     pub scheduler: Cluster,
-    /// `host:port` on which others fetch results from it, and that they reach it by; port 0 is any that is free. A second port, any
-    /// that is free, is for the scheduler.
+    /// `host:port` on which the scheduler and others reach it; port 0 is any that is free.
     pub bind: String,
     /// Tasks at once; each keeps a core busy, or shares the GPU.
     pub tasks: usize,
@@ -59,58 +64,71 @@ impl ExecutorOptions {
 ///
 /// # Errors
 ///
-/// [`Error::Setting`] for an address that cannot be listened on, and for a scheduler that cannot be reached.
+/// [`Error::Setting`] for an address that cannot be listened on, and for a scheduler that cannot be reached or does not let it in.
+/// [`Error::Write`] where the work folder is full: its tasks then run elsewhere.
 pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAddr)) -> Result<()> {
     let wrong = |what: String| Error::Setting(format!("executor {:?}: {what}", options.bind));
     let (host, port) = split(&options.bind)?;
     let plain = host.trim_matches(['[', ']']).to_owned();
-    let address = reachable(free(&plain, port).await.map_err(|error| wrong(error.to_string()))?)?;
-    let control = free(&plain, 0).await.map_err(|error| wrong(error.to_string()))?;
+    let listener = TcpListener::bind((plain.as_str(), port)).await.map_err(|error| wrong(error.to_string()))?;
+    let address = reachable(listener.local_addr().map_err(|error| wrong(error.to_string()))?)?;
+    let tasks_port = free_port().await.map_err(|error| wrong(error.to_string()))?;
     reach(&options.scheduler).await?;
-    let name = address.to_string();
-    let folder = WorkFolder(options.work_folder.join(format!("embedsql-executor-{}", std::process::id())));
-    std::fs::create_dir_all(&folder.0).map_err(|error| wrong(format!("folder {:?}: {error}", folder.0)))?;
+    let folder = WorkFolder::new(&options.work_folder)?;
     let (scheduler_host, scheduler_port) = split(options.scheduler.address())?;
-    let state = session(&options)?;
-    let (config, runtime) = (state.config().clone(), Arc::clone(state.runtime_env()));
+    let (state, protection) = (session(&options)?, &options.scheduler.protection);
+    let config = state.config().clone().with_option_extension(Terms::default());
+    let config = config.with_ballista_override_create_grpc_client_endpoint(protection.endpoints());
+    let runtime = Arc::clone(state.runtime_env());
     let device = config.options().extensions.get::<EmbedOptions>().map_or(Device::Auto, |embed| embed.device);
+    let tasks = Tasks::new(address.to_string(), folder.path().to_owned(), protection.clone(), device);
+    let (full, hears) = (tasks.full(), tasks.full());
+    let name = format!("{}-{}", address.to_string().replace(':', "-"), std::process::id());
     let process = ExecutorProcessConfig {
-        executor_id: executor_id(&arithmetic(device)?, &format!("{}-{}", name.replace(':', "-"), std::process::id())),
-        bind_host: match address.ip() {
-            IpAddr::V6(ip) => format!("[{ip}]"),
-            ip => ip.to_string(),
-        },
+        executor_id: executor_id(&arithmetic(device)?, &name),
+        bind_host: "127.0.0.1".to_owned(),
         external_host: Some(host),
+        // The scheduler knows that tasks come in by the same port as results go out.
         port: address.port(),
-        grpc_port: control.port(),
+        grpc_port: tasks_port,
         scheduler_host,
         scheduler_port,
         vcores: options.tasks,
-        work_dir: Some(folder.0.to_string_lossy().into_owned()),
+        work_dir: Some(folder.path().to_string_lossy().into_owned()),
         grpc_max_decoding_message_size: MOST_BYTES as u32,
         grpc_max_encoding_message_size: MOST_BYTES as u32,
         executor_heartbeat_interval_seconds: HEARTBEAT,
         // The session's own limit holds.
         memory_pool_size: Some(options.session.memory_limit.unwrap_or(0) as u64),
-        override_execution_engine: Some(Arc::new(Tasks::new(DefaultExecutionEngine::new(), name))),
+        override_execution_engine: Some(Arc::new(tasks)),
         override_function_registry: Some(Arc::new(BallistaFunctionRegistry::from(&state))),
         override_runtime_producer: Some(Arc::new(move |_| Ok(Arc::clone(&runtime)))),
         override_config_producer: Some(Arc::new(move || config.clone())),
         override_physical_codec: Some(codec()),
+        override_create_grpc_client_endpoint: Some(protection.endpoints()),
+        // Results are served below. What ends here takes the executor out of the cluster, and what it was doing runs elsewhere.
+        override_arrow_flight_service: Some(Arc::new(move |_, _, mut end, _| {
+            let full = Arc::clone(&hears);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = end.recv() => Ok(()),
+                    reason = full.happens() => Err(BallistaError::General(reason)),
+                }
+            })
+        })),
         ..ExecutorProcessConfig::default()
     };
-    ready(address);
-    start_executor_process(Arc::new(process)).await.map_err(|error| wrong(error.to_string()))
-}
-
-/// Results that nobody will fetch any more go, however the process is told to end.
-struct WorkFolder(PathBuf);
-
-impl Drop for WorkFolder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            log::warn!("folder {:?} could not be removed: {error}", self.0);
-        }
+    let served = serve(listener, folder.path().to_string_lossy().into_owned(), tasks_port, protection);
+    let run = async {
+        ready(address);
+        start_executor_process(Arc::new(process)).await.map_err(|error| wrong(innermost(&error)))
+    };
+    tokio::select! {
+        served = served => served,
+        ended = run => match full.reason() {
+            Some(reason) => Err(Error::Write(format!("{reason}; its tasks run elsewhere"))),
+            None => ended,
+        },
     }
 }
 
@@ -129,21 +147,22 @@ fn session(options: &ExecutorOptions) -> Result<SessionState> {
     Ok(ctx.state())
 }
 
-/// An address that nobody listens on.
-async fn free(host: &str, port: u16) -> std::io::Result<SocketAddr> {
-    TcpListener::bind((host, port)).await?.local_addr()
+/// A port of the loopback address on which nobody listens.
+async fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?.port())
 }
 
-/// Waits until the scheduler is there: executors and scheduler are started in any order.
+/// Waits until the scheduler is there, as executors and scheduler are started in any order, and asks it something.
 async fn reach(scheduler: &Cluster) -> Result<()> {
     let began = Instant::now();
     loop {
         match TcpStream::connect(scheduler.address()).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => break,
             Err(error) if began.elapsed() > WAITS => {
                 return Err(Error::Setting(format!("scheduler {}: cannot be reached: {error}", scheduler.address())));
             }
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
+    Scheduler::knock(scheduler).await.map_err(|error| Error::Setting(error.strip_backtrace()))
 }

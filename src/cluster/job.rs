@@ -9,11 +9,9 @@ use ballista_core::client::BallistaClient;
 use ballista_core::config::BallistaConfig;
 use ballista_core::serde::protobuf::execute_query_params::Query;
 use ballista_core::serde::protobuf::job_status::Status;
-use ballista_core::serde::protobuf::operator_metric::Metric;
 use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
 use ballista_core::serde::protobuf::{
-    ExecuteQueryParams, GetJobMetricsParams, GetJobStatusParams, JobStageMetrics, JobStatus, KeyValuePair, NamedCount,
-    NamedTime, PartitionLocation,
+    ExecuteQueryParams, GetJobStatusParams, JobStatus, KeyValuePair, PartitionLocation,
 };
 use ballista_core::utils::{GrpcClientConfig, create_grpc_client_endpoint};
 use ballista_core::version;
@@ -22,8 +20,11 @@ use datafusion::common::{exec_datafusion_err, exec_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::{self as plan_metrics, Count, ExecutionPlanMetricsSet, MetricValue, Time};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, Label, Metric, MetricValue, Time};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion_proto::bytes::physical_plan_to_bytes_with_extension_codec;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::task::spawn_blocking;
@@ -31,14 +32,18 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
+use super::Cluster;
 use super::codec::codec;
-use super::front::{Told, ask};
-use super::task::told;
-use super::{Cluster, MOST_BYTES};
+use super::front::{StageWork, Told, ask};
+use super::limits::MOST_BYTES;
+use super::said::told;
+use super::terms::Terms;
 use crate::cache::arithmetic;
+use crate::engine::Session;
 use crate::error::innermost;
+use crate::files::dealt_by_rows;
 use crate::options::EmbedOptions;
-use crate::plan::{has_calls, has_vectors, with_arithmetic, with_fingerprints};
+use crate::plan::{has_calls, has_vectors, with_fingerprints};
 
 /// Settings that are each machine's own, and stay where they are.
 const OF_MACHINES: [&str; 12] = [
@@ -55,9 +60,6 @@ const OF_MACHINES: [&str; 12] = [
     "datafusion.catalog.",
     "datafusion.sql_parser.",
 ];
-
-/// How long a scheduler may take to answer that it is there.
-const CONNECTS: Duration = Duration::from_secs(5);
 
 /// How long a job waits for the first executor.
 const WAITS: Duration = Duration::from_secs(20);
@@ -95,8 +97,12 @@ impl Submission {
         // Large models take a while.
         let plan = spawn_blocking(move || with_fingerprints(self.plan, context.session_config().options()));
         let plan = plan.await.map_err(|error| DataFusionError::External(Box::new(error)))??;
+        let plan = if has_calls(&plan)? { dealt_by_rows(plan)? } else { plan };
         let options = self.context.session_config().options();
-        let plan = computed_alike(plan, &told.executors, options)?;
+        let token = self.cluster.protection.shown().to_owned();
+        let terms =
+            Terms { arithmetic: common_arithmetic(&plan, &told.executors, options)?.unwrap_or_default(), token };
+        let tasks = tasks(&plan);
         let bytes = physical_plan_to_bytes_with_extension_codec(plan, codec().as_ref())?.to_vec();
         if bytes.len() > MOST_BYTES {
             return exec_err!(
@@ -107,33 +113,50 @@ impl Submission {
         }
         let query = ExecuteQueryParams {
             session_id: self.context.session_id(),
-            settings: settings(options),
+            settings: settings(options).chain(terms.settings()).collect(),
             operation_id: String::new(),
             query: Some(Query::PhysicalPlan(bytes)),
         };
-        let locations = scheduler.run(query, &self.metrics).await?;
-        Ok(stream::iter(locations).then(fetched).try_flatten())
+        let done = scheduler.run(query, tasks).await?;
+        // For EXPLAIN ANALYZE and embed_models().
+        add_metrics(&self.metrics, &done.told.stages);
+        if let Some(session) = Session::of(options) {
+            done.told.models.into_iter().for_each(|used| session.add_usage(used));
+        }
+        let cluster = self.cluster;
+        Ok(stream::iter(done.results).then(move |location| fetched(location, cluster.clone())).try_flatten())
     }
 }
 
-/// A plan whose vectors are all computed with the same arithmetic: that of the executors, which this process has too where it has
-/// computed some itself.
-fn computed_alike(
-    plan: Arc<dyn ExecutionPlan>,
+/// The tasks of a plan: one for each partition of each stage, and a stage ends where rows go to other partitions.
+fn tasks(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
+        let ends =
+            plan.is::<RepartitionExec>() || plan.is::<CoalescePartitionsExec>() || plan.is::<SortPreservingMergeExec>();
+        let children = plan.children().into_iter();
+        children.map(|child| below(child) + if ends { child.output_partitioning().partition_count() } else { 0 }).sum()
+    }
+    (below(plan) + plan.output_partitioning().partition_count()) as u64
+}
+
+/// What all vectors of a plan are computed with: the arithmetic of the executors, which this process has too where it has computed
+/// some itself. `None` where it does not matter.
+fn common_arithmetic(
+    plan: &Arc<dyn ExecutionPlan>,
     executors: &BTreeMap<String, usize>,
     options: &ConfigOptions,
-) -> Result<Arc<dyn ExecutionPlan>> {
+) -> Result<Option<String>> {
     let embed = options.extensions.get::<EmbedOptions>().cloned().unwrap_or_default();
-    if embed.mixed_arithmetic || !has_calls(&plan)? {
-        return Ok(plan);
+    if embed.mixed_arithmetic || !has_calls(plan)? {
+        return Ok(None);
     }
     let mut all: BTreeSet<String> = executors.keys().cloned().collect();
-    if has_vectors(&plan)? {
+    if has_vectors(plan)? {
         all.insert(arithmetic(embed.device)?);
     }
     let mut all = all.into_iter();
     match (all.next(), all.next()) {
-        (Some(one), None) => with_arithmetic(plan, &one),
+        (Some(one), None) => Ok(Some(one)),
         (one, other) => exec_err!(
             "the machines of the cluster compute differently ({} and {}), so that vectors would differ in their last bits: use \
              machines of one kind, or SET embed.mixed_arithmetic = true",
@@ -149,13 +172,19 @@ pub(super) fn is_of_machines(key: &str) -> bool {
 }
 
 /// What of the settings goes with a plan.
-fn settings(options: &ConfigOptions) -> Vec<KeyValuePair> {
+fn settings(options: &ConfigOptions) -> impl Iterator<Item = KeyValuePair> + use<> {
     let entries = options.entries().into_iter().filter(|entry| !is_of_machines(&entry.key));
-    entries.map(|entry| KeyValuePair { key: entry.key, value: entry.value }).collect()
+    entries.map(|entry| KeyValuePair { key: entry.key, value: entry.value })
+}
+
+/// A job that has ended well.
+struct Done {
+    results: Vec<PartitionLocation>,
+    told: Told,
 }
 
 /// A scheduler that answers.
-struct Scheduler {
+pub(super) struct Scheduler {
     client: Client,
     cluster: Cluster,
 }
@@ -165,25 +194,31 @@ impl Scheduler {
         let config = GrpcClientConfig::from(&BallistaConfig::default());
         let endpoint = create_grpc_client_endpoint(cluster.url(), Some(&config));
         let endpoint = endpoint.map_err(|error| gone(cluster, innermost(&error)))?;
-        let channel = endpoint.connect_timeout(CONNECTS).connect().await;
+        let endpoint = cluster.protection.endpoint(endpoint).map_err(|error| gone(cluster, error.to_string()))?;
+        let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| gone(cluster, format!("cannot be reached: {}", innermost(&error))))?;
         let client = Client::new(channel).max_encoding_message_size(MOST_BYTES).max_decoding_message_size(MOST_BYTES);
         Ok(Self { client, cluster: cluster.clone() })
     }
 
-    /// Which executors there are, how they compute, and how far a job is.
-    async fn ask(&mut self, job_id: String) -> Result<Told> {
-        let answer = self.client.get_job_status(ask(GetJobStatusParams { job_id })).await;
+    /// Which executors there are, how they compute, and how far a job is, or all of it.
+    async fn ask(&mut self, job_id: String, all: bool) -> Result<Told> {
+        let answer = self.client.get_job_status(ask(GetJobStatusParams { job_id }, all)).await;
         let answer = answer.map_err(|status| gone(&self.cluster, said_by(&status)))?;
-        let told = Told::read(answer.metadata());
+        let told = Told::read(answer.get_ref());
         told.ok_or_else(|| gone(&self.cluster, "is no scheduler of embedsql: start one by `embedsql scheduler`".into()))
+    }
+
+    /// An error where the scheduler does not answer, or does not let this process in.
+    pub(super) async fn knock(cluster: &Cluster) -> Result<()> {
+        Self::reach(cluster).await?.ask(String::new(), false).await.map(drop)
     }
 
     /// Waits a while for the first executor.
     async fn executors(&mut self) -> Result<Told> {
         let began = Instant::now();
         loop {
-            let told = self.ask(String::new()).await?;
+            let told = self.ask(String::new(), false).await?;
             if !told.executors.is_empty() {
                 return Ok(told);
             }
@@ -196,12 +231,8 @@ impl Scheduler {
         }
     }
 
-    /// Runs a job to its end, and gives where its results are. One that nobody waits for any more is cancelled by the scheduler.
-    async fn run(
-        mut self,
-        query: ExecuteQueryParams,
-        metrics: &ExecutionPlanMetricsSet,
-    ) -> Result<Vec<PartitionLocation>> {
+    /// Runs a job of so many tasks to its end. One that nobody waits for any more is cancelled by the scheduler.
+    async fn run(mut self, query: ExecuteQueryParams, tasks: u64) -> Result<Done> {
         let mut request = Request::new(query);
         version::insert_version_header(request.metadata_mut());
         let answer = self.client.execute_query_push(request).await;
@@ -209,13 +240,13 @@ impl Scheduler {
         let theirs = version::version_from_metadata(answer.metadata()).map(str::to_owned);
         version::check_compatibility(Some(BALLISTA_VERSION), theirs.as_deref())
             .map_err(|what| exec_datafusion_err!("{what}"))?;
-        let (mut said, mut id, mut progress) = (answer.into_inner(), String::new(), self.cluster.begin());
+        let (mut said, mut id, mut progress) = (answer.into_inner(), String::new(), self.cluster.begin(tasks));
         loop {
             let item = match timeout(ASKS_EVERY, said.next()).await {
                 Ok(item) => item,
                 Err(_) if id.is_empty() => continue,
                 Err(_) => {
-                    progress.is_at(self.ask(id.clone()).await?.done);
+                    progress.is_at(self.ask(id.clone(), false).await?.done);
                     continue;
                 }
             };
@@ -228,43 +259,37 @@ impl Scheduler {
             id = job_id;
             match status {
                 Some(Status::Successful(job)) => {
-                    progress.is_at(self.ask(id.clone()).await?.done);
-                    // For EXPLAIN ANALYZE; the rows are there without.
-                    if let Ok(found) = self.client.get_job_metrics(GetJobMetricsParams { job_id: id }).await {
-                        add_metrics(metrics, &found.get_ref().stages);
-                    }
-                    return Ok(job.partition_location);
+                    let told = self.ask(id.clone(), true).await?;
+                    progress.is_at(told.done);
+                    return Ok(Done { results: job.partition_location, told });
                 }
-                Some(Status::Failed(job)) => return Err(told(&job.error)),
+                Some(Status::Failed(job)) => {
+                    // Where the executors are gone it does not say why.
+                    let trouble = self.ask(id, false).await.ok().and_then(|told| told.trouble);
+                    return Err(told(&format!("{}{}", job.error, trouble.unwrap_or_default())));
+                }
                 Some(Status::Queued(_) | Status::Running(_)) | None => {}
             }
         }
     }
 }
 
-/// What all operators of ours have done, all tasks together.
-fn add_metrics(metrics: &ExecutionPlanMetricsSet, stages: &[JobStageMetrics]) {
-    let operators = stages.iter().flat_map(|stage| &stage.operators);
-    let ours = operators.filter(|operator| operator.operator_desc.starts_with("EmbedExec"));
-    let (mut counts, mut times) = (BTreeMap::<&str, u64>::new(), BTreeMap::<&str, u64>::new());
-    for metric in ours.flat_map(|operator| &operator.metrics) {
-        match &metric.metric {
-            Some(Metric::Count(NamedCount { name, value })) => *counts.entry(name).or_default() += value,
-            Some(Metric::Time(NamedTime { name, value })) => *times.entry(name).or_default() += value,
-            _ => {}
+/// What the operators of ours have done there, by stage and executor: EXPLAIN ANALYZE shows the sums, with VERBOSE each.
+fn add_metrics(metrics: &ExecutionPlanMetricsSet, stages: &[StageWork]) {
+    for StageWork { stage, executor, counts, times } in stages {
+        let labels = || vec![Label::new("stage", stage.to_string()), Label::new("executor", executor.clone())];
+        let add = |value| metrics.register(Arc::new(Metric::new_with_labels(value, None, labels())));
+        for (name, value) in counts {
+            let count = Count::new();
+            count.add(*value as usize);
+            add(MetricValue::Count { name: name.clone().into(), count });
+        }
+        for (name, value) in times {
+            let time = Time::new();
+            time.add_duration(Duration::from_nanos(*value));
+            add(MetricValue::Time { name: name.clone().into(), time });
         }
     }
-    let counts = counts.into_iter().map(|(name, value)| {
-        let count = Count::new();
-        count.add(value as usize);
-        MetricValue::Count { name: name.to_owned().into(), count }
-    });
-    let times = times.into_iter().map(|(name, value)| {
-        let time = Time::new();
-        time.add_duration(Duration::from_nanos(value));
-        MetricValue::Time { name: name.to_owned().into(), time }
-    });
-    counts.chain(times).for_each(|value| metrics.register(Arc::new(plan_metrics::Metric::new(value, None))));
 }
 
 const GONE: &str = "is gone, and the job with it; run the statement again";
@@ -281,7 +306,7 @@ fn gone(cluster: &Cluster, what: String) -> DataFusionError {
 }
 
 /// The rows of a partition, from the executor that has them.
-async fn fetched(location: PartitionLocation) -> Result<SendableRecordBatchStream> {
+async fn fetched(location: PartitionLocation, cluster: Cluster) -> Result<SendableRecordBatchStream> {
     let layout = location.layout();
     let (Some(executor), Some(partition)) = (location.executor_meta, location.partition_id) else {
         return exec_err!("the scheduler does not say where a result is");
@@ -294,7 +319,7 @@ async fn fetched(location: PartitionLocation) -> Result<SendableRecordBatchStrea
         port,
         MOST_BYTES,
         false,
-        None,
+        Some(cluster.protection.of_results()),
         config.io_retries_times,
         config.io_retry_wait_time_ms,
         0,
@@ -314,7 +339,7 @@ mod tests {
     fn what_decides_a_result_goes_along_and_what_is_a_machines_own_stays() {
         let mut options = ConfigOptions::new();
         options.extensions.insert(EmbedOptions::default());
-        let settings = settings(&options);
+        let settings: Vec<_> = settings(&options).collect();
         let has = |key: &str| settings.iter().any(|setting| setting.key == key);
         for key in
             ["datafusion.execution.time_zone", "datafusion.execution.batch_size", "embed.model", "embed.truncate"]

@@ -19,16 +19,26 @@
 //! | `job.rs` | a job: handed in, waited for, its results fetched |
 //! | `progress.rs` | how far the jobs of a session are |
 //! | `codec.rs` | plans as bytes: ours over Ballista's |
+//! | `said.rs` | what a person is to read of an error that happened there |
+//! | `limits.rs` | how long processes wait for each other, and how much they send at once |
+//! | `terms.rs` | what an executor has to satisfy before it runs a task |
+//! | `protection.rs` | who may speak with the processes, and whether others can listen |
 //! | `scheduler.rs` | the process that hands out tasks |
 //! | `front.rs` | its door: who the executors are, how far a job is, and whether its client is still there |
 //! | `executor.rs` | the process that runs them |
+//! | `serve.rs` | its port: tasks come in, results are fetched |
+//! | `work_folder.rs` | its folder: results wait there |
+//! | `pool.rs` | its connections to other executors |
 //! | `task.rs` | what is done around a task there: its files are looked for, its errors say where |
 //!
 //! # What is protected
 //!
-//! Nothing, beside that all ports are on the loopback address unless somebody says otherwise: Ballista (55) has no passwords and its
-//! processes speak without TLS. Whoever reaches a port of the scheduler or of an executor runs plans there, reads and writes
-//! files as that process may, and reads the results of others. Run it in a network of its own.
+//! Nothing, beside that all ports are on the loopback address unless somebody says otherwise, as long as nobody asks for a
+//! [`Protection`]: whoever reaches a port runs plans there, reads and writes files as that process may, and reads the results of others.
+//! With a token nobody gets an answer who does not know it, and no task runs whose job did not show it; who can listen to the network sees it,
+//! and everything else. With certificates nobody can listen, and whoever has none by the same authority is not let in. What stays: who has an
+//! account on an executor's machine can stop the executor, cancel its tasks and remove results that wait there, through Ballista's own
+//! port on the loopback address; and whoever may submit statements reads and writes what the executors may.
 
 mod codec;
 mod exec;
@@ -36,36 +46,38 @@ mod executor;
 mod export;
 mod front;
 mod job;
+mod limits;
 mod planner;
+mod pool;
 mod progress;
+mod protection;
+mod said;
 mod scheduler;
+mod serve;
 mod task;
+mod terms;
+mod work_folder;
 
 pub use codec::codec;
 pub use executor::{ExecutorOptions, run_executor};
 pub(crate) use planner::{install, prepared};
 pub use progress::Work;
+pub use protection::Protection;
 pub use scheduler::{SchedulerOptions, run_scheduler};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use self::progress::Progress;
 use crate::error::{Error, Result};
 
-/// Bytes of a message between processes, at most: a plan names every file that it reads.
-const MOST_BYTES: usize = 256 << 20;
-
-/// An executor that was not heard of for so long is lost, and its tasks run elsewhere.
-const LOST: Duration = Duration::from_secs(20);
-
 /// Where a cluster is: the address of its scheduler. Clones are one and the same, and know what the jobs of their session do.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     address: String,
+    protection: Protection,
     work: Arc<Mutex<Work>>,
 }
 
@@ -86,7 +98,13 @@ impl Cluster {
     /// [`Error::Setting`] for anything else.
     pub fn new(address: &str) -> Result<Self> {
         let (host, port) = split(address)?;
-        Ok(Self { address: format!("{host}:{port}"), work: Arc::default() })
+        Ok(Self { address: format!("{host}:{port}"), protection: Protection::default(), work: Arc::default() })
+    }
+
+    /// Its processes are protected so.
+    #[must_use]
+    pub fn protected_by(self, protection: Protection) -> Self {
+        Self { protection, ..self }
     }
 
     /// `host:port`.
@@ -99,9 +117,9 @@ impl Cluster {
         *self.work.lock()
     }
 
-    /// A job begins.
-    fn begin(&self) -> Progress {
-        Progress::new(&self.work)
+    /// A job of so many tasks begins.
+    fn begin(&self, tasks: u64) -> Progress {
+        Progress::new(&self.work, tasks)
     }
 
     /// Whether a setting is each executor's own, so that what a session says of it holds here only.

@@ -29,6 +29,7 @@ use datafusion::prelude::SessionConfig;
 
 use super::Cluster;
 use super::exec::ClusterExec;
+use crate::EmbedOptions;
 use crate::files::{SharedExport, is_of_files, known_here_only, scanned};
 use crate::plan::without_file_order;
 use crate::state::rebuild;
@@ -37,8 +38,8 @@ use crate::state::rebuild;
 /// cost little.
 const TASKS: usize = 32;
 
-/// Bytes of a file that is read in parts, by several tasks.
-const LEAST_PART: usize = 256 << 10;
+/// Bytes of a file that is read in parts, by several tasks: some hundred short texts, which keep a core busy for a second.
+const LEAST_PART: usize = 16 << 10;
 
 /// Plans as another planner does, and hands what reads files to a cluster.
 #[derive(Debug)]
@@ -83,25 +84,35 @@ impl QueryPlanner for ClusterPlanner {
         if !reads_files(plan)? {
             return Ok(planned);
         }
+        let embed = session.config_options().extensions.get::<EmbedOptions>();
+        let is_mixed = embed.is_some_and(|embed| embed.mixed_arithmetic);
+        let dealer = Dealer { cluster: self.cluster.clone(), is_mixed };
         match plan {
             LogicalPlan::Explain(explain) if !matches!(*explain.plan, LogicalPlan::Copy(_) | LogicalPlan::Dml(_)) => {
                 let inside = self.inner.create_physical_plan(&explain.plan, session).await?;
-                self.explained(planned, inside)
+                dealer.explained(planned, inside)
             }
             LogicalPlan::Explain(_) => Ok(planned),
-            _ => self.distributed(planned),
+            _ => dealer.distributed(planned),
         }
     }
 }
 
-impl ClusterPlanner {
+/// Puts the parts of a plan on a cluster.
+struct Dealer {
+    cluster: Cluster,
+    /// Whether executors that compute differently may share them.
+    is_mixed: bool,
+}
+
+impl Dealer {
     /// What of a plan is not done here runs there.
     fn distributed(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         if let Some(sink) = plan.downcast_ref::<DataSinkExec>() {
             return match SharedExport::of(sink) {
                 Some(export) => {
                     let input = dealt_out(side_by_side(sink.input()))?;
-                    Ok(Arc::new(ClusterExec::new(self.cluster.clone(), input, Some(export))))
+                    Ok(Arc::new(ClusterExec::new(self.cluster.clone(), input, Some(export)).mixed(self.is_mixed)))
                 }
                 // A file has one writer.
                 None => {
@@ -119,7 +130,7 @@ impl ClusterPlanner {
     }
 
     fn on_cluster(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(ClusterExec::new(self.cluster.clone(), dealt_out(plan)?, None)))
+        Ok(Arc::new(ClusterExec::new(self.cluster.clone(), dealt_out(plan)?, None).mixed(self.is_mixed)))
     }
 
     /// An EXPLAIN whose plan is that of the cluster.

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
-/// What tasks have done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What tasks have done, and what there is to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Work {
     /// Tasks that have ended well.
     pub tasks: u64,
-    /// Rows that got a vector there.
+    /// Tasks of all jobs so far; they are cut as Ballista's static planner does.
+    pub all_tasks: u64,
+    /// Rows that have what they came for: a vector, or NULL.
     pub rows: u64,
     /// Tokens that went through a model for them.
     pub tokens: u64,
+    /// Executors at this moment.
+    pub executors: u64,
 }
 
 /// How far a job is.
@@ -27,7 +32,8 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Of a job that begins, in the sum of all.
-    pub(super) fn new(all: &Arc<Mutex<Work>>) -> Self {
+    pub(super) fn new(all: &Arc<Mutex<Work>>, tasks: u64) -> Self {
+        all.lock().all_tasks += tasks;
         Self { all: Arc::clone(all), own: Work::default() }
     }
 
@@ -38,5 +44,6 @@ impl Progress {
         all.tasks += now.tasks.saturating_sub(before.tasks);
         all.rows += now.rows.saturating_sub(before.rows);
         all.tokens += now.tokens.saturating_sub(before.tokens);
+        all.executors = now.executors;
     }
 }

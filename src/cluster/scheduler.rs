@@ -17,12 +17,15 @@ use datafusion::object_store::memory::InMemory;
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tokio::net::TcpListener;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use url::Url;
 
 use super::codec::codec;
 use super::front::Front;
-use super::{LOST, MOST_BYTES, reachable, split};
+use super::limits::{LOST, MOST_BYTES};
+use super::terms::Terms;
+use super::{Protection, reachable, split};
 use crate::EmbedOptions;
 use crate::error::{Error, Result};
 use crate::functions::Flatten;
@@ -33,12 +36,14 @@ use crate::functions::Flatten;
 pub struct SchedulerOptions {
     /// `host:port` that it listens on; port 0 is any that is free.
     pub bind: String,
+    /// What it and its executors are protected by.
+    pub protection: Protection,
 }
 
 impl SchedulerOptions {
     /// To listen on `host:port`; port 0 is any that is free.
     pub fn new(bind: &str) -> Self {
-        Self { bind: bind.to_owned() }
+        Self { bind: bind.to_owned(), protection: Protection::default() }
     }
 }
 
@@ -53,20 +58,22 @@ pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketA
     let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
     let listener = listener.map_err(|error| wrong(error.to_string()))?;
     let address = reachable(listener.local_addr().map_err(|error| wrong(error.to_string()))?)?;
-    let config = config(address);
+    let protection = &options.protection;
+    let config = config(address, protection);
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| wrong(error.to_string()))?;
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await;
     let scheduler = scheduler.map_err(|error| wrong(error.to_string()))?;
     let service = SchedulerGrpcServer::new(Front::new(scheduler))
         .max_decoding_message_size(MOST_BYTES)
         .max_encoding_message_size(MOST_BYTES);
+    let mut server = protection.server(create_grpc_server(&GrpcServerConfig::default()))?;
     ready(address);
-    let server = create_grpc_server(&GrpcServerConfig::default()).add_service(service);
+    let server = server.add_service(InterceptedService::new(service, protection.check()));
     let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
     server.serve_with_incoming(connections).await.map_err(|error| wrong(error.to_string()))
 }
 
-fn config(address: SocketAddr) -> SchedulerConfig {
+fn config(address: SocketAddr, protection: &Protection) -> SchedulerConfig {
     let runtime = RuntimeEnv { object_store_registry: Arc::new(NoFiles), ..RuntimeEnv::default() };
     let runtime = Arc::new(runtime);
     SchedulerConfig {
@@ -81,8 +88,10 @@ fn config(address: SocketAddr) -> SchedulerConfig {
         grpc_server_max_encoding_message_size: MOST_BYTES as u32,
         grpc_client_max_message_size: MOST_BYTES as u32,
         override_physical_codec: Some(codec()),
+        override_create_grpc_client_endpoint: Some(protection.endpoints()),
         override_config_producer: Some(Arc::new(|| {
-            SessionConfig::new_with_ballista().with_option_extension(EmbedOptions::default())
+            let config = SessionConfig::new_with_ballista().with_option_extension(EmbedOptions::default());
+            config.with_option_extension(Terms::default())
         })),
         // Ballista makes a session for each job.
         override_session_builder: Some(Arc::new(move |config| {

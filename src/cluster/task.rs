@@ -1,47 +1,108 @@
 //! What is done around a task on an executor: its parts get their numbers, its files are looked for before the first row, and
 //! its errors say where they happened.
 //!
-//! A scheduler (Ballista 55) tries a task again whose error is one of input or output, and of any other fails the job; and what a
-//! client gets of it is the debug text of several layers. So errors of stores become such errors here, and what is to be read
-//! stands between two marks.
+//! A scheduler (Ballista 55) tries a task again whose error is one of input or output, and of any other fails the job. So errors of
+//! stores become such errors here.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ballista_core::JobId;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
-use datafusion::common::exec_datafusion_err;
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{exec_datafusion_err, exec_err};
+use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::object_store;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::prelude::SessionConfig;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
+use super::Protection;
 use super::export::TaskFilesExec;
-use crate::files::scanned;
+use super::front::used;
+use super::pool::Pool;
+use super::said::marked;
+use super::terms::Terms;
+use super::work_folder::{is_full, no_room};
+use crate::cache::arithmetic;
+use crate::engine::{Session, SessionEntry};
+use crate::files::{read_by_rows, scanned};
+use crate::options::Device;
+use crate::plan::has_calls;
 
-const BEGINS: &str = "embedsql-says-";
-const ENDS: &str = "-embedsql-said";
+/// Files of a task that an error names, at most.
+const NAMED: usize = 2;
+
+/// The time in which the scheduler hears that an executor takes no more tasks, before it hears that one has failed there.
+const HEARS: Duration = Duration::from_secs(1);
 
 /// Runs tasks as Ballista does, with what this file adds.
 pub(super) struct Tasks {
     inner: DefaultExecutionEngine,
-    /// Of the executor, for people.
+    executor: Arc<Executor>,
+    full: Arc<Full>,
+}
+
+/// The executor of all its tasks.
+#[derive(Debug)]
+struct Executor {
+    /// For people.
     name: String,
+    /// Where results wait.
+    folder: PathBuf,
+    protection: Protection,
+    device: Device,
+}
+
+/// Hears that there is no room for results any more.
+#[derive(Debug, Default)]
+pub(super) struct Full {
+    /// Why, for people.
+    reason: OnceLock<String>,
+    heard: Notify,
+}
+
+impl Full {
+    /// Waits for it, and gives the reason between its marks.
+    pub(super) async fn happens(&self) -> String {
+        self.heard.notified().await;
+        marked(self.reason().unwrap_or_default())
+    }
+
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.get().map(String::as_str)
+    }
+
+    fn happen(&self, reason: String) {
+        self.reason.get_or_init(|| reason);
+        self.heard.notify_one();
+    }
 }
 
 impl Tasks {
-    pub(super) fn new(inner: DefaultExecutionEngine, name: String) -> Self {
-        Self { inner, name }
+    /// Of an executor whose results wait in a folder.
+    pub(super) fn new(name: String, folder: PathBuf, protection: Protection, device: Device) -> Self {
+        let inner = DefaultExecutionEngine::with_client_pool(Arc::new(Pool::default()));
+        Self { inner, executor: Arc::new(Executor { name, folder, protection, device }), full: Arc::default() }
+    }
+
+    /// Who hears of a full folder.
+    pub(super) fn full(&self) -> Arc<Full> {
+        Arc::clone(&self.full)
     }
 }
 
@@ -63,41 +124,82 @@ impl ExecutionEngine for Tasks {
             }
             None => Ok(Transformed::no(node)),
         });
-        let plan = plan.data()?;
-        let files = local_files(&plan);
+        let plan = read_by_rows(plan.data()?)?;
+        let whereabouts = Arc::new(Whereabouts { files: files(&plan), executor: Arc::clone(&self.executor) });
+        self.executor.check_terms(&plan, config.options()).map_err(|error| whereabouts.marked(error))?;
+        let exports = plan.exists(|node| Ok(node.is::<TaskFilesExec>()))?;
         let ids = global_output_partition_ids;
         let inner = self.inner.create_query_stage_exec(job_id, stage_id, task_id, ids, plan, work_dir, config)?;
-        Ok(Arc::new(Task { inner, files, executor: self.name.clone() }))
+        // The workers are those of all tasks, and what is counted is what this one does.
+        let session = Session::of(config.options()).unwrap_or_default().with_own_counters();
+        Ok(Arc::new(Task { inner, whereabouts, exports, session: Arc::new(session), full: Arc::clone(&self.full) }))
     }
 }
 
-/// A file on this machine, or not, and how long it was where the statement was planned.
-#[derive(Debug)]
-struct LocalFile {
-    path: String,
-    size: u64,
+impl Executor {
+    /// An error for a task whose job did not show the token, and for one with another arithmetic.
+    fn check_terms(&self, plan: &Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<()> {
+        let terms = options.extensions.get::<Terms>().cloned().unwrap_or_default();
+        if !self.protection.is_met_by(&terms.token) {
+            return exec_err!("a task without the token of the cluster is not run");
+        }
+        if terms.arithmetic.is_empty() || !has_calls(plan)? {
+            return Ok(());
+        }
+        let here = arithmetic(self.device)?;
+        match here == terms.arithmetic {
+            true => Ok(()),
+            false => exec_err!(
+                "this machine computes with {here}, and the statement with {}: vectors would differ in their last bits; SET \
+                 embed.mixed_arithmetic = true allows it",
+                terms.arithmetic
+            ),
+        }
+    }
 }
 
-/// The local files that a plan reads.
-fn local_files(plan: &Arc<dyn ExecutionPlan>) -> Vec<LocalFile> {
+/// A file of a plan, and how long it was where the statement was planned.
+#[derive(Debug)]
+struct ReadFile {
+    path: String,
+    size: u64,
+    /// Whether it should be on this machine.
+    is_local: bool,
+}
+
+/// The files that a plan reads.
+fn files(plan: &Arc<dyn ExecutionPlan>) -> Vec<ReadFile> {
     let mut files = Vec::new();
     // The closure never fails.
     let _ = plan.apply(|node| {
-        let scan = scanned(node).filter(|scan| scan.object_store_url.as_str().starts_with("file:"));
-        for file in scan.iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files()) {
-            let path = format!("/{}", file.object_meta.location);
-            files.push(LocalFile { path, size: file.object_meta.size });
+        let Some(scan) = scanned(node) else { return Ok(TreeNodeRecursion::Continue) };
+        let store = scan.object_store_url.as_str();
+        let is_local = store.starts_with("file:");
+        for file in scan.file_groups.iter().flat_map(|group| group.files()) {
+            let path = format!("{}{}", if is_local { "/" } else { store }, file.object_meta.location);
+            files.push(ReadFile { path, size: file.object_meta.size, is_local });
         }
         Ok(TreeNodeRecursion::Continue)
     });
     files
 }
 
+/// What a task reads, and where.
+#[derive(Debug)]
+struct Whereabouts {
+    files: Vec<ReadFile>,
+    executor: Arc<Executor>,
+}
+
 #[derive(Debug)]
 struct Task {
     inner: Arc<dyn QueryStageExecutor>,
-    files: Vec<LocalFile>,
-    executor: String,
+    whereabouts: Arc<Whereabouts>,
+    /// Whether it writes files of an export.
+    exports: bool,
+    /// What the task does is counted there.
+    session: Arc<Session>,
+    full: Arc<Full>,
 }
 
 impl Display for Task {
@@ -106,10 +208,10 @@ impl Display for Task {
     }
 }
 
-impl Task {
+impl Whereabouts {
     /// An error for a file that is another one here than where the statement was planned.
     fn check_files(&self) -> Result<()> {
-        for LocalFile { path, size } in &self.files {
+        for ReadFile { path, size, .. } in self.files.iter().filter(|file| file.is_local) {
             let here = match fs::metadata(path) {
                 Ok(file) if file.len() == *size => continue,
                 Ok(file) => format!("has {} bytes here, and {size} where the statement was planned", file.len()),
@@ -130,13 +232,61 @@ impl Task {
         if has(&error, |error| error.downcast_ref().is_some_and(is_its_own)) {
             return error;
         }
-        let text = format!("executor {}: {}", self.executor, error.strip_backtrace());
-        let text = format!("{BEGINS}{}{ENDS}", utf8_percent_encode(&text, NON_ALPHANUMERIC));
+        let text = format!("executor {}: {}{}", self.executor.name, error.strip_backtrace(), self.named_files());
+        let text = marked(&text);
         match has(&error, is_passing) {
             true => DataFusionError::IoError(io::Error::other(text)),
             false => DataFusionError::Execution(text),
         }
     }
+
+    /// The files of the task, for its error.
+    fn named_files(&self) -> String {
+        let mut paths: Vec<_> = self.files.iter().map(|file| Path::new(&file.path)).collect();
+        paths.dedup();
+        let named = paths.iter().take(NAMED).map(|path| format!("{path:?}")).collect::<Vec<_>>().join(", ");
+        match paths.len() {
+            0 => String::new(),
+            count if count > NAMED => format!(" (in a task that reads {named} and {} more)", count - NAMED),
+            _ => format!(" (in a task that reads {named})"),
+        }
+    }
+}
+
+impl Task {
+    /// The same task, counted in its own session.
+    fn counted(&self, context: &TaskContext) -> Arc<TaskContext> {
+        let mut config = context.session_config().clone();
+        config.options_mut().extensions.insert(SessionEntry(Arc::clone(&self.session)));
+        Arc::new(TaskContext::new(
+            context.task_id(),
+            context.session_id(),
+            config,
+            context.scalar_functions().clone(),
+            context.higher_order_functions().clone(),
+            context.aggregate_functions().clone(),
+            context.window_functions().clone(),
+            context.runtime_env(),
+        ))
+    }
+
+    /// Takes the executor out of the cluster if it has no more room: other tasks would fail here too. What an export writes is
+    /// elsewhere, and as full there for the others.
+    async fn look_for_room(&self, error: &DataFusionError) {
+        let Executor { name, folder, .. } = self.whereabouts.executor.as_ref();
+        let probed = folder.clone();
+        let is_own = !self.exports && has(error, is_full_disk);
+        if !is_own && !spawn_blocking(move || is_full(&probed)).await.unwrap_or(false) {
+            return;
+        }
+        self.full.happen(format!("executor {name}: work folder {folder:?}: no space left on the device"));
+        sleep(HEARS).await;
+    }
+}
+
+/// Whether an error is that of a disk without room.
+fn is_full_disk(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(no_room)
 }
 
 /// Whether something below an error is so.
@@ -146,9 +296,22 @@ fn has(error: &DataFusionError, is_so: impl Fn(&(dyn StdError + 'static)) -> boo
         if is_so(error) {
             return true;
         }
-        next = error.source();
+        next = below(error);
     }
     false
+}
+
+/// What an error is about; Ballista's (55) and some of Arrow's do not say.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(ArrowError::IoError(_, error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    match error.downcast_ref::<BallistaError>() {
+        Some(BallistaError::ArrowError(error)) => Some(error.as_ref()),
+        Some(BallistaError::DataFusionError(error)) => Some(error.as_ref()),
+        Some(BallistaError::IoError(error)) => Some(error),
+        _ => error.source(),
+    }
 }
 
 /// Whether an error is of a disk, a store or a network, and may be gone elsewhere or later.
@@ -160,15 +323,6 @@ fn is_passing(error: &(dyn StdError + 'static)) -> bool {
     }
 }
 
-/// The error of a job that failed, as a person is to read it.
-pub(super) fn told(text: &str) -> DataFusionError {
-    let marked = text.split_once(BEGINS).and_then(|(_, rest)| rest.split_once(ENDS));
-    match marked {
-        Some((text, _)) => DataFusionError::Execution(percent_decode_str(text).decode_utf8_lossy().into_owned()),
-        None => DataFusionError::Execution(text.to_owned()),
-    }
-}
-
 #[async_trait]
 impl QueryStageExecutor for Task {
     async fn execute_query_stage(
@@ -176,12 +330,21 @@ impl QueryStageExecutor for Task {
         task_id: usize,
         context: Arc<TaskContext>,
     ) -> Result<Vec<ShuffleWritePartition>> {
-        self.check_files().map_err(|error| self.marked(error))?;
-        self.inner.execute_query_stage(task_id, context).await.map_err(|error| self.marked(error))
+        self.whereabouts.check_files().map_err(|error| self.whereabouts.marked(error))?;
+        let done = self.inner.execute_query_stage(task_id, self.counted(&context)).await;
+        if let Err(error) = &done
+            && has(error, is_passing)
+        {
+            self.look_for_room(error).await;
+        }
+        done.map_err(|error| self.whereabouts.marked(error))
     }
 
+    /// Those of the operators, and behind them what the models did.
     fn collect_plan_metrics(&self) -> Vec<MetricsSet> {
-        self.inner.collect_plan_metrics()
+        let mut metrics = self.inner.collect_plan_metrics();
+        metrics.push(used(&self.session.usage()));
+        metrics
     }
 
     fn collect_runtime_stats_reports(&self) -> Vec<RuntimeStatsReport> {
@@ -202,21 +365,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_comes_through_the_layers_as_it_is_to_be_read() {
-        let text = "a \"quoted\" text,\nof two lines";
-        let marked = format!("{BEGINS}{}{ENDS}", utf8_percent_encode(text, NON_ALPHANUMERIC));
-        let error = BallistaError::DataFusionError(Box::new(DataFusionError::Execution(marked)));
-        let through = format!("Job failed: Task failed due to runtime execution error: {error:?}");
-        assert_eq!(told(&through).strip_backtrace(), format!("Execution error: {text}"));
-        assert!(told("Job failed: no executors").to_string().contains("no executors"));
-    }
-
-    #[test]
     fn what_may_be_gone_later_is_tried_again() {
         let generic = |source: &str| object_store::Error::Generic { store: "S3", source: source.into() };
         let passing = [
             DataFusionError::ObjectStore(Box::new(generic("503"))),
             DataFusionError::IoError(io::Error::other("no space")),
+            BallistaError::ArrowError(Box::new(ArrowError::IoError("full".into(), io::Error::other("full"))))
+                .into_datafusion(),
+            BallistaError::DataFusionError(Box::new(DataFusionError::IoError(io::Error::other("full"))))
+                .into_datafusion(),
             DataFusionError::Context("reading".into(), Box::new(DataFusionError::External(Box::new(generic("reset"))))),
         ];
         for error in passing {

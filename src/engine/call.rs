@@ -105,12 +105,6 @@ impl Machine {
         self.options.memory
     }
 
-    /// As `embed.device`.
-    #[cfg(feature = "cluster")]
-    pub(crate) fn device(&self) -> Device {
-        self.options.device
-    }
-
     pub(super) fn place(&self, call: &Call) -> Place {
         Place { device: model::resolved(self.options.device), precision: call.precision }
     }

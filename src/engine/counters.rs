@@ -6,13 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use crate::model::{Description, Place};
+use crate::model::{Description, Place, kernel_path};
+use crate::options::Device;
 
 /// The models that a session used, in the order of their first use.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<Vec<Entry>>);
+pub(super) struct Registry {
+    here: Mutex<Vec<Entry>>,
+    /// On other machines, by which one, for this session.
+    elsewhere: Mutex<Vec<ModelUse>>,
+}
 
 /// One model at one place.
 #[derive(Debug)]
@@ -37,19 +43,27 @@ pub(crate) struct Counters {
     wait_ns: AtomicU64,
 }
 
-/// One row of `embed_models()`.
-#[derive(Debug)]
+/// One row of `embed_models()`: what a model is, where it ran, and what it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ModelUse {
-    /// What the model's files say.
-    pub(crate) description: Arc<Description>,
-    /// Where it ran.
-    pub(crate) place: Place,
-    /// What it did.
+    /// The executor of a cluster, or `None` for this process.
+    pub(crate) executor: Option<String>,
+    pub(crate) model: String,
+    pub(crate) source: String,
+    pub(crate) revision: Option<String>,
+    pub(crate) architecture: String,
+    pub(crate) dim: usize,
+    /// `None` where the model takes texts of any length.
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) device: String,
+    pub(crate) precision: String,
+    /// Only the CPU's arithmetic is this crate's own.
+    pub(crate) kernels: Option<String>,
     pub(crate) counts: Counts,
 }
 
 /// What was done up to one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// Texts that went through a model.
@@ -100,10 +114,38 @@ impl Add for Counts {
     }
 }
 
+impl ModelUse {
+    fn new(description: &Description, place: Place, counts: Counts) -> Self {
+        Self {
+            executor: None,
+            model: description.name.clone(),
+            source: description.source.to_owned(),
+            revision: description.revision.clone(),
+            architecture: description.architecture().to_owned(),
+            dim: description.dim,
+            max_tokens: description.limit(),
+            device: place.device.to_string(),
+            precision: place.precision.to_string(),
+            kernels: (place.device == Device::Cpu).then(|| kernel_path().ok()).flatten(),
+            counts,
+        }
+    }
+
+    /// Adds what the same model has done at the same place to what is known of it already.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn add_to(self, all: &mut Vec<Self>) {
+        let is_same = |other: &&mut Self| Self { counts: other.counts, ..self.clone() } == **other;
+        match all.iter_mut().find(is_same) {
+            Some(known) => known.counts = known.counts + self.counts,
+            None => all.push(self),
+        }
+    }
+}
+
 impl Registry {
     /// The counters of a model at a place.
     pub(super) fn counters(&self, description: &Arc<Description>, place: Place) -> Arc<Counters> {
-        let mut models = self.0.lock();
+        let mut models = self.here.lock();
         if let Some(entry) = models.iter().find(|entry| entry.is_of(description, place)) {
             return Arc::clone(&entry.counters);
         }
@@ -112,10 +154,21 @@ impl Registry {
         counters
     }
 
-    /// Every model with its counts.
+    /// Every model of this process with its counts.
     pub(super) fn usage(&self) -> Vec<ModelUse> {
-        let models = self.0.lock();
-        models.iter().map(Entry::usage).collect()
+        let models = self.here.lock();
+        models.iter().map(|entry| ModelUse::new(&entry.description, entry.place, entry.counters.counts())).collect()
+    }
+
+    /// Every model with what it did on other machines.
+    pub(super) fn usage_elsewhere(&self) -> Vec<ModelUse> {
+        self.elsewhere.lock().clone()
+    }
+
+    /// Another machine has done something for the session.
+    #[cfg(feature = "cluster")]
+    pub(super) fn add(&self, other: ModelUse) {
+        other.add_to(&mut self.elsewhere.lock());
     }
 }
 
@@ -123,11 +176,6 @@ impl Entry {
     fn is_of(&self, description: &Description, place: Place) -> bool {
         let known = &self.description;
         self.place == place && (&known.name, &known.revision) == (&description.name, &description.revision)
-    }
-
-    fn usage(&self) -> ModelUse {
-        let description = Arc::clone(&self.description);
-        ModelUse { description, place: self.place, counts: self.counters.counts() }
     }
 }
 

@@ -24,16 +24,26 @@ use crate::options::Device;
 /// What a remembered text costs beside its vector: two map entries, and its share of the batch.
 pub(super) const BYTES_PER_TEXT: usize = 128;
 
+/// By device, and by how many batches a call may have at once.
+type Shares = Mutex<HashMap<(Device, usize), Arc<Share>>>;
+
 /// What the queries of a session have in common.
 #[derive(Debug, Default)]
 pub(super) struct Common {
     /// Raised by a cancellation: a query that began under an older number stops.
     pub(super) generation: Arc<AtomicU64>,
     pub(super) registry: Registry,
-    shares: Mutex<HashMap<(Device, usize), Arc<Share>>>,
+    shares: Arc<Shares>,
 }
 
 impl Common {
+    /// The same workers and the same cancellation, and counts that begin at nothing.
+    #[cfg(feature = "cluster")]
+    pub(super) fn with_own_registry(&self) -> Self {
+        let (generation, shares) = (Arc::clone(&self.generation), Arc::clone(&self.shares));
+        Self { generation, shares, registry: Registry::default() }
+    }
+
     /// The share of all calls of the session on this device that may have so many batches at once: those that say something
     /// else, or run elsewhere, neither lend nor borrow of it.
     fn share(&self, device: Device, concurrency: usize) -> Arc<Share> {

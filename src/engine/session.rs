@@ -167,9 +167,30 @@ impl Session {
         self.common.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was done so far with each model of this session.
+    /// What was done so far in this process with each model of this session.
     pub(crate) fn usage(&self) -> Vec<ModelUse> {
         self.common.registry.usage()
+    }
+
+    /// What was done so far with each model on other machines, for this session.
+    pub(crate) fn usage_elsewhere(&self) -> Vec<ModelUse> {
+        self.common.registry.usage_elsewhere()
+    }
+
+    /// Another machine has done something for this session.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn add_usage(&self, usage: ModelUse) {
+        self.common.registry.add(usage);
+    }
+
+    /// A session with counters of its own; everything else it has in common with this one.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn with_own_counters(&self) -> Self {
+        Self {
+            common: Arc::new(self.common.with_own_registry()),
+            access: RwLock::new(self.access.read().clone()),
+            ..Self::default()
+        }
     }
 }
 

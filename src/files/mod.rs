@@ -81,7 +81,7 @@ pub(crate) use planner::install;
 pub(crate) use reading::{Documents, Row};
 pub use reading::{FileKind, reading_files};
 #[cfg(feature = "cluster")]
-pub(crate) use reading::{is_of_files, read_scan, scanned};
+pub(crate) use reading::{dealt_by_rows, is_of_files, read_by_rows, read_scan, scanned};
 pub use sink::WholeSinks;
 pub(crate) use small::write_whole;
 pub use staged::{Doubtful, Staged, left_over};

@@ -1,4 +1,4 @@
-//! `embed_models()`: what each model of this session is and did.
+//! `embed_models()`: what each model of this session is and did, here and on the executors of its cluster.
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -6,11 +6,9 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 
 use super::state_table::{StateTable, count, counts, text, texts};
-use crate::engine::{ModelUse, Session};
-use crate::model::kernel_path;
-use crate::options::Device;
+use crate::engine::Session;
 
-/// The table function. Columns before `rows_embedded` say what runs, the rest are counters.
+/// The table function. Columns before `rows_embedded` say what runs and where, the rest are counters.
 pub(super) fn table() -> StateTable {
     let fields = vec![
         text("model"),
@@ -22,6 +20,7 @@ pub(super) fn table() -> StateTable {
         text("device"),
         text("precision"),
         text("kernels").with_nullable(true),
+        text("executor").with_nullable(true),
         count("rows_embedded"),
         count("rows_cached"),
         count("rows_duplicate"),
@@ -34,18 +33,20 @@ pub(super) fn table() -> StateTable {
 }
 
 fn rows(config: &ConfigOptions, schema: SchemaRef) -> Result<RecordBatch> {
-    let models = Session::of(config).map(|session| session.usage()).unwrap_or_default();
+    let session = Session::of(config).unwrap_or_default();
+    let mut models = session.usage();
+    models.extend(session.usage_elsewhere());
     let columns = vec![
-        texts(&models, |model| Some(model.description.name.clone())),
-        texts(&models, |model| Some(model.description.source.to_owned())),
-        texts(&models, |model| model.description.revision.clone()),
-        texts(&models, |model| Some(model.description.architecture().to_owned())),
-        counts(&models, |model| Some(model.description.dim as u64)),
-        // A static model takes texts of any length.
-        counts(&models, |model| model.description.limit().map(|limit| limit as u64)),
-        texts(&models, |model| Some(model.place.device.to_string())),
-        texts(&models, |model| Some(model.place.precision.to_string())),
-        texts(&models, kernels),
+        texts(&models, |model| Some(model.model.clone())),
+        texts(&models, |model| Some(model.source.clone())),
+        texts(&models, |model| model.revision.clone()),
+        texts(&models, |model| Some(model.architecture.clone())),
+        counts(&models, |model| Some(model.dim as u64)),
+        counts(&models, |model| model.max_tokens.map(|limit| limit as u64)),
+        texts(&models, |model| Some(model.device.clone())),
+        texts(&models, |model| Some(model.precision.clone())),
+        texts(&models, |model| model.kernels.clone()),
+        texts(&models, |model| model.executor.clone()),
         counts(&models, |model| Some(model.counts.rows_embedded)),
         counts(&models, |model| Some(model.counts.rows_cached)),
         counts(&models, |model| Some(model.counts.rows_duplicate)),
@@ -55,9 +56,4 @@ fn rows(config: &ConfigOptions, schema: SchemaRef) -> Result<RecordBatch> {
         counts(&models, |model| Some(model.counts.encode_time.as_millis() as u64)),
     ];
     Ok(RecordBatch::try_new(schema, columns)?)
-}
-
-/// Only the CPU's arithmetic is this crate's own.
-fn kernels(model: &ModelUse) -> Option<String> {
-    (model.place.device == Device::Cpu).then(|| kernel_path().ok()).flatten()
 }

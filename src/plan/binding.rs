@@ -1,4 +1,4 @@
-//! What binds the machines that run a plan, where there are several: the files of the models, and the arithmetic.
+//! What binds the machines that run a plan, where there are several: the files of its models, and the vectors in it.
 
 use std::sync::Arc;
 
@@ -7,26 +7,37 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::EmbedExec;
 use crate::engine::Session;
+use crate::functions::WrittenFunction;
 use crate::options::EmbedOptions;
 
-/// Whether a plan runs calls of `embed` over columns.
+/// Whether a plan computes vectors: by the operator, or by plain functions.
 pub(crate) fn has_calls(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    plan.exists(|node| Ok(node.is::<EmbedExec>()))
+    let is_call = |expr: &Arc<dyn PhysicalExpr>| {
+        let function = expr.downcast_ref::<ScalarFunctionExpr>().and_then(|call| WrittenFunction::of(call.fun()));
+        matches!(function, Some(WrittenFunction::Embed(_)))
+    };
+    Ok(plan.exists(|node| Ok(node.is::<EmbedExec>()))? || has_expression(plan, is_call)?)
 }
 
 /// Whether a plan has vectors in it that were computed where it was planned: those of literals.
 pub(crate) fn has_vectors(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    has_expression(plan, |expr| {
+        let value = expr.downcast_ref::<Literal>().map(Literal::value);
+        matches!(value, Some(ScalarValue::FixedSizeList(_)))
+    })
+}
+
+/// Whether an expression of a plan is so.
+fn has_expression(plan: &Arc<dyn ExecutionPlan>, is_so: impl Fn(&Arc<dyn PhysicalExpr>) -> bool) -> Result<bool> {
     let mut found = false;
     plan.apply(|node| {
         node.apply_expressions(&mut |expr| {
-            found |= expr.exists(|expr| {
-                let value = expr.downcast_ref::<Literal>().map(Literal::value);
-                Ok(matches!(value, Some(ScalarValue::FixedSizeList(_))))
-            })?;
+            found |= expr.exists(|expr| Ok(is_so(expr)))?;
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
@@ -43,17 +54,6 @@ pub(crate) fn with_fingerprints(
     let machine = session.machine(config, &EmbedOptions::default());
     plan.transform_up(|node| match node.downcast_ref::<EmbedExec>() {
         Some(exec) => Ok(Transformed::yes(Arc::new(exec.with_fingerprints(&machine)?) as Arc<dyn ExecutionPlan>)),
-        None => Ok(Transformed::no(node)),
-    })
-    .data()
-}
-
-/// The same plan, which a machine that computes otherwise refuses to run.
-pub(crate) fn with_arithmetic(plan: Arc<dyn ExecutionPlan>, arithmetic: &str) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| match node.downcast_ref::<EmbedExec>() {
-        Some(exec) => {
-            Ok(Transformed::yes(Arc::new(exec.with_arithmetic(Some(arithmetic.into()))) as Arc<dyn ExecutionPlan>))
-        }
         None => Ok(Transformed::no(node)),
     })
     .data()

@@ -31,7 +31,7 @@ use crate::marked::Mark;
 use crate::model::Role;
 
 /// Before everything that this codec writes.
-const MARK: Mark = Mark::new("datafusion-embed", 2, BROKEN);
+const MARK: Mark = Mark::new("datafusion-embed", 3, BROKEN);
 
 /// Writes and reads the operator, the functions and the scans of text files of this crate in physical plans; everything else goes to
 /// another codec.
@@ -91,8 +91,7 @@ impl PhysicalExtensionCodec for EmbedCodec {
             CallColumn::new(call, text)
         });
         let calls = calls.collect::<Result<_>>()?;
-        let arithmetic = exec.arithmetic.as_deref().map(str::to_owned);
-        let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0, arithmetic };
+        let message = Operator { calls, joins_partitions: exec.joins_partitions, plan: exec.plan.0 };
         buf.extend(MARK.write(&message));
         Ok(())
     }
@@ -117,7 +116,6 @@ impl PhysicalExtensionCodec for EmbedCodec {
             column.planned(text)
         });
         let exec = EmbedExec::try_new(Arc::clone(input), calls.collect::<Result<_>>()?, PlanId(message.plan))?;
-        let exec = exec.with_arithmetic(message.arithmetic.map(Arc::from));
         Ok(Arc::new(if message.joins_partitions { exec.joining_partitions()? } else { exec }))
     }
 
@@ -195,8 +193,6 @@ struct Operator {
     joins_partitions: bool,
     #[prost(fixed64, tag = "3")]
     plan: u64,
-    #[prost(string, optional, tag = "4")]
-    arithmetic: Option<String>,
 }
 
 /// [`PlannedCall`]

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
-#[cfg(feature = "cluster")]
-use datafusion::common::exec_err;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Statistics, internal_err};
@@ -33,12 +31,8 @@ use super::execution::{Kept, PlanId};
 use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
 #[cfg(feature = "cluster")]
-use crate::cache::arithmetic;
-#[cfg(feature = "cluster")]
 use crate::engine::Machine;
 use crate::engine::{Counters, Session};
-#[cfg(feature = "cluster")]
-use crate::options::Device;
 use crate::options::EmbedOptions;
 
 /// Runs calls of `embed` over its input, in the input's order and partitioning.
@@ -52,9 +46,6 @@ pub(crate) struct EmbedExec {
     /// Reads the input's partitions one after the other into one of its own.
     pub(super) joins_partitions: bool,
     pub(super) plan: PlanId,
-    /// What the machine that runs it has to compute with, where others run it too.
-    #[cfg(feature = "cluster")]
-    pub(super) arithmetic: Option<Arc<str>>,
     /// Whether its partitions run on several machines.
     #[cfg(feature = "cluster")]
     is_spread: bool,
@@ -79,19 +70,11 @@ impl EmbedExec {
             joins_partitions: false,
             plan,
             #[cfg(feature = "cluster")]
-            arithmetic: None,
-            #[cfg(feature = "cluster")]
             is_spread: false,
             kept,
             streams,
             metrics,
         })
-    }
-
-    /// The same operator, for a machine with this arithmetic.
-    #[cfg(feature = "cluster")]
-    pub(super) fn with_arithmetic(&self, arithmetic: Option<Arc<str>>) -> Self {
-        Self { arithmetic, ..self.clone() }
     }
 
     /// The same operator, for a plan whose partitions run on several machines: of one a single file has parts.
@@ -110,20 +93,6 @@ impl EmbedExec {
         Ok(Self { calls, ..self.clone() })
     }
 
-    /// An error on a machine with another arithmetic.
-    #[cfg(feature = "cluster")]
-    fn check_arithmetic(&self, device: Device) -> Result<()> {
-        let Some(wanted) = &self.arithmetic else { return Ok(()) };
-        let here = arithmetic(device)?;
-        match here == wanted.as_ref() {
-            true => Ok(()),
-            false => exec_err!(
-                "this machine computes with {here}, and the statement with {wanted}: vectors would differ in their last bits; SET \
-                 embed.mixed_arithmetic = true allows it"
-            ),
-        }
-    }
-
     /// The same operator, reading its input's partitions in their order.
     pub(super) fn joining_partitions(&self) -> Result<Self> {
         let properties = properties(&self.input, &self.calls, true)?;
@@ -133,7 +102,7 @@ impl EmbedExec {
     pub(super) fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
         let new = Self::try_new(input, self.calls.clone(), self.plan)?;
         #[cfg(feature = "cluster")]
-        let new = new.with_arithmetic(self.arithmetic.clone()).spread(self.is_spread);
+        let new = new.spread(self.is_spread);
         if self.joins_partitions { new.joining_partitions() } else { Ok(new) }
     }
 }
@@ -257,8 +226,6 @@ impl ExecutionPlan for EmbedExec {
         let config = context.session_config().options();
         let session = Session::of(config).unwrap_or_default();
         let machine = session.machine(config, &EmbedOptions::default());
-        #[cfg(feature = "cluster")]
-        self.check_arithmetic(machine.device())?;
         let counters = Arc::<Counters>::default();
         self.streams.lock().push((partition, Arc::clone(&counters)));
         let calls = self

@@ -8,7 +8,7 @@
 //! | `planned.rs` | a call in a physical plan |
 //! | `planner.rs` | the logical node -> the operator; the planner that a session gets |
 //! | `exec.rs` | the operator [`exec::EmbedExec`]: schema, statistics, metrics |
-//! | `binding.rs` | what binds the machines that run a plan: the files of its models, and the arithmetic |
+//! | `binding.rs` | what binds the machines that run a plan: the files of its models, and the vectors in it |
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
@@ -43,7 +43,7 @@ mod planner;
 mod stream;
 
 #[cfg(feature = "cluster")]
-pub(crate) use binding::{has_calls, has_vectors, with_arithmetic, with_fingerprints};
+pub(crate) use binding::{has_calls, has_vectors, with_fingerprints};
 #[cfg(feature = "cluster")]
 pub use codec::EmbedCodec;
 #[cfg(feature = "cluster")]

@@ -77,6 +77,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_place)]
     pub(crate) cluster: Option<Place>,
 
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    pub(crate) protection: ProtectionArgs,
+
     /// Threads for queries and for the model, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
@@ -109,7 +113,7 @@ pub(crate) enum Action {
     /// Hand out the tasks of a cluster: runs until it is stopped
     #[cfg(feature = "cluster")]
     Scheduler {
-        /// HOST:PORT to listen on; nothing is protected there, so it has to be a network of your own
+        /// HOST:PORT to listen on; without --token-file and --certificates nothing is protected there
         #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50050")]
         bind: String,
         /// End when standard input does
@@ -133,7 +137,7 @@ pub(crate) struct ExecutorArgs {
     /// HOST:PORT of the scheduler
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_cluster)]
     pub(crate) scheduler: Cluster,
-    /// HOST:PORT on which others fetch results, and by which they reach it; nothing is protected there [default: any free port]
+    /// HOST:PORT by which the scheduler and others reach it [default: any free port of 127.0.0.1]
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true)]
     pub(crate) bind: String,
     /// Tasks at once, each a thread of the model, 1 to 1024 [default: all cores]
@@ -157,6 +161,20 @@ pub(crate) struct ExecutorArgs {
     /// End when standard input does
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
+}
+
+/// What all processes of a cluster protect their ports by.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct ProtectionArgs {
+    /// File with the token that all processes of a cluster know; EMBEDSQL_TOKEN is the token itself
+    #[arg(long, value_name = "FILE", env = "EMBEDSQL_TOKEN_FILE", global = true, hide_env = true)]
+    #[arg(value_parser = PathBufValueParser::new().map(in_home))]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Folder with ca.pem, cert.pem and key.pem, by which all processes of a cluster speak TLS
+    #[arg(long, value_name = "DIR", env = "EMBEDSQL_CERTIFICATES", global = true, hide_env = true)]
+    #[arg(value_parser = PathBufValueParser::new().map(in_home))]
+    pub(crate) certificates: Option<PathBuf>,
 }
 
 /// Where a cluster is.

@@ -1,17 +1,22 @@
 //! `embedsql scheduler` and `embedsql executor`; and `--cluster`, with the processes that `local:N` starts.
 
+use std::env;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use datafusion::logical_expr::{LogicalPlan, Statement};
 use tokio::task::spawn_blocking;
 
-use super::args::{Args, ExecutorArgs, Place};
+use super::args::{Args, ExecutorArgs, Place, ProtectionArgs};
 use super::failure::{Failure, warn};
+use super::job::Job;
 use super::setup;
 use crate::SessionOptions;
-use crate::cluster::{Cluster, ExecutorOptions, SchedulerOptions, run_executor, run_scheduler};
+use crate::cluster::{Cluster, ExecutorOptions, Protection, SchedulerOptions, run_executor, run_scheduler};
 
 /// How long a process may take to tidy up before it is killed.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -19,14 +24,39 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How the line begins that says where a process listens.
 const LISTENS: &str = "listening on ";
 
+/// The token itself: where secrets come by the environment.
+const TOKEN: &str = "EMBEDSQL_TOKEN";
+
 /// Runs a scheduler.
-pub(crate) fn scheduler(bind: &str, until_stdin_ends: bool) -> Result<(), Failure> {
-    run(run_scheduler(SchedulerOptions::new(bind), announce), until_stdin_ends)
+pub(crate) fn scheduler(bind: &str, args: &ProtectionArgs, until_stdin_ends: bool) -> Result<(), Failure> {
+    let mut options = SchedulerOptions::new(bind);
+    options.protection = protection(args)?;
+    run(run_scheduler(options, announce), until_stdin_ends)
+}
+
+/// What the command line and the environment protect a cluster by.
+fn protection(args: &ProtectionArgs) -> Result<Protection, Failure> {
+    let usage = |error: crate::Error| Failure::Usage(error.to_string());
+    let mut protection = Protection::default();
+    let token = match &args.token_file {
+        Some(path) => {
+            let token = fs::read_to_string(path);
+            Some(token.map_err(|error| Failure::Usage(format!("--token-file {path:?}: {error}")))?)
+        }
+        None => env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+    };
+    if let Some(token) = token {
+        protection = protection.with_token(&token).map_err(usage)?;
+    }
+    match &args.certificates {
+        Some(folder) => protection.with_certificates(folder).map_err(usage),
+        None => Ok(protection),
+    }
 }
 
 /// Runs an executor.
-pub(crate) fn executor(args: &ExecutorArgs, quiet: bool) -> Result<(), Failure> {
-    let mut options = ExecutorOptions::new(args.scheduler.clone());
+pub(crate) fn executor(args: &ExecutorArgs, protected: &ProtectionArgs, quiet: bool) -> Result<(), Failure> {
+    let mut options = ExecutorOptions::new(args.scheduler.clone().protected_by(protection(protected)?));
     options.bind = args.bind.clone();
     options.session = setup::of_executor(args, quiet)?;
     options.tasks = args.tasks.unwrap_or(options.tasks);
@@ -61,13 +91,18 @@ fn run(process: impl Future<Output = Result<(), crate::Error>>, until_stdin_ends
 /// The processes of a cluster on this machine; they end with this one, however it ends.
 pub(crate) struct Local {
     processes: Vec<Child>,
+    /// Others on this machine do not know it.
+    token: String,
 }
 
 impl Local {
     fn start(executors: usize, args: &Args) -> io::Result<(Self, Cluster)> {
-        let mut local = Self { processes: Vec::new() };
+        let keys = [RandomState::new(), RandomState::new()];
+        let token = keys.map(|key| format!("{:016x}", key.hash_one(Instant::now()))).concat();
+        let mut local = Self { processes: Vec::new(), token };
         let address = local.add(&["scheduler".to_owned(), "--bind".to_owned(), "127.0.0.1:0".to_owned()])?;
-        let cluster = Cluster::new(&address).map_err(io::Error::other)?;
+        let protection = Protection::default().with_token(&local.token).map_err(io::Error::other)?;
+        let cluster = Cluster::new(&address).map_err(io::Error::other)?.protected_by(protection);
         let cores = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
         let mut line: Vec<String> = vec!["executor".into(), "--scheduler".into(), address, "--tasks".into()];
         line.push((cores / executors).max(1).to_string());
@@ -88,6 +123,7 @@ impl Local {
     fn add(&mut self, line: &[String]) -> io::Result<String> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(line).arg("--until-stdin-ends").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env_remove("EMBEDSQL_TOKEN_FILE").env_remove("EMBEDSQL_CERTIFICATES").env(TOKEN, &self.token);
         // Ctrl-C is for this process: it stops a statement.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -138,7 +174,17 @@ pub(crate) fn session(args: &Args) -> Result<(SessionOptions, Option<Local>), Fa
                     without.join(", ")
                 ));
             }
-            Ok((options.on_cluster(cluster.clone()), None))
+            Ok((options.on_cluster(cluster.clone().protected_by(protection(&args.protection)?)), None))
         }
+    }
+}
+
+/// Points out a SET that means nothing to the executors, once for each setting.
+pub(crate) fn point_out(job: &Job, plan: &LogicalPlan) {
+    let LogicalPlan::Statement(Statement::SetVariable(set)) = plan else { return };
+    let Some(cluster) = job.ctx.state_ref().read().config().get_extension::<Cluster>() else { return };
+    let setting = set.variable.to_ascii_lowercase();
+    if cluster.ignores(&setting) && !setting.starts_with("datafusion.") && job.is_news(&setting) {
+        warn(&format!("{setting} has no effect on the executors of the cluster: start them with it"));
     }
 }

@@ -1,5 +1,6 @@
 //! What running statements need to know, and where their results go.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,11 +27,19 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
     cancelled: Arc<AtomicBool>,
     progress: Arc<Mutex<Option<Progress>>>,
+    /// What was said in this session and is not said again.
+    said: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Job {
     pub(crate) fn new(ctx: SessionContext, writes: Writes, output: Arc<Output>, format: Format, quiet: bool) -> Self {
-        Self { ctx, writes, output, format, quiet, cancelled: Arc::default(), progress: Arc::default() }
+        let (cancelled, progress, said) = (Arc::default(), Arc::default(), Arc::default());
+        Self { ctx, writes, output, format, quiet, cancelled, progress, said }
+    }
+
+    /// Whether something was not said in this session before.
+    pub(crate) fn is_news(&self, what: &str) -> bool {
+        self.said.lock().insert(what.to_owned())
     }
 
     /// What is known of the stores that the statements reach.

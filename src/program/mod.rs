@@ -80,9 +80,11 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Action::Models { action }) => commands::models(&args, action.as_ref()),
         Some(Action::Cache { action }) => commands::cache(&args, action),
         #[cfg(feature = "cluster")]
-        Some(Action::Scheduler { bind, until_stdin_ends }) => cluster::scheduler(bind, *until_stdin_ends),
+        Some(Action::Scheduler { bind, until_stdin_ends }) => {
+            cluster::scheduler(bind, &args.protection, *until_stdin_ends)
+        }
         #[cfg(feature = "cluster")]
-        Some(Action::Executor(executor)) => cluster::executor(executor, args.quiet),
+        Some(Action::Executor(executor)) => cluster::executor(executor, &args.protection, args.quiet),
         None => start(&args, sources),
     };
     match result {

@@ -10,7 +10,7 @@ use datafusion::common::stats::Precision;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::prelude::SessionContext;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
@@ -74,23 +74,46 @@ impl Progress {
 }
 
 /// What the statements of a session have done, here and on its cluster.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Done {
     rows: u64,
     tokens: u64,
+    /// Of a cluster: tasks that have ended and all there are, and executors at this moment.
     tasks: u64,
+    all_tasks: u64,
+    executors: u64,
 }
 
 impl Done {
     fn of(ctx: &SessionContext) -> Self {
         let here = counts(ctx);
+        let done = Self { rows: here.rows(), tokens: here.tokens, ..Self::default() };
         #[cfg(feature = "cluster")]
         if let Some(cluster) = ctx.state_ref().read().config().get_extension::<Cluster>() {
             let there = cluster.work();
-            let (rows, tokens) = (here.rows() + there.rows, here.tokens + there.tokens);
-            return Self { rows, tokens, tasks: there.tasks };
+            let (rows, tokens) = (done.rows + there.rows, done.tokens + there.tokens);
+            let (tasks, all_tasks, executors) = (there.tasks, there.all_tasks, there.executors);
+            return Self { rows, tokens, tasks, all_tasks, executors };
         }
-        Self { rows: here.rows(), tokens: here.tokens, tasks: 0 }
+        done
+    }
+
+    /// What was done since then.
+    fn since(self, before: Self) -> Self {
+        Self {
+            rows: self.rows - before.rows,
+            tokens: self.tokens - before.tokens,
+            tasks: self.tasks - before.tasks,
+            all_tasks: self.all_tasks - before.all_tasks,
+            executors: self.executors,
+        }
+    }
+
+    /// Tasks and who does them, where there are some.
+    fn tasks(self) -> Option<String> {
+        let Self { tasks, all_tasks, executors, .. } = self;
+        let plural = if executors == 1 { "" } else { "s" };
+        (all_tasks > 0).then(|| format!("{tasks}/{} tasks, {executors} executor{plural}", all_tasks.max(tasks)))
     }
 }
 
@@ -99,22 +122,30 @@ fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, total: &Total,
     let (start, before) = (Instant::now(), Done::of(ctx));
     let mut wait = PATIENCE;
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        let now = Done::of(ctx);
-        let tokens = (now.tokens - before.tokens) as f64 / start.elapsed().as_secs_f64();
+        let done = Done::of(ctx).since(before);
+        let tokens = done.tokens as f64 / start.elapsed().as_secs_f64();
         let trouble = stores.trouble().filter(|(_, since, _)| *since > LASTS);
         let trouble =
             trouble.map(|(store, since, what)| format!("{store}: {what} for {} s, trying again", since.as_secs()));
-        let is_news = total.operators > 0 || trouble.is_some();
+        let is_news = total.operators > 0 || done.all_tasks > 0 || trouble.is_some();
         let speed = (total.operators > 0).then(|| format!("{tokens:.0} tokens/s"));
-        let tasks = (now.tasks > before.tasks).then(|| format!("{} tasks done", now.tasks - before.tasks));
-        bar.set_message(speed.into_iter().chain(tasks).chain(trouble).collect::<Vec<_>>().join(", "));
-        bar.set_position(now.rows - before.rows);
+        let left = total.rows.is_none().then(|| left(start.elapsed(), done)).flatten();
+        let parts = speed.into_iter().chain(done.tasks()).chain(left).chain(trouble);
+        bar.set_message(parts.collect::<Vec<_>>().join(", "));
+        bar.set_position(done.rows);
         if wait == PATIENCE && is_news {
             show(bar, total);
             wait = INTERVAL;
         }
     }
     bar.finish_and_clear();
+}
+
+/// The time that the tasks of a cluster will still take, if each takes what one took so far.
+fn left(spent: Duration, done: Done) -> Option<String> {
+    let rest = done.all_tasks.checked_sub(done.tasks)?;
+    let left = (done.tasks > 0 && rest > 0).then(|| spent.mul_f64(rest as f64 / done.tasks as f64))?;
+    Some(format!("{} left", HumanDuration(Duration::from_secs(left.as_secs()))))
 }
 
 /// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life; without a

@@ -45,6 +45,8 @@ async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), F
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
     let named = only_file(&plan).or(named);
     check_is_runnable(&plan)?;
+    #[cfg(feature = "cluster")]
+    super::cluster::point_out(job, &plan);
     let destination = Destination::of(&plan);
     job.writes.next_statement(Some(text));
     let result = run_plan(job, plan).await;

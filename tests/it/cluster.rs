@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
-use datafusion_embed::cluster::Cluster;
+use datafusion_embed::cluster::{Cluster, Protection};
 use datafusion_embed::{SessionOptions, session};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::late::{EXACT, written};
 use crate::program::embedsql;
-use crate::support::{copy_folder, rows_of, run, sorted_rows};
+use crate::support::{copy_folder, rows_of, run, skipped, sorted_rows};
 
 /// A process of the program that listens, and ends when this one does.
 struct Process {
@@ -32,7 +33,11 @@ impl Process {
     }
 
     fn start_with(line: &[&str], more: impl Fn(&mut Command)) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_embedsql")), line, more)
+    }
+
+    fn start_program(program: &Path, line: &[&str], more: impl Fn(&mut Command)) -> Self {
+        let mut command = Command::new(program);
         more(&mut command);
         let temporary = TempDir::new().expect("a folder");
         command.env("TMPDIR", temporary.path());
@@ -59,6 +64,17 @@ impl Process {
         Self::start_with(&line, |command| {
             command.env(name, value);
         })
+    }
+
+    /// The exit code of a process that ends by itself.
+    async fn ended(&mut self) -> Option<i32> {
+        loop {
+            // To wait for it would close its standard input, with which it ends.
+            if let Some(status) = self.child.try_wait().expect("a process of this one") {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn kill(&mut self) {
@@ -130,6 +146,12 @@ fn rows(sql: &str, batches: &[RecordBatch]) -> Vec<String> {
     if end.contains("ORDER BY") { rows_of(batches) } else { sorted_rows(batches) }
 }
 
+/// A session on the shared cluster, with the model of the program.
+pub(crate) fn session_there() -> SessionContext {
+    let cluster = Cluster::new(&SHARED.0.address).expect("an address");
+    session(SessionOptions::default().on_cluster(cluster)).expect("a session")
+}
+
 const QUERIES: &[&str] = &[
     "SELECT count(*) FROM docs",
     "SELECT id, embed(body) FROM docs",
@@ -176,6 +198,33 @@ async fn queries_give_the_same_rows_to_the_bit() {
         let (found, expected) = (rows(sql, &run(&there, sql).await), rows(sql, &run(&here, sql).await));
         assert_eq!(found.len(), expected.len(), "{sql}");
         assert!(found == expected, "{sql}");
+    }
+}
+
+/// Rows, order and bits are those of one process; what is embedded more than once is so because tasks do not know each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_late_evaluation_gives_the_same_rows() {
+    let folder = TempDir::new().expect("a folder");
+    let (there, here) = both();
+    written(folder.path(), "parquet").await;
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let few = "SELECT i * 7 AS id FROM generate_series(0, 99) AS t(i)";
+    run(&here, &format!("COPY ({few}) TO '{}'", at("few.parquet"))).await;
+    for ctx in [&there, &here] {
+        for name in ["docs", "few"] {
+            let file = at(&format!("{name}.parquet"));
+            run(ctx, &format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{file}'")).await;
+        }
+        run(ctx, "CREATE VIEW vectors AS SELECT id, embed(body) AS e FROM docs").await;
+    }
+    for (sql, _) in EXACT.iter().filter(|(sql, _)| !sql.starts_with("EXPLAIN")) {
+        let (found, expected) = (run(&there, sql).await, run(&here, sql).await);
+        let count = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        assert_eq!(count(&found), count(&expected), "{sql}");
+        // Which rows they are that a LIMIT takes nobody says without an ORDER BY.
+        if !sql.contains("random()") && (sql.contains("ORDER BY") || !sql.contains("LIMIT")) {
+            assert!(rows(sql, &found) == rows(sql, &expected), "{sql}");
+        }
     }
 }
 
@@ -274,6 +323,8 @@ async fn what_runs_there_is_said_and_what_cannot_is_an_error() {
     for part in ["rows_null=", "rows_embedded=", "tokens=", "encode_time="] {
         assert!(line.contains(part) && !line.contains(&format!("{part}0,")), "{part}: {line}");
     }
+    let verbose = text(&run(&there, "EXPLAIN ANALYZE VERBOSE SELECT count(embed(body)) FROM docs WHERE grp = 1").await);
+    assert!(verbose.contains("tokens{stage=1, executor=127.0.0.1:"), "{verbose}");
     // What reads no file runs here, without a scheduler even.
     run(&there, "CREATE TABLE mine AS SELECT 1 AS id").await;
     for sql in ["SELECT count(*) FROM mine", "SELECT embed('x')", "SELECT * FROM embed_models()", "SHOW TABLES"] {
@@ -304,8 +355,10 @@ async fn one_file_is_work_for_all_executors() {
     let at = |name: &str| format!("{}/{name}", folder.path().display());
     let rows = "SELECT value AS id, repeat(md5(CAST(value AS VARCHAR)), 4) AS t FROM generate_series(0, 19999)";
     run(&here, &format!("COPY ({rows}) TO '{}' OPTIONS ('format.max_row_group_size' '500')", at("x.parquet"))).await;
+    run(&here, &format!("COPY ({rows}) TO '{}' OPTIONS ('format.max_row_group_size' '20000')", at("group.parquet")))
+        .await;
     run(&here, &format!("COPY ({rows}) TO '{}'", at("x.csv"))).await;
-    for name in ["x.parquet", "x.csv"] {
+    for name in ["x.parquet", "group.parquet", "x.csv"] {
         let sql = format!("SELECT id, embed(left(t, 20)) AS v FROM '{}'", at(name));
         let out = format!("{name}.out/");
         run(&there, &format!("COPY ({sql}) TO '{}' STORED AS PARQUET", at(&out))).await;
@@ -422,8 +475,8 @@ async fn a_killed_executor_costs_time_and_no_row() {
     let out = folder.path().join("out");
     // Long texts, so that there is a middle in which it can be killed.
     let sql = format!(
-        "COPY (SELECT d.id * 1000 + n.id AS id, embed(repeat(d.title || n.note, 40)) AS v FROM docs d CROSS JOIN notes n) TO \
-         '{}/' STORED AS PARQUET",
+        "COPY (SELECT d.id * 1000000 + n.id * 1000 + m.id AS id, embed(repeat(d.title || n.note || m.note, 40)) AS v \
+         FROM docs d CROSS JOIN notes n CROSS JOIN notes m WHERE m.id < 6) TO '{}/' STORED AS PARQUET",
         out.display()
     );
     let export = tokio::spawn(async move { run(&there, &sql).await });
@@ -440,10 +493,10 @@ async fn a_killed_executor_costs_time_and_no_row() {
     let _second = Process::executor(&scheduler, &[]);
     first.kill();
     let counted = export.await.expect("no panic");
-    assert_eq!(rows_of(&counted), ["12000"]);
+    assert_eq!(rows_of(&counted), ["24000"]);
     let here = with_model(SessionOptions::default());
     let found = run(&here, &format!("SELECT count(*), count(DISTINCT id) FROM '{}/'", out.display())).await;
-    assert_eq!(rows_of(&found), ["12000|12000"]);
+    assert_eq!(rows_of(&found), ["24000|24000"]);
 }
 
 /// A query that takes minutes.
@@ -513,6 +566,8 @@ async fn machines_that_compute_differently_share_no_statement_unless_they_may() 
     assert!(refused.contains("embed.mixed_arithmetic = true"), "{refused}");
     assert_eq!(rows_of(&run(&there, "SELECT count(*) FROM docs").await), ["300"], "without vectors nothing differs");
     run(&there, "SET embed.mixed_arithmetic = true").await;
+    let plan = rows_of(&run(&there, &format!("EXPLAIN {sql}")).await).join("\n");
+    assert!(plan.contains("mixed arithmetic"), "{plan}");
     for sql in [sql, own] {
         assert_eq!(run(&there, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>(), 300, "{sql}");
     }
@@ -526,8 +581,164 @@ async fn a_session_knows_what_was_done_for_it() {
     with_tables(&there, folder.path()).await;
     run(&there, "SELECT count(embed(body)) FROM docs").await;
     let work = cluster.work();
-    assert_eq!(work.rows, 257, "{work:?}");
+    assert_eq!((work.rows, work.executors), (300, 2), "{work:?}");
     assert!(work.tasks >= 2 && work.tokens > work.rows, "{work:?}");
+    assert_eq!(work.tasks, work.all_tasks, "{work:?}");
+    // By executor; the client itself embeds literals only.
+    run(&there, "SELECT cosine_similarity(embed(body), embed('text 1')) FROM docs WHERE grp = 1").await;
+    let used =
+        "SELECT executor IS NULL, sum(rows_embedded) >= 1, min(dim), min(precision) FROM embed_models() GROUP BY 1";
+    assert_eq!(sorted_rows(&run(&there, used).await), ["false|true|32|f32", "true|true|32|f32"]);
+    let sums = "SELECT sum(rows_embedded), sum(tokens) > 0 FROM embed_models() WHERE executor IS NULL";
+    assert_eq!(rows_of(&run(&there, sums).await), ["1|true"]);
+    let rows = "SELECT sum(rows_embedded + rows_duplicate + rows_cached) FROM embed_models() WHERE executor LIKE '127.0.0.1:%'";
+    assert_eq!(rows_of(&run(&there, rows).await), ["309"], "257 and 52");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_token_or_certificate_gets_nothing() {
+    let folder = tables().await;
+    let token = "a token of a test";
+    let (certificates, others) = ("tests/fixtures/tls", "tests/fixtures/tls/other");
+    let with_token = || Protection::default().with_token(token).expect("a token");
+    let with_both = |folder: &str| with_token().with_certificates(Path::new(folder)).expect("certificates");
+    let wrong = Protection::default().with_token("another token of a test").expect("a token");
+    for (line, right, wrong) in [
+        (vec![], with_token(), vec![Protection::default(), wrong]),
+        (
+            vec!["--certificates", certificates],
+            with_both(certificates),
+            vec![
+                with_token(),
+                with_both(others),
+                Protection::default().with_certificates(Path::new(certificates)).expect("certificates"),
+            ],
+        ),
+    ] {
+        let start = |arguments: &[&str]| {
+            Process::start_with(&[arguments, &line].concat(), |command| {
+                command.env("EMBEDSQL_TOKEN", token);
+            })
+        };
+        let scheduler = start(&["scheduler", "--bind", "127.0.0.1:0"]);
+        let _executors = [(); 2].map(|()| start(&["executor", "--scheduler", &scheduler.address, "--tasks", "1"]));
+        let at = |protection: Protection, address: &str| {
+            let cluster = Cluster::new(address).expect("an address").protected_by(protection);
+            with_model(SessionOptions::default().on_cluster(cluster))
+        };
+        let (there, here) = (at(right.clone(), &scheduler.address), with_model(SessionOptions::default()));
+        for ctx in [&there, &here] {
+            with_tables(ctx, folder.path()).await;
+        }
+        // With results that executors fetch from each other, and we from them.
+        let sql = "SELECT grp, count(embed(body)), first_value(embed(body) ORDER BY id) FROM docs GROUP BY grp";
+        assert_eq!(sorted_rows(&run(&there, sql).await), sorted_rows(&run(&here, sql).await));
+        for wrong in wrong {
+            let there = at(wrong.clone(), &scheduler.address);
+            with_tables(&there, folder.path()).await;
+            let error = there.sql("SELECT id FROM docs").await.expect("planned").collect().await.expect_err("no token");
+            assert!(error.to_string().contains(&format!("scheduler {}", scheduler.address)), "{wrong:?}: {error}");
+        }
+        // An executor that does not know the token ends at once.
+        let line = ["executor", "--scheduler", &scheduler.address];
+        let message = embedsql(line).error(2);
+        assert!(message.contains(&format!("scheduler {}", scheduler.address)), "{message}");
+    }
+    let message = embedsql(["scheduler", "--token-file", "/nowhere"]).error(2);
+    assert!(message.contains("--token-file \"/nowhere\""), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_cannot_be_embedded_is_named_with_its_executor_and_file() {
+    let folder = tables().await;
+    let (there, here) = both();
+    let long = "word ".repeat(200);
+    let sql = format!("COPY (SELECT 1 AS id, 'first {long}' AS t) TO '{}/long.parquet'", folder.path().display());
+    run(&here, &sql).await;
+    for ctx in [&there, &here] {
+        run(ctx, "SET embed.truncate = false").await;
+    }
+    let sql = format!("SELECT id, embed(t) FROM '{}/long.parquet'", folder.path().display());
+    let error = there.sql(&sql).await.expect("planned").collect().await.expect_err("too long").strip_backtrace();
+    for part in ["executor 127.0.0.1:", "first word word", "tokens", "long.parquet"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+/// One that comes when a statement runs gets no task of it that it would compute differently.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_executor_that_computes_differently_ends_the_statement() {
+    if datafusion_embed::kernel_path().expect("a path").starts_with("portable") {
+        return;
+    }
+    let scheduler = Process::scheduler();
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let _first = Process::executor_with(&scheduler, ["DATAFUSION_EMBED_KERNELS", "portable"]);
+    let sql = "SELECT count(embed(a.title || b.title)) FROM docs a CROSS JOIN docs b";
+    let query = there.sql(sql).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _late = Process::executor(&scheduler, &[]);
+    let error = running.await.expect("no panic").expect_err("it computes differently").strip_backtrace();
+    assert!(error.contains("this machine computes with") && error.contains("cpu-portable"), "{error}");
+}
+
+/// A folder of so few KiB, in a name space of its own, and a program below it; `None` where that is not allowed.
+fn in_small_folder(kib: usize, folder: &Path, line: &[&str]) -> Option<Process> {
+    let allowed = Command::new("unshare").args(["--mount", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        skipped("unshare --mount", "or this user may not use it");
+        return None;
+    }
+    let mount = format!("mount -t tmpfs -o size={kib}k none '{}' && exec \"$@\"", folder.display());
+    let program = env!("CARGO_BIN_EXE_embedsql");
+    let work = folder.display().to_string();
+    let line = [&["--mount", "sh", "-c", &mount, "sh", program][..], line, &["--work-folder", &work]].concat();
+    Some(Process::start_program(Path::new("unshare"), &line, |_| {}))
+}
+
+/// Its tasks run elsewhere; where there is nobody else the error says what is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_whose_folder_is_full_leaves() {
+    let folder = tables().await;
+    let small = TempDir::new().expect("a folder");
+    let scheduler = Process::scheduler();
+    let line = ["executor", "--scheduler", &scheduler.address, "--tasks", "1"];
+    let Some(mut full) = in_small_folder(128, small.path(), &line) else { return };
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let sql = "SELECT d.id, embed(d.title || n.note) AS v FROM docs d CROSS JOIN notes n ORDER BY d.id, n.id";
+    let error = there.sql(sql).await.expect("planned").collect().await.expect_err("full").strip_backtrace();
+    assert!(error.contains("executor 127.0.0.1:") && error.to_lowercase().contains("no space left"), "{error}");
+    assert_eq!(full.ended().await, Some(2));
+    let _full = in_small_folder(128, small.path(), &line);
+    let _other = Process::executor(&scheduler, &[]);
+    let counted = run(&there, sql).await.iter().map(RecordBatch::num_rows).sum::<usize>();
+    assert_eq!(counted, 12_000);
+}
+
+/// What an executor has kept is not computed again, by itself or by another one with the same folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_that_were_kept_outlive_an_executor() {
+    let folder = tables().await;
+    let cache = TempDir::new().expect("a folder");
+    let cache = cache.path().display().to_string();
+    let scheduler = Process::scheduler();
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let sql = "SELECT id, embed(title) FROM docs";
+    let counts = "SELECT sum(rows_embedded), sum(rows_cached) FROM embed_models()";
+    let mut first = Process::executor(&scheduler, &["--cache", &cache]);
+    run(&there, sql).await;
+    assert_eq!(rows_of(&run(&there, counts).await), ["300|0"]);
+    first.kill();
+    let _second = Process::executor(&scheduler, &["--cache", &cache]);
+    let here = with_model(SessionOptions::default());
+    with_tables(&here, folder.path()).await;
+    assert_eq!(sorted_rows(&run(&there, sql).await), sorted_rows(&run(&here, sql).await));
+    assert_eq!(rows_of(&run(&there, counts).await), ["300|300"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -541,6 +752,11 @@ async fn the_program_starts_a_cluster_for_itself() {
     let ended = embedsql(line).end();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "n,v\n300,257\n"));
     assert_eq!(ended.stderr, "warning: --cache has no effect on the executors of the cluster: start them with it\n");
+    let sets =
+        "SET embed.cache = 'vectors'; SET embed.cache = 'vectors2'; SET embed.batch_size = 9; SET embed.max_tokens = 9";
+    let ended = embedsql(["--cluster", &SHARED.0.address, "-c", sets]).end();
+    let lines: Vec<_> = ended.stderr.lines().map(|line| line.split(" has ").next().unwrap_or_default()).collect();
+    assert_eq!(lines, ["warning: embed.cache", "warning: embed.batch_size"], "{}", ended.stderr);
     let message = embedsql(["--cluster", "local:0", "-c", &sql]).error(2);
     assert!(message.contains("local:N"), "{message}");
     let message = embedsql(["--cluster", "127.0.0.1:1", "-c", &sql]).error(1);

@@ -17,7 +17,7 @@ use crate::support::{embedded, run, tiny_session};
 const ROWS: i64 = 20_000;
 
 /// A query, and how many rows it embeds; a literal counts as one.
-const EXACT: &[(&str, i64)] = &[
+pub(crate) const EXACT: &[(&str, i64)] = &[
     ("SELECT id, embed(body) FROM docs LIMIT 128", 128),
     ("SELECT id, embed(body) FROM docs LIMIT 10 OFFSET 1000", 10),
     ("SELECT id, embed(concat(title, body)) FROM docs WHERE id % 100 = 3", 200),
@@ -105,7 +105,7 @@ async fn tables(ctx: &SessionContext, format: &str, directory: &Path) {
 }
 
 /// Writes the file of `docs`.
-async fn written(directory: &Path, format: &str) {
+pub(crate) async fn written(directory: &Path, format: &str) {
     let file = directory.join(format!("docs.{format}")).display().to_string();
     run(&tiny_session(1, 8192), &format!("COPY ({}) TO '{file}'", made_up())).await;
 }

@@ -9,14 +9,49 @@ use async_trait::async_trait;
 use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::SessionContext;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
+use tempfile::TempDir;
 
 use crate::support::session;
 
 /// A session as sqllogictest sees it.
-struct Database(SessionContext);
+struct Database {
+    ctx: SessionContext,
+    /// Where the rows of its tables go, so that they are files; or they stay in memory.
+    folder: Option<TempDir>,
+}
+
+impl Database {
+    fn new(ctx: SessionContext) -> Self {
+        Self { ctx, folder: None }
+    }
+
+    /// What was a table in memory is one in a file.
+    async fn move_tables(&self, folder: &TempDir) -> Result<()> {
+        let state = self.ctx.state();
+        let default = &state.config_options().catalog;
+        let schema = self.ctx.catalog(&default.default_catalog).and_then(|c| c.schema(&default.default_schema));
+        let schema = schema.expect("the schema of a session");
+        for name in schema.table_names() {
+            let table = schema.table(&name).await?.expect("a table that is listed");
+            if !table.is::<MemTable>() {
+                continue;
+            }
+            let file = folder.path().join(format!("{name}.parquet")).display().to_string();
+            for sql in [
+                format!("COPY \"{name}\" TO '{file}'"),
+                format!("DROP TABLE \"{name}\""),
+                format!("CREATE EXTERNAL TABLE \"{name}\" STORED AS PARQUET LOCATION '{file}'"),
+            ] {
+                self.ctx.sql(&sql).await?.collect().await?;
+            }
+        }
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl AsyncDB for Database {
@@ -24,9 +59,12 @@ impl AsyncDB for Database {
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>> {
-        let frame = self.0.sql(sql).await?;
+        let frame = self.ctx.sql(sql).await?;
         let types: Vec<_> = frame.schema().fields().iter().map(|field| column_type(field.data_type())).collect();
         let batches = frame.collect().await?;
+        if let Some(folder) = &self.folder {
+            self.move_tables(folder).await?;
+        }
         if types.is_empty() {
             return Ok(DBOutput::StatementComplete(0));
         }
@@ -102,7 +140,7 @@ async fn on_the_device_path() {
         let connect = || async {
             let ctx = session(2, 7);
             ctx.sql("SET embed.device = 'candle'").await?.collect().await?;
-            Ok(Database(ctx))
+            Ok(Database::new(ctx))
         };
         let mut runner = Runner::new(connect);
         runner.add_label("candle");
@@ -113,10 +151,28 @@ async fn on_the_device_path() {
     }
 }
 
+/// The same on a cluster, with all tables in files.
+#[cfg(feature = "cluster")]
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_cluster() {
+    // What ran is counted by executor there, see tests/it/cluster.rs.
+    for file in files().into_iter().filter(|file| !file.ends_with("models.slt")) {
+        let connect = || async {
+            let folder = Some(TempDir::new()?);
+            Ok(Database { ctx: crate::cluster::session_there(), folder })
+        };
+        let mut runner = Runner::new(connect);
+        runner.add_label("cluster");
+        if let Err(error) = runner.run_file_async(&file).await {
+            panic!("on a cluster: {error}");
+        }
+    }
+}
+
 async fn run_files(target_partitions: usize) {
     for file in files() {
         for batch_size in [1, 7, 8192] {
-            let connect = || async { Ok(Database(session(target_partitions, batch_size))) };
+            let connect = || async { Ok(Database::new(session(target_partitions, batch_size))) };
             let mut runner = Runner::new(connect);
             // Types are checked as well: an integer that became text prints the same.
             runner.with_column_validator(sqllogictest::strict_column_validator);

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+#[cfg(unix)]
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::thread;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
@@ -46,6 +50,15 @@ pub(crate) fn tiny_session(target_partitions: usize, batch_size: usize) -> Sessi
 /// The settings of [`tiny_session`].
 pub(crate) fn tiny_options() -> EmbedOptions {
     EmbedOptions::default().model("tests/fixtures/tiny-bert")
+}
+
+/// Says that a test is skipped, because a program is not there.
+#[cfg(unix)]
+pub(crate) fn skipped(program: &str, next: &str) {
+    let test = thread::current();
+    let line = format!("SKIPPED: {}: {program} is not here ({next})\n", test.name().unwrap_or("a test"));
+    // Not by a macro: the harness would keep what a test that passes prints that way.
+    io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error");
 }
 
 /// Copies a folder with all that is below it, into one that may be there.

@@ -19,6 +19,7 @@
 //! | `documents.rs` | files of plain text as rows |
 //! | `text.rs` | what DataFusion's sources of text lack |
 //! | `scans.rs` | a scan of text files in the bytes of a plan |
+//! | `parts.rs` | parts of Parquet files by rows, for a plan that runs elsewhere |
 //! | `decode.rs` | other encodings than UTF-8 |
 //! | `blame.rs` | where in a file it went wrong |
 //! | `bytes.rs` | a look into a file |
@@ -39,6 +40,8 @@ mod json;
 mod kind;
 mod listing;
 mod partitions;
+#[cfg(feature = "cluster")]
+mod parts;
 mod pattern;
 mod rows;
 #[cfg(feature = "cluster")]
@@ -51,6 +54,8 @@ mod text;
 pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
 pub(in crate::files) use kind::{COMPRESSED, ENDINGS, Ending, format_of};
+#[cfg(feature = "cluster")]
+pub(crate) use parts::{dealt_by_rows, read_by_rows};
 pub(in crate::files) use pattern::is_hidden;
 #[cfg(feature = "cluster")]
 pub(crate) use tables::is_of_files;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, thread};
 
-use super::process::{Process, skipped};
+use super::process::Process;
+use crate::support::skipped;
 
 /// `/` has parts of files, `/whole/` has none, `/zipped/` sends them encoded whoever asks, `/moved/` is elsewhere, and `/mine/` is for
 /// those with a header of authorization.

@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, io, thread};
+use std::{env, thread};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::support::skipped;
 
 /// Runs a program in a folder, says its process id, and removes both when its own standard input ends: with the test process,
 /// whatever ends that.
@@ -29,14 +31,6 @@ pub(crate) fn installed(program: &str) -> Option<PathBuf> {
         skipped(&name.to_string(), ".ci/servers installs it");
     }
     found
-}
-
-/// Says that a test is skipped, because a program is not there.
-pub(crate) fn skipped(program: &str, next: &str) {
-    let test = thread::current();
-    let line = format!("SKIPPED: {}: {program} is not installed ({next})\n", test.name().unwrap_or("a test"));
-    // Not by a macro: the harness would keep what a test that passes prints that way.
-    io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error");
 }
 
 pub(crate) struct Process {
