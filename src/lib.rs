@@ -64,8 +64,9 @@
 //! * **I4** The library prints nothing, changes no environment variable, and touches the network only for a model that was asked
 //!   for by hub id or address, for an address that a statement names in a session with our stores, and for the cluster of a session
 //!   that has one.
-//! * **I5** Planning never runs the model over a column. It reads small configuration files, and weights only to fold a
-//!   literal; an equal literal is embedded at most once per query, however often it occurs.
+//! * **I5** Planning never runs a model: it reads small configuration files. An equal literal is embedded at most once per query,
+//!   however often it occurs, before anything else of it runs. (Where DataFusion itself makes rows while it plans, VALUES, and
+//!   for conditions of DELETE and UPDATE, a literal is still folded; so it is by a planner that is not ours.)
 //! * **I6** From the last activation to the Arrow buffer there is no allocation per row.
 //!
 //! `program/` is a user of the library: it prints, and has threads that wait.

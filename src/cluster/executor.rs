@@ -164,5 +164,5 @@ async fn reach(scheduler: &Cluster) -> Result<()> {
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
-    Scheduler::knock(scheduler).await.map_err(|error| Error::Setting(error.strip_backtrace()))
+    Scheduler::knock(scheduler).await.map_err(|error| Error::Setting(error.message().into_owned()))
 }

@@ -203,8 +203,12 @@ impl Scheduler {
 
     /// Which executors there are, how they compute, and how far a job is, or all of it.
     async fn ask(&mut self, job_id: String, all: bool) -> Result<Told> {
+        let is_first = job_id.is_empty();
         let answer = self.client.get_job_status(ask(GetJobStatusParams { job_id }, all)).await;
-        let answer = answer.map_err(|status| gone(&self.cluster, said_by(&status)))?;
+        let answer = answer.map_err(|status| match said_by(&status) {
+            what if is_first && what == GONE => gone(&self.cluster, UNKNOWN.to_owned()),
+            what => gone(&self.cluster, what),
+        })?;
         let told = Told::read(answer.get_ref());
         told.ok_or_else(|| gone(&self.cluster, "is no scheduler of embedsql: start one by `embedsql scheduler`".into()))
     }
@@ -293,6 +297,7 @@ fn add_metrics(metrics: &ExecutionPlanMetricsSet, stages: &[StageWork]) {
 }
 
 const GONE: &str = "is gone, and the job with it; run the statement again";
+const UNKNOWN: &str = "does not answer: it is gone, or it speaks TLS and this process has no --certificates, or others";
 
 fn said_by(status: &tonic::Status) -> String {
     match status.code() {

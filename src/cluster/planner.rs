@@ -17,7 +17,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::{LogicalPlan, PlanType, StringifiedPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, PlanType, StringifiedPlan};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -31,7 +31,7 @@ use super::Cluster;
 use super::exec::ClusterExec;
 use crate::EmbedOptions;
 use crate::files::{SharedExport, is_of_files, known_here_only, scanned};
-use crate::plan::without_file_order;
+use crate::plan::{LiteralsExec, without_file_order};
 use crate::state::rebuild;
 
 /// Tasks of a stage, where nobody says how many: enough for a few executors to be busy to the end, and for one that is lost to
@@ -60,7 +60,6 @@ pub(crate) fn prepared(config: SessionConfig) -> SessionConfig {
     optimizer.prefer_hash_join = true;
     optimizer.hash_join_single_partition_threshold = 0;
     optimizer.hash_join_single_partition_threshold_rows = 0;
-    // Texts of a second or two of a core are worth a task.
     optimizer.repartition_file_min_size = LEAST_PART;
     if is_said { config } else { config.with_target_partitions(TASKS) }
 }
@@ -108,15 +107,26 @@ struct Dealer {
 impl Dealer {
     /// What of a plan is not done here runs there.
     fn distributed(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        // Literals are computed here, before anything is handed in.
+        if let Some(literals) = plan.downcast_ref::<LiteralsExec>() {
+            let inside = self.distributed(Arc::clone(&literals.input))?;
+            return replace_children_if_necessary(plan, vec![inside]);
+        }
         if let Some(sink) = plan.downcast_ref::<DataSinkExec>() {
             return match SharedExport::of(sink) {
                 Some(export) => {
-                    let input = dealt_out(side_by_side(sink.input()))?;
-                    Ok(Arc::new(ClusterExec::new(self.cluster.clone(), input, Some(export)).mixed(self.is_mixed)))
+                    let (literals, input) = match sink.input().downcast_ref::<LiteralsExec>() {
+                        Some(literals) => (Some(Arc::clone(sink.input())), &literals.input),
+                        None => (None, sink.input()),
+                    };
+                    let input = dealt_out(side_by_side(input))?;
+                    let rows =
+                        Arc::new(ClusterExec::new(self.cluster.clone(), input, Some(export)).mixed(self.is_mixed));
+                    literals.map_or(Ok(rows.clone() as _), |exec| replace_children_if_necessary(exec, vec![rows]))
                 }
                 // A file has one writer.
                 None => {
-                    let rows = self.on_cluster(Arc::clone(sink.input()))?;
+                    let rows = self.distributed(Arc::clone(sink.input()))?;
                     replace_children_if_necessary(plan, vec![rows])
                 }
             };
@@ -228,6 +238,10 @@ fn side_by_side(input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     }
 }
 
+fn is_filtered_window(expr: &Expr) -> bool {
+    matches!(expr, Expr::WindowFunction(function) if function.params.filter.is_some())
+}
+
 /// Whether a plan reads files, which a cluster reads; what reads nothing, or what this session alone has, runs here.
 ///
 /// # Errors
@@ -235,7 +249,7 @@ fn side_by_side(input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 /// For one that reads both.
 fn reads_files(plan: &LogicalPlan) -> Result<bool> {
     let (mut files, mut own) = (None, None);
-    let mut is_recursive = false;
+    let (mut is_recursive, mut filters_window) = (false, false);
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             let provider = source_as_provider(&scan.source)?;
@@ -244,12 +258,21 @@ fn reads_files(plan: &LogicalPlan) -> Result<bool> {
             place.get_or_insert(name);
         }
         is_recursive |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        node.apply_expressions(|expr| {
+            filters_window |= expr.exists(|expr| Ok(is_filtered_window(expr)))?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
         Ok(TreeNodeRecursion::Continue)
     })?;
     match (&files, &own) {
         (Some(files), _) if is_recursive => {
             not_impl_err!("WITH RECURSIVE over \"{files}\" does not run on a cluster; run it without --cluster")
         }
+        // Bytes of a plan (DataFusion 55.2) do not have it, and all rows would count.
+        (Some(files), _) if filters_window => not_impl_err!(
+            "FILTER of a window function over \"{files}\" does not run on a cluster; write CASE WHEN ... THEN ... END as its argument, \
+             or run it without --cluster"
+        ),
         (Some(files), Some(own)) => plan_err!(
             "table \"{own}\" is of this session alone, and \"{files}\" is read on a cluster: write the rows of the former to a file \
              first, by COPY (SELECT ...) TO 'rows.parquet', and read that"

@@ -151,7 +151,7 @@ impl Protection {
         move |request| match protection.is_met_by(token_in(request.metadata())) {
             true => Ok(request),
             false => Err(Status::unauthenticated(
-                "wants the token of its cluster: give it by --token-file or EMBEDSQL_TOKEN",
+                "lets in nobody without its token: give that of the cluster by --token-file or EMBEDSQL_TOKEN",
             )),
         }
     }

@@ -27,6 +27,14 @@ pub(super) struct Limits {
     pub(super) shape: BatchShape,
 }
 
+impl Limits {
+    /// Whether two batches may share a pass.
+    pub(super) fn allow(self, a: &FlatBatch, b: &FlatBatch) -> bool {
+        let fits = self.shape.tokens_together(a, b).is_some_and(|tokens| tokens <= self.tokens);
+        fits && (self.texts == 0 || a.texts() + b.texts() <= self.texts)
+    }
+}
+
 impl Batch {
     /// A batch without texts.
     pub(super) fn new() -> Self {

@@ -180,13 +180,17 @@ impl Entry {
 }
 
 impl Counters {
-    /// A model batch is done.
-    pub(super) fn batch(&self, batch: &Batch, time: Duration) {
+    /// The texts of a batch are done, after so much of a pass.
+    pub(super) fn texts(&self, batch: &Batch, time: Duration) {
         add(&self.embedded, batch.texts() as u64);
         add(&self.truncated, batch.truncated() as u64);
         add(&self.tokens, batch.flat.tokens() as u64);
-        add(&self.batches, 1);
         add(&self.encode_ns, time.as_nanos() as u64);
+    }
+
+    /// A pass with texts of ours is done.
+    pub(super) fn pass(&self) {
+        add(&self.batches, 1);
     }
 
     /// A text was turned into tokens.

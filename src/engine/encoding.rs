@@ -1,7 +1,7 @@
 //! What the model batches of a stream need to become vectors, wherever they are.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, KeptBatch, Limits};
 use super::call::{Call, Machine};
@@ -9,7 +9,7 @@ use super::counters::Counters;
 use super::running::Running;
 use crate::cache::{Kept, Space};
 use crate::error::{Error, Result};
-use crate::model::{Allowance, Found, Model, Pass, Scratch, Tokens};
+use crate::model::{Allowance, FlatBatch, Found, Model, Pass, Scratch, Tokens};
 
 /// One call of a query on this machine: model, limits, where its vectors are kept, and who counts.
 pub(super) struct Encoding {
@@ -58,14 +58,41 @@ impl Encoding {
     /// One forward pass, `[texts, dimensions]`. What comes out is kept.
     pub(super) fn encode(&self, batch: &Batch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
         let start = Instant::now();
-        let Loaded { model, unpooled, .. } = self.loaded()?;
-        let pass = Pass { unpooled: *unpooled, dimensions: self.dimensions, go_on };
-        let vectors = model.encode(&batch.flat, &pass, scratch)?;
-        if let Some(space) = &self.space {
-            space.put(&batch.keys, &batch.cut, &vectors, &self.machine.access);
-        }
-        self.count(|counters| counters.batch(batch, start.elapsed()));
+        let vectors = self.pass(&batch.flat, scratch, go_on)?;
+        self.done(batch, &vectors, start.elapsed(), true);
         Ok(vectors)
+    }
+
+    /// One forward pass, `[texts, dimensions]`, whoever's texts they are.
+    pub(super) fn pass(&self, texts: &FlatBatch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        let Loaded { model, unpooled, .. } = self.loaded()?;
+        model.encode(texts, &Pass { unpooled: *unpooled, dimensions: self.dimensions, go_on }, scratch)
+    }
+
+    /// The vectors of a batch are there, after so much of a pass: they are kept, and counted. Of a pass that several batches of a
+    /// session share the session counts one.
+    pub(super) fn done(&self, batch: &Batch, vectors: &[f32], time: Duration, is_first_of_session: bool) {
+        if let Some(space) = &self.space {
+            space.put(&batch.keys, &batch.cut, vectors, &self.machine.access);
+        }
+        let [session, stream] = &self.counters;
+        session.texts(batch, time);
+        stream.texts(batch, time);
+        stream.pass();
+        if is_first_of_session {
+            session.pass();
+        }
+    }
+
+    /// Whether texts of both may share a pass: with one model, and what else decides its vectors.
+    pub(super) fn shares_passes_with(&self, other: &Self) -> bool {
+        let (Some(a), Some(b)) = (self.loaded.get(), other.loaded.get()) else { return false };
+        Arc::ptr_eq(&a.model, &b.model) && (a.unpooled, self.dimensions) == (b.unpooled, other.dimensions)
+    }
+
+    /// Whether this is of the same session, as far as it counts.
+    pub(super) fn counts_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.counters[0], &other.counters[0])
     }
 
     /// Vectors that are kept, `[texts, dimensions]`, computed where they are not right.

@@ -2,13 +2,19 @@
 //!
 //! A worker runs a whole forward pass on one thread: many passes side by side scale better than one pass spread over
 //! threads. Each worker keeps its own scratch for activations.
+//!
+//! Whose turn it is: each query has a clock of its own, which each of its jobs moves on by what it costs, and the job at the lowest
+//! time is next. A query that begins starts at the time of the job that runs, so a text of a small query is behind no job of a
+//! long one that waits, and of many queries each gets its turn. (text-embeddings-inference, for one, has one queue, first in, first out.)
+//! A job that is taken out of the queue takes others along that may share its pass, whoever's they are, as long as they do not make
+//! it much longer: nobody waits for them, so a lone text is not late for it, and the more wait the fuller the passes are.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -17,12 +23,28 @@ use crate::model::Scratch;
 
 /// Whole texts with the query that they belong to: what a lane's queue holds, and one forward pass at a time.
 pub(super) trait Job: Send + 'static {
-    /// Whose turn it takes.
+    /// Whose room it takes.
     fn share(&self) -> &Arc<Share>;
+
+    /// Whose turn it takes.
+    fn turn(&self) -> Option<&Turn>;
+
+    /// How far it moves that on.
+    fn cost(&self) -> u64;
+
+    /// Whether another one may come along in the same pass.
+    fn takes(&self, other: &Self) -> bool;
+
+    /// Takes another one along.
+    fn take(&mut self, other: Self);
 
     /// Runs it. However it ends, whoever waits for it is told.
     fn run(self, scratch: &mut Scratch);
 }
+
+/// The clock of a query: when its next job has its turn. Changed under the lane's lock only.
+#[derive(Debug, Default)]
+pub(super) struct Turn(AtomicU64);
 
 /// A session's share of a lane: how many of its jobs may run at once. The limit never changes, so whoever asks for another one
 /// has another share.
@@ -57,7 +79,10 @@ pub(super) struct Lane<J: Job> {
 }
 
 struct State<J: Job> {
-    queue: VecDeque<J>,
+    /// With the times of their turns, in the order in which they came.
+    queue: VecDeque<(u64, J)>,
+    /// The time of the job that was taken last.
+    now: u64,
     workers: usize,
     /// Workers that wait, those included that were called and have not woken yet.
     idle: usize,
@@ -79,7 +104,7 @@ impl<J: Job> Lane<J> {
         most_workers: usize,
         spawn: impl Fn(&'static Self, usize) -> io::Result<()> + Send + Sync + 'static,
     ) -> &'static Self {
-        let state = Mutex::new(State { queue: VecDeque::new(), workers: 0, idle: 0 });
+        let state = Mutex::new(State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0 });
         Box::leak(Box::new(Self { state, changed: Condvar::new(), most_workers, spawn: Box::new(spawn) }))
     }
 
@@ -88,13 +113,13 @@ impl<J: Job> Lane<J> {
         self.most_workers
     }
 
-    /// Runs a job on a worker as soon as its share has room, first come first served.
+    /// Runs a job on a worker as soon as it is its turn and its share has room.
     ///
     /// Where the process may have no thread at all, the caller's does the work before this returns: slower, and nobody waits
     /// for a worker that never comes.
     pub(super) fn submit(&'static self, job: J) {
         let mut state = self.state.lock();
-        state.queue.push_back(job);
+        state.push(job);
         // Without a thread to be had, the workers that run already take the job in their turn.
         if state.lacks_workers() && state.workers < self.most_workers && (self.spawn)(self, state.workers).is_ok() {
             state.workers += 1;
@@ -156,11 +181,30 @@ fn start_thread<J: Job>(lane: &'static Lane<J>, number: usize) -> io::Result<()>
 }
 
 impl<J: Job> State<J> {
-    /// Takes the first job whose share has room.
+    /// Queues a job behind those of its query.
+    fn push(&mut self, job: J) {
+        let time = job.turn().map_or(self.now, |turn| {
+            let time = turn.0.load(Ordering::Relaxed).max(self.now);
+            turn.0.store(time + job.cost(), Ordering::Relaxed);
+            time
+        });
+        self.queue.push_back((time, job));
+    }
+
+    /// Takes the job whose turn it is, of those whose shares have room, and others along.
     fn next(&mut self) -> Option<J> {
-        let at = self.queue.iter().position(|job| job.share().free() > 0)?;
-        let job = self.queue.remove(at)?;
+        let can_run = self.queue.iter().enumerate().filter(|(_, (_, job))| job.share().free() > 0);
+        let (at, _) = can_run.min_by_key(|(_, (time, _))| *time)?;
+        let (time, mut job) = self.queue.remove(at)?;
+        self.now = self.now.max(time);
         job.share().running.fetch_add(1, Ordering::Relaxed);
+        let mut at = 0;
+        while let Some((_, other)) = self.queue.get(at) {
+            match job.takes(other) {
+                true => job.take(self.queue.remove(at)?.1),
+                false => at += 1,
+            }
+        }
         Some(job)
     }
 
@@ -168,7 +212,7 @@ impl<J: Job> State<J> {
     fn lacks_workers(&self) -> bool {
         let mut shares: Vec<(&Arc<Share>, usize)> = Vec::new();
         let mut could_run = 0;
-        for job in &self.queue {
+        for (_, job) in &self.queue {
             let known = shares.iter().position(|(share, _)| Arc::ptr_eq(share, job.share()));
             let at = known.unwrap_or_else(|| {
                 shares.push((job.share(), job.share().free()));
@@ -201,6 +245,20 @@ mod tests {
         fn share(&self) -> &Arc<Share> {
             &self.0
         }
+
+        fn turn(&self) -> Option<&Turn> {
+            None
+        }
+
+        fn cost(&self) -> u64 {
+            1
+        }
+
+        fn takes(&self, _: &Self) -> bool {
+            false
+        }
+
+        fn take(&mut self, _: Self) {}
 
         fn run(self, _: &mut Scratch) {
             (self.1)();
@@ -342,15 +400,84 @@ mod tests {
     fn no_worker_starts_for_jobs_that_their_share_keeps_waiting() {
         let (full, free) = (Arc::new(Share::new(1)), Arc::new(Share::new(2)));
         let task = |share: &Arc<Share>| task(share, || ());
-        let mut state = State { queue: [task(&full), task(&full), task(&full)].into(), workers: 1, idle: 1 };
+        let mut state = State { queue: VecDeque::new(), now: 0, workers: 1, idle: 1 };
+        [task(&full), task(&full), task(&full)].into_iter().for_each(|task| state.push(task));
         assert!(!state.lacks_workers(), "one of them can run, and one worker is idle");
-        state.queue.push_back(task(&free));
+        state.push(task(&free));
         assert!(state.lacks_workers());
         state.idle = 2;
         assert!(!state.lacks_workers());
-        state.queue.extend([task(&free), task(&free)]);
+        [task(&free), task(&free)].into_iter().for_each(|task| state.push(task));
         assert!(state.lacks_workers());
         state.idle = 3;
         assert!(!state.lacks_workers());
+    }
+
+    /// Of a query, with a cost; several may share a pass.
+    struct Texts {
+        share: Arc<Share>,
+        turn: Arc<Turn>,
+        cost: u64,
+        names: Vec<&'static str>,
+        done: mpsc::Sender<Vec<&'static str>>,
+    }
+
+    impl Job for Texts {
+        fn share(&self) -> &Arc<Share> {
+            &self.share
+        }
+
+        fn turn(&self) -> Option<&Turn> {
+            Some(&self.turn)
+        }
+
+        fn cost(&self) -> u64 {
+            self.cost
+        }
+
+        fn takes(&self, other: &Self) -> bool {
+            self.cost + other.cost <= 10
+        }
+
+        fn take(&mut self, other: Self) {
+            self.cost += other.cost;
+            self.names.extend(other.names);
+        }
+
+        fn run(self, _: &mut Scratch) {
+            self.done.send(self.names).expect("the test waits");
+        }
+    }
+
+    /// Jobs by the query that they are of, all queued before the first one runs, and in which passes they ran.
+    fn passes(jobs: &[(usize, u64, &'static str)]) -> Vec<Vec<&'static str>> {
+        let (done, passes) = mpsc::channel();
+        let share = Arc::new(Share::new(1));
+        let turns = [(); 4].map(|()| Arc::new(Turn::default()));
+        let mut state = State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0 };
+        for &(query, cost, name) in jobs {
+            let turn = Arc::clone(&turns[query]);
+            state.push(Texts { share: Arc::clone(&share), turn, cost, names: vec![name], done: done.clone() });
+        }
+        drop(done);
+        while let Some(job) = state.next() {
+            job.run(&mut Scratch::default());
+            share.running.fetch_sub(1, Ordering::Relaxed);
+        }
+        passes.iter().collect()
+    }
+
+    #[test]
+    fn a_small_query_is_behind_one_job_of_a_long_one_and_of_many_each_has_its_turn() {
+        let long = [(0, 10, "a1"), (0, 10, "a2"), (0, 10, "a3")];
+        assert_eq!(passes(&[&long[..], &[(1, 9, "b1")]].concat()), [["a1"], ["b1"], ["a2"], ["a3"]]);
+        let two = [(0, 10, "a1"), (0, 10, "a2"), (1, 10, "b1"), (1, 10, "b2"), (2, 10, "c1")];
+        assert_eq!(passes(&two), [["a1"], ["b1"], ["c1"], ["a2"], ["b2"]]);
+    }
+
+    #[test]
+    fn a_pass_takes_along_what_has_room_in_it() {
+        let jobs = [(0, 4, "a1"), (1, 4, "b1"), (2, 4, "c1"), (3, 2, "d1"), (1, 6, "b2")];
+        assert_eq!(passes(&jobs), [vec!["a1", "b1", "d1"], vec!["c1", "b2"]]);
     }
 }

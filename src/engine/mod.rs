@@ -39,8 +39,10 @@ mod session;
 mod ticket;
 
 pub(crate) use call::{Call, Machine};
+pub(crate) use counters::Counters;
 pub use counters::Counts;
-pub(crate) use counters::{Counters, ModelUse};
+#[cfg(feature = "cluster")]
+pub(crate) use counters::ModelUse;
 pub(crate) use feed::{BATCHES_PER_WORKER, Feed};
 pub(crate) use identity::{Identity, Planned};
 pub(crate) use query::Query;

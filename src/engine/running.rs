@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::lane::Turn;
+
 /// A query that runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -11,13 +13,15 @@ pub(super) struct Running {
     /// The generation when the query began: another one means that it was cancelled.
     started_at: u64,
     in_flight: AtomicUsize,
+    /// When its next batch has its turn.
+    pub(super) turn: Turn,
 }
 
 impl Running {
     /// A query that begins now.
     pub(super) fn start(generation: &Arc<AtomicU64>) -> Self {
         let started_at = generation.load(Ordering::Relaxed);
-        Self { generation: Arc::clone(generation), started_at, in_flight: AtomicUsize::new(0) }
+        Self { generation: Arc::clone(generation), started_at, in_flight: AtomicUsize::new(0), turn: Turn::default() }
     }
 
     /// Whether the query was not cancelled.

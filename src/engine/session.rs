@@ -43,6 +43,12 @@ struct LiteralKey {
     model: u64,
 }
 
+impl LiteralKey {
+    fn new(call: &Call, machine: &Machine, found: &Found, text: &str) -> Self {
+        Self { text: text.to_owned(), call: call.clone(), place: machine.place(call), model: found.number }
+    }
+}
+
 impl Session {
     /// The session that a configuration belongs to, if functions were registered there.
     pub(crate) fn of(config: &ConfigOptions) -> Option<Arc<Self>> {
@@ -116,22 +122,38 @@ impl Session {
         machine: &Machine,
         text: &str,
     ) -> Result<Vec<f32>> {
-        let query = self.start_query(usize::MAX);
-        let found = query.model(call, machine)?;
-        planned.check(call, machine, &found)?;
-        let (place, model) = (machine.place(call), found.number);
-        let key = LiteralKey { text: text.to_owned(), call: call.clone(), place, model };
-        if let Some(vector) = self.literals.lock().get(&key) {
-            return Ok(vector.clone());
+        if let Some(vector) = self.remembered_literal(call, planned, machine, text)? {
+            return Ok(vector);
         }
-        let vector = embed_in(&query, call, planned, machine, &[Some(text)])?;
+        let vector = embed_in(&self.start_query(usize::MAX), call, planned, machine, &[Some(text)])?;
+        self.remember_literal(call, machine, text, &vector)?;
+        Ok(vector)
+    }
+
+    /// The vector of a literal that was computed before.
+    pub(crate) fn remembered_literal(
+        &self,
+        call: &Call,
+        planned: &Planned,
+        machine: &Machine,
+        text: &str,
+    ) -> Result<Option<Vec<f32>>> {
+        let found = machine.find(&call.model)?;
+        planned.check(call, machine, &found)?;
+        let key = LiteralKey::new(call, machine, &found, text);
+        Ok(self.literals.lock().get(&key).cloned())
+    }
+
+    /// The vector of a literal, for the next one who asks.
+    pub(crate) fn remember_literal(&self, call: &Call, machine: &Machine, text: &str, vector: &[f32]) -> Result<()> {
+        let key = LiteralKey::new(call, machine, machine.find(&call.model)?.as_ref(), text);
         let mut literals = self.literals.lock();
         if literals.len() == REMEMBERED_LITERALS {
-            // More than any query has: what planning needs again is remembered again.
+            // More than any query has: what is asked for again is remembered again.
             literals.clear();
         }
-        literals.insert(key, vector.clone());
-        Ok(vector)
+        literals.insert(key, vector.to_vec());
+        Ok(())
     }
 
     /// Number of tokens of each text before truncation, special tokens counted, prompt not; `planned` is the call's model where a

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::batch::{Batch, KeptBatch, Limits};
 use super::encoding::Encoding;
-use super::lane::{self, Share};
+use super::lane::{self, Share, Turn};
 use crate::cache::Key;
 use crate::error::{Error, Result};
-use crate::model::Scratch;
+use crate::model::{FlatBatch, Scratch};
 
 /// A model batch on its way to its vectors, which several streams may share.
 #[derive(Debug)]
@@ -154,7 +155,8 @@ impl Ticket {
         };
         encoding.running.started();
         let (ticket, encoding, share) = (Arc::clone(self), Some(Arc::clone(encoding)), Arc::clone(share));
-        Some(Job { texts, ticket, encoding, share, vectors: None })
+        let part = Part { texts, ticket, encoding, vectors: None };
+        Some(Job { part, share, others: Vec::new(), together: FlatBatch::new() })
     }
 
     /// Waits on this thread until the batch is done. A lane has it.
@@ -192,23 +194,102 @@ impl Ticket {
 }
 
 /// Whole texts and their query, in a lane. However the work ends, those who wait for it are told.
-pub(super) struct Job {
+struct Part {
     texts: Texts,
     ticket: Arc<Ticket>,
     /// Until the work is done.
     encoding: Option<Arc<Encoding>>,
-    share: Arc<Share>,
     vectors: Option<Result<Vec<f32>>>,
 }
 
-impl Job {
-    fn vectors(&self, encoding: &Encoding, scratch: &mut Scratch) -> Result<Vec<f32>> {
-        let go_on = || encoding.running.go_on() && self.ticket.is_wanted();
+impl Part {
+    /// Whether anybody waits for it still.
+    fn go_on(&self) -> bool {
+        self.encoding.as_ref().is_some_and(|encoding| encoding.running.go_on()) && self.ticket.is_wanted()
+    }
+
+    /// Texts to compute, and with what.
+    fn computed(&self) -> Option<(&Batch, &Arc<Encoding>)> {
         match &self.texts {
+            Texts::Computed(batch) => Some((batch, self.encoding.as_ref()?)),
+            Texts::Kept(_) => None,
+        }
+    }
+
+    fn run(&mut self, scratch: &mut Scratch) {
+        let Some(encoding) = &self.encoding else { return };
+        let go_on = || self.go_on();
+        self.vectors = Some(match &self.texts {
             _ if !go_on() => Err(Error::Cancelled),
             Texts::Computed(batch) => encoding.encode(batch, scratch, &go_on),
             Texts::Kept(batch) => encoding.read(batch, scratch, &go_on),
+        });
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // The model goes before anybody is told: who waits may want its memory next.
+        if let Some(encoding) = self.encoding.take() {
+            encoding.running.finished();
         }
+        let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
+        self.ticket.finish(self.vectors.take().unwrap_or_else(|| Err(Error::Device(lost.to_owned()))));
+    }
+}
+
+/// What a lane runs at once: the texts of a query, and those of others that come along in the same pass.
+pub(super) struct Job {
+    part: Part,
+    share: Arc<Share>,
+    others: Vec<Part>,
+    /// The tokens of all of them, if there are others.
+    together: FlatBatch,
+}
+
+impl Job {
+    /// One pass for all parts that somebody waits for.
+    fn run_together(&mut self, scratch: &mut Scratch) {
+        let (part, others) = (&mut self.part, &mut self.others);
+        let mut parts: Vec<&mut Part> = std::iter::once(part).chain(others).collect();
+        parts.retain_mut(|part| {
+            let is_wanted = part.go_on();
+            if !is_wanted {
+                part.vectors = Some(Err(Error::Cancelled));
+            }
+            is_wanted
+        });
+        let start = Instant::now();
+        let Some(passed) = pass(&parts, scratch) else { return };
+        match passed {
+            Ok(vectors) => give(&mut parts, &vectors, start.elapsed()),
+            // What is wrong with one is not the others' affair; of those whom nobody waits for nothing is computed.
+            Err(_) => parts.into_iter().for_each(|part| part.run(scratch)),
+        }
+    }
+}
+
+/// One pass over the texts of parts; `None` without any.
+fn pass(parts: &[&mut Part], scratch: &mut Scratch) -> Option<Result<Vec<f32>>> {
+    let mut texts = FlatBatch::new();
+    parts.iter().filter_map(|part| part.computed()).for_each(|(batch, _)| texts.append(&batch.flat));
+    let (_, encoding) = parts.first()?.computed()?;
+    let go_on = || parts.iter().any(|part| part.go_on());
+    Some(encoding.pass(&texts, scratch, &go_on))
+}
+
+/// Gives each part its vectors, and its share of the time.
+fn give(parts: &mut [&mut Part], vectors: &[f32], time: Duration) {
+    let all: usize = parts.iter().filter_map(|part| part.computed()).map(|(batch, _)| batch.flat.tokens()).sum();
+    let mut rest = vectors;
+    for at in 0..parts.len() {
+        let Some((batch, encoding)) = parts[at].computed() else { continue };
+        let (own, others) = rest.split_at(batch.texts() * encoding.dimensions);
+        let of_session = |part: &&mut Part| part.computed().is_some_and(|(_, other)| other.counts_with(encoding));
+        let is_first = !parts[..at].iter().any(of_session);
+        encoding.done(batch, own, time.mul_f64(batch.flat.tokens() as f64 / all as f64), is_first);
+        rest = others;
+        parts[at].vectors = Some(Ok(own.to_vec()));
     }
 }
 
@@ -217,19 +298,48 @@ impl lane::Job for Job {
         &self.share
     }
 
-    fn run(mut self, scratch: &mut Scratch) {
-        self.vectors = self.encoding.as_ref().map(|encoding| self.vectors(encoding, scratch));
+    fn turn(&self) -> Option<&Turn> {
+        self.part.encoding.as_ref().map(|encoding| &encoding.running.turn)
     }
-}
 
-impl Drop for Job {
-    fn drop(&mut self) {
-        // The model goes before anybody is told: who waits may want its memory next.
-        if let Some(encoding) = self.encoding.take() {
-            encoding.running.finished();
+    fn cost(&self) -> u64 {
+        match &self.part.texts {
+            Texts::Computed(batch) => batch.flat.tokens() as u64,
+            Texts::Kept(batch) => batch.keys.len() as u64,
         }
-        let lost = "embed: a worker stopped in the middle of a model batch. This is a bug";
-        self.ticket.finish(self.vectors.take().unwrap_or_else(|| Err(Error::Device(lost.to_owned()))));
+    }
+
+    fn takes(&self, other: &Self) -> bool {
+        let (Some((batch, encoding)), Some((others, theirs))) = (self.part.computed(), other.part.computed()) else {
+            return false;
+        };
+        let own = if self.others.is_empty() { &batch.flat } else { &self.together };
+        let allow = |encoding: &Encoding| {
+            let limits = encoding.loaded.get().map(|loaded| loaded.limits);
+            limits.is_some_and(|limits| {
+                // A lone text would come as late as the batch of an export that it takes along.
+                let is_long = others.flat.tokens() > own.tokens().max(limits.tokens / 8);
+                !is_long && limits.allow(own, &others.flat)
+            })
+        };
+        encoding.shares_passes_with(theirs) && allow(encoding) && allow(theirs)
+    }
+
+    fn take(&mut self, other: Self) {
+        if let (true, Some((batch, _))) = (self.others.is_empty(), self.part.computed()) {
+            self.together = batch.flat.clone();
+        }
+        if let Some((batch, _)) = other.part.computed() {
+            self.together.append(&batch.flat);
+        }
+        self.others.push(other.part);
+    }
+
+    fn run(mut self, scratch: &mut Scratch) {
+        match self.others.is_empty() {
+            true => self.part.run(scratch),
+            false => self.run_together(scratch),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
 };
 use datafusion_macros::user_doc;
 
+use super::literals::{Foreseen, Literals};
 use super::settings::Settings;
 use super::text::{self, TextColumn, literal_text};
 use crate::engine::{Call, Planned, Session};
@@ -24,11 +25,22 @@ pub(crate) struct Embed {
     role: Role,
     settings: Settings,
     signature: Signature,
+    foreseen: Foreseen,
 }
 
 impl Embed {
     pub(super) fn new(role: Role, settings: Settings) -> Self {
-        Self { role, settings, signature: text::signature() }
+        Self { role, settings, signature: text::signature(), foreseen: Foreseen::default() }
+    }
+
+    /// The same function for literals of a plan.
+    pub(crate) fn over(&self, literals: Arc<Literals>) -> Self {
+        Self { foreseen: Foreseen(Some(literals)), ..Self::new(self.role, self.settings.clone()) }
+    }
+
+    /// The literals of the plan that it is of.
+    pub(crate) fn literals(&self) -> Option<&Arc<Literals>> {
+        self.foreseen.0.as_ref()
     }
 
     #[cfg(feature = "cluster")]
@@ -90,7 +102,8 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
-        Some(ScalarUDF::new_from_impl(Self::new(self.role, self.settings.updated(config))))
+        let foreseen = self.foreseen.clone();
+        Some(ScalarUDF::new_from_impl(Self { foreseen, ..Self::new(self.role, self.settings.updated(config)) }))
     }
 
     fn is_strict(&self) -> bool {
@@ -99,8 +112,14 @@ impl ScalarUDFImpl for Embed {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let call = self.call(text::model_argument(self.name(), &args.args)?);
-        let (session, machine) = self.settings.running(&args.config_options);
         let vector_type = args.return_field.data_type();
+        if let ColumnarValue::Scalar(value) = &args.args[0]
+            && let Some(text) = literal_text(value)
+            && let Some(vector) = self.foreseen.get(&call, text)?
+        {
+            return Ok(ColumnarValue::Scalar(vector));
+        }
+        let (session, machine) = self.settings.running(&args.config_options);
         let planned =
             Planned { dimensions: dimensions(vector_type)?, identity: self.settings.identity(&call).cloned() };
         match &args.args[0] {
@@ -116,8 +135,7 @@ impl ScalarUDFImpl for Embed {
                     return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(vector_type)?));
                 };
                 let values = session.embed_literal(&call, &planned, &machine, text)?;
-                let array = vectors(values, NullBuffer::new_valid(1), vector_type)?;
-                Ok(ColumnarValue::Scalar(ScalarValue::FixedSizeList(Arc::new(array))))
+                Ok(ColumnarValue::Scalar(vector(values, vector_type)?))
             }
         }
     }
@@ -142,6 +160,11 @@ fn dimensions(data_type: &DataType) -> Result<usize> {
         DataType::FixedSizeList(_, dimensions) => Ok(*dimensions as usize),
         other => internal_err!("a vector column is a FixedSizeList, not {other}"),
     }
+}
+
+/// The values of one vector as a value of this type.
+pub(crate) fn vector(values: Vec<f32>, data_type: &DataType) -> Result<ScalarValue> {
+    Ok(ScalarValue::FixedSizeList(Arc::new(vectors(values, NullBuffer::new_valid(1), data_type)?)))
 }
 
 /// `[rows, dimensions]` values as a column of this type, without a copy.

@@ -10,6 +10,7 @@
 //! | `flatten.rs` | `flatten`: DataFusion's, mended |
 //! | `read_text.rs` | `read_text()`, `read_lines()`: only where files are read by their names |
 //! | `written.rs` | a function out of this session's plan as data, and back in another session |
+//! | `literals.rs` | vectors of literals, which are there when a query runs |
 //! | `settings.rs` | what a function was planned under, and the session that it runs in |
 //! | `state_table.rs` | what the two tables have in common |
 //! | `text.rs` | how a text column and a model name are read |
@@ -20,6 +21,7 @@ mod embed_cache;
 mod embed_models;
 mod embed_tokens;
 mod flatten;
+mod literals;
 mod read_text;
 mod settings;
 mod state_table;
@@ -38,9 +40,10 @@ use datafusion::logical_expr::ScalarUDF;
 
 use crate::model::Role;
 use cosine_similarity::CosineSimilarity;
-pub(crate) use embed::{Embed, vectors};
+pub(crate) use embed::{Embed, vector, vectors};
 use embed_tokens::EmbedTokens;
 pub(crate) use flatten::Flatten;
+pub(crate) use literals::Literals;
 pub(crate) use read_text::ReadText;
 pub(crate) use settings::Settings;
 use state_table::StateTable;

@@ -58,6 +58,18 @@ impl BatchShape {
         }
     }
 
+    /// Tokens that a device computes for two batches in one pass; `None` where their texts should not share one.
+    pub(crate) fn tokens_together(self, a: &FlatBatch, b: &FlatBatch) -> Option<usize> {
+        match self {
+            Self::Flat => Some(a.tokens() + b.tokens()),
+            Self::Rectangle => {
+                let longest = a.longest().max(b.longest());
+                let is_one_class = [a, b].iter().all(|batch| self.class(batch.longest()) == self.class(longest));
+                is_one_class.then(|| (a.texts() + b.texts()) * longest.next_power_of_two())
+            }
+        }
+    }
+
     /// Tokens that a device computes for a batch with one more text of so many tokens.
     pub(crate) fn tokens_with(self, batch: &FlatBatch, tokens: usize) -> usize {
         match self {
@@ -79,5 +91,12 @@ mod tests {
         assert_eq!([1, 2, 3, 4, 5, 8, 9].map(|tokens| shape.class(tokens)), [0, 1, 2, 2, 3, 3, 4]);
         assert_eq!((shape.tokens_with(&batch, 7), BatchShape::Flat.tokens_with(&batch, 7)), (24, 20));
         assert!([1, 100, 5000].iter().all(|&tokens| BatchShape::Flat.class(tokens) == 0));
+        let others: [FlatBatch; 2] =
+            [[[0; 6].as_slice()].into_iter().collect(), [[0; 9].as_slice()].into_iter().collect()];
+        assert_eq!(others.each_ref().map(|other| shape.tokens_together(&batch, other)), [Some(24), None]);
+        assert_eq!(
+            others.each_ref().map(|other| BatchShape::Flat.tokens_together(&batch, other)),
+            [Some(19), Some(22)]
+        );
     }
 }

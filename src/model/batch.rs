@@ -20,6 +20,11 @@ impl FlatBatch {
         self.starts.push(self.ids.len());
     }
 
+    /// Adds the texts of another batch.
+    pub(crate) fn append(&mut self, other: &Self) {
+        other.each().for_each(|ids| self.push(ids));
+    }
+
     /// Number of texts.
     pub(crate) fn texts(&self) -> usize {
         self.starts.len() - 1

@@ -15,11 +15,11 @@ use crate::engine::Session;
 use crate::functions::WrittenFunction;
 use crate::options::EmbedOptions;
 
-/// Whether a plan computes vectors: by the operator, or by plain functions.
+/// Whether a plan computes vectors of its rows: by the operator, or by plain functions.
 pub(crate) fn has_calls(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let is_call = |expr: &Arc<dyn PhysicalExpr>| {
         let function = expr.downcast_ref::<ScalarFunctionExpr>().and_then(|call| WrittenFunction::of(call.fun()));
-        matches!(function, Some(WrittenFunction::Embed(_)))
+        matches!(function, Some(WrittenFunction::Embed(call)) if call.literals.is_none())
     };
     Ok(plan.exists(|node| Ok(node.is::<EmbedExec>()))? || has_expression(plan, is_call)?)
 }
@@ -28,7 +28,9 @@ pub(crate) fn has_calls(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
 pub(crate) fn has_vectors(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     has_expression(plan, |expr| {
         let value = expr.downcast_ref::<Literal>().map(Literal::value);
-        matches!(value, Some(ScalarValue::FixedSizeList(_)))
+        let function = expr.downcast_ref::<ScalarFunctionExpr>().and_then(|call| WrittenFunction::of(call.fun()));
+        let is_over_literal = matches!(function, Some(WrittenFunction::Embed(call)) if call.literals.is_some());
+        is_over_literal || matches!(value, Some(ScalarValue::FixedSizeList(_)))
     })
 }
 

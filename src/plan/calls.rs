@@ -11,10 +11,11 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 
 use crate::functions::{Embed, literal_text};
 
-/// Function, text and model of a call of `embed` or a sister.
+/// Function, text and model of a call of `embed` or a sister; of one over a literal the vector is there when the plan runs, and it
+/// counts for none.
 pub(super) fn parts(expr: &Expr) -> Option<(&Embed, &Expr, Option<&str>)> {
     let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else { return None };
-    let embed = func.inner().downcast_ref::<Embed>()?;
+    let embed = func.inner().downcast_ref::<Embed>().filter(|embed| embed.literals().is_none())?;
     match args.as_slice() {
         [text] => Some((embed, text, None)),
         [text, Expr::Literal(model, _)] => Some((embed, text, Some(literal_text(model)?.trim()))),
@@ -29,6 +30,11 @@ pub(super) fn with_text(call: &Expr, text: Expr) -> Expr {
         args[0] = text;
     }
     call
+}
+
+/// Whether a text is the same for all rows, and known before the first one.
+pub(super) fn is_literal(text: &Expr) -> bool {
+    text.column_refs().is_empty() && can_move(text) && !matches!(text, Expr::Literal(value, _) if value.is_null())
 }
 
 /// Whether an expression has a call outside lambda bodies, which stay as they are.

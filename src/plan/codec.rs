@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Field;
-use datafusion::common::{exec_datafusion_err, exec_err};
+use datafusion::common::{ScalarValue, exec_datafusion_err, exec_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
@@ -23,6 +23,7 @@ use prost::{Message, Oneof};
 
 use super::exec::EmbedExec;
 use super::execution::PlanId;
+use super::literals::LiteralsExec;
 use super::planned::PlannedCall;
 use crate::engine::{Call, Identity};
 use crate::files::read_scan;
@@ -32,6 +33,9 @@ use crate::model::Role;
 
 /// Before everything that this codec writes.
 const MARK: Mark = Mark::new("datafusion-embed", 3, BROKEN);
+
+/// Where vectors of literals are computed.
+const LITERALS: Mark = Mark::new("datafusion-embed-literals", 1, BROKEN);
 
 /// Writes and reads the operator, the functions and the scans of text files of this crate in physical plans; everything else goes to
 /// another codec.
@@ -85,6 +89,11 @@ impl PhysicalExtensionCodec for EmbedCodec {
         buf: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if node.is::<LiteralsExec>() {
+            // What they are stands in the functions of its input.
+            buf.extend(LITERALS.write(&protobuf::EmptyMessage {}));
+            return Ok(());
+        }
         let Some(exec) = node.downcast_ref::<EmbedExec>() else { return self.others.try_encode(node, buf, converter) };
         let calls = exec.calls.iter().map(|call| {
             let text = converter.physical_expr_to_proto(&call.text, self)?;
@@ -105,6 +114,12 @@ impl PhysicalExtensionCodec for EmbedCodec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if let Some(scan) = read_scan(buf, inputs)? {
             return Ok(scan);
+        }
+        if LITERALS.read::<protobuf::EmptyMessage>(buf)?.is_some() {
+            let [input] = inputs else {
+                return exec_err!("a LiteralsExec in the plan has {} inputs, not 1", inputs.len());
+            };
+            return Ok(Arc::new(LiteralsExec::new(Arc::clone(input))?));
         }
         let Some(message) = MARK.read::<Operator>(buf)? else {
             return self.others.try_decode(buf, inputs, context, converter);
@@ -324,6 +339,22 @@ struct FunctionCall {
     call: Option<CallMessage>,
     #[prost(btree_map = "string, message", tag = "2")]
     identities: BTreeMap<String, IdentityMessage>,
+    /// Whether it is over literals.
+    #[prost(bool, tag = "3")]
+    has_literals: bool,
+    #[prost(message, repeated, tag = "4")]
+    literals: Vec<LiteralMessage>,
+}
+
+/// The vector of a literal.
+#[derive(Clone, PartialEq, Message)]
+struct LiteralMessage {
+    #[prost(message, optional, tag = "1")]
+    call: Option<CallMessage>,
+    #[prost(string, tag = "2")]
+    text: String,
+    #[prost(message, optional, tag = "3")]
+    vector: Option<datafusion_proto::protobuf::ScalarValue>,
 }
 
 impl From<WrittenFunction> for Function {
@@ -351,17 +382,32 @@ impl TryFrom<Function> for WrittenFunction {
 }
 
 impl From<WrittenCall> for FunctionCall {
-    fn from(WrittenCall { call, identities }: WrittenCall) -> Self {
+    fn from(WrittenCall { call, identities, literals }: WrittenCall) -> Self {
         let identities = identities.iter().map(|(name, identity)| (name.clone(), identity.into()));
-        Self { call: Some((&call).into()), identities: identities.collect() }
+        let has_literals = literals.is_some();
+        let literals = literals.into_iter().flatten().map(|(call, text, vector)| {
+            // A vector of floats is always written.
+            LiteralMessage { call: Some((&call).into()), text, vector: (&vector).try_into().ok() }
+        });
+        Self {
+            call: Some((&call).into()),
+            identities: identities.collect(),
+            has_literals,
+            literals: literals.collect(),
+        }
     }
 }
 
 impl TryFrom<FunctionCall> for WrittenCall {
     type Error = datafusion::error::DataFusionError;
 
-    fn try_from(FunctionCall { call, identities }: FunctionCall) -> Result<Self> {
+    fn try_from(FunctionCall { call, identities, has_literals, literals }: FunctionCall) -> Result<Self> {
         let identities = identities.into_iter().map(|(name, identity)| (name, identity.into())).collect();
-        Ok(Self { call: required(&call, "call")?.try_into()?, identities })
+        let literals = literals.into_iter().map(|LiteralMessage { call, text, vector }| {
+            let call = Call::try_from(required(&call, "call")?)?;
+            Ok((call, text, ScalarValue::try_from(required(&vector, "vector")?)?))
+        });
+        let literals = literals.collect::<Result<_>>()?;
+        Ok(Self { call: required(&call, "call")?.try_into()?, identities, literals: has_literals.then_some(literals) })
     }
 }

@@ -156,10 +156,30 @@ impl DisplayAs for EmbedExec {
     }
 }
 
-fn metric(number: u64) -> Count {
-    let count = Count::new();
-    count.add(number as usize);
-    count
+/// What was done, as EXPLAIN ANALYZE shows it.
+pub(super) fn add_counts(metrics: &mut MetricsSet, partition: Option<usize>, counters: &Counters) {
+    let counts = counters.counts();
+    let mut push = |value| metrics.push(Arc::new(Metric::new(value, partition)));
+    for (name, number) in [
+        ("rows_embedded", counts.rows_embedded),
+        ("rows_null", counts.rows_null),
+        ("rows_cached", counts.rows_cached),
+        ("rows_duplicate", counts.rows_duplicate),
+        ("rows_truncated", counts.rows_truncated),
+        ("tokens", counts.tokens),
+        ("model_batches", counts.model_batches),
+    ] {
+        let count = Count::new();
+        count.add(number as usize);
+        push(MetricValue::Count { name: name.into(), count });
+    }
+    for (name, duration) in
+        [("tokenize_time", counts.tokenize_time), ("encode_time", counts.encode_time), ("wait_time", counts.wait_time)]
+    {
+        let time = Time::new();
+        time.add_duration(duration);
+        push(MetricValue::Time { name: name.into(), time });
+    }
 }
 
 impl ExecutionPlan for EmbedExec {
@@ -242,30 +262,7 @@ impl ExecutionPlan for EmbedExec {
     fn metrics(&self) -> Option<MetricsSet> {
         let mut metrics = self.metrics.clone_inner();
         let streams = self.streams.lock();
-        for (partition, counters) in streams.iter() {
-            let counts = counters.counts();
-            let mut push = |value| metrics.push(Arc::new(Metric::new(value, Some(*partition))));
-            for (name, number) in [
-                ("rows_embedded", counts.rows_embedded),
-                ("rows_null", counts.rows_null),
-                ("rows_cached", counts.rows_cached),
-                ("rows_duplicate", counts.rows_duplicate),
-                ("rows_truncated", counts.rows_truncated),
-                ("tokens", counts.tokens),
-                ("model_batches", counts.model_batches),
-            ] {
-                push(MetricValue::Count { name: name.into(), count: metric(number) });
-            }
-            for (name, duration) in [
-                ("tokenize_time", counts.tokenize_time),
-                ("encode_time", counts.encode_time),
-                ("wait_time", counts.wait_time),
-            ] {
-                let time = Time::new();
-                time.add_duration(duration);
-                push(MetricValue::Time { name: name.into(), time });
-            }
-        }
+        streams.iter().for_each(|(partition, counters)| add_counts(&mut metrics, Some(*partition), counters));
         Some(metrics)
     }
 

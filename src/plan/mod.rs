@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `lift/` | the rule: a plan with calls in its expressions -> the same plan with [`node::EmbedNode`]s |
+//! | `literals.rs` | calls over literals: out of planning, and computed before everything else |
 //! | `calls.rs` | how a call is found in an expression and taken out of it |
 //! | `node.rs` | the logical node: its input, and one column per call |
 //! | `planned.rs` | a call in a physical plan |
@@ -35,6 +36,7 @@ mod exec;
 mod execution;
 mod file_order;
 mod lift;
+mod literals;
 mod membership;
 mod node;
 mod pages;
@@ -50,6 +52,8 @@ pub use codec::EmbedCodec;
 pub(crate) use file_order::without_file_order;
 #[cfg(feature = "stages")]
 pub(crate) use lift::fail_on_broken_rule;
+#[cfg(feature = "cluster")]
+pub(crate) use literals::LiteralsExec;
 pub(crate) use pages::rules_with_pages;
 pub use planner::EmbedPlanner;
 pub(crate) use planner::install;

@@ -10,7 +10,7 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{ExprSchemable, LogicalPlan, ScalarUDFImpl, UserDefinedLogicalNode};
-use datafusion::optimizer::OptimizerRule;
+use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
@@ -20,6 +20,7 @@ use super::dml::{ChangeNode, RowChanges, checked};
 use super::exec::EmbedExec;
 use super::file_order::FileOrder;
 use super::lift::lift;
+use super::literals::{self, LiteralCalls, with_literals};
 use super::node::EmbedNode;
 use super::pages::Pages;
 use super::planned::PlannedCall;
@@ -111,7 +112,8 @@ struct EmbedQueryPlanner;
 impl QueryPlanner for EmbedQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
-        planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await
+        literals::begin(plan)?;
+        with_literals(planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await?)
     }
 }
 
@@ -128,6 +130,9 @@ pub(crate) fn install(state: &mut SessionState) {
                 rules.insert(0, Arc::new(RowChanges));
             }
             builder = builder.with_query_planner(Arc::new(EmbedQueryPlanner)).with_optimizer_rules(rules);
+            if !former.analyzer().rules.iter().any(|rule| rule.name() == LiteralCalls.name()) {
+                builder = builder.with_analyzer_rule(Arc::new(LiteralCalls));
+            }
         }
         if let Some(rules) = Pages::around(former.physical_optimizers(), true) {
             builder = builder.with_physical_optimizer_rules(rules);

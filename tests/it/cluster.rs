@@ -339,6 +339,7 @@ async fn what_runs_there_is_said_and_what_cannot_is_an_error() {
             "WITH RECURSIVE r AS (SELECT min(id) AS id FROM docs UNION ALL SELECT id + 1 FROM r WHERE id < 5) SELECT * FROM r",
             "WITH RECURSIVE",
         ),
+        ("SELECT count(*) FILTER (WHERE id < 32) OVER (PARTITION BY grp) FROM docs", "CASE WHEN"),
     ] {
         let error = match there.sql(sql).await {
             Ok(frame) => frame.collect().await.expect_err(sql),

@@ -56,8 +56,9 @@ async fn a_plan_from_bytes_is_the_plan_and_runs_where_it_is_read() {
         let again = bytes_of(Arc::clone(&read)).expect("written again");
         assert_eq!(shown(&plan_from(&again, &bare).expect("read again")), shown(&plan));
         let rows = collect(read, there.task_ctx()).await.expect("rows");
-        // The literal is a part of the plan.
-        assert_eq!((embedded(&here).await, embedded(&there).await), (1, 100));
+        // A planner that is not ours folds the literal, so that it is a part of the plan.
+        let folded = i64::from(!is_lifted);
+        assert_eq!((embedded(&here).await, embedded(&there).await), (folded, 101 - folded));
         // Also where nothing was ever registered.
         let anywhere = collect(plan_from(&bytes, &bare).expect("read"), bare.task_ctx()).await.expect("rows");
         assert_eq!(bits(&anywhere), bits(&rows));

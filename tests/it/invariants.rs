@@ -1,8 +1,10 @@
 //! I1, I2 and I5 through SQL: the same bits however a table is cut, rows in their places, planning that runs no model.
 
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
 
-use crate::support::{count, register_texts, run, session, vectors_by_id};
+use crate::support::{count, register_texts, rows_of, run, session, tiny_session, vectors_by_id};
 
 /// I1 in the lower precisions: a token's scale must not depend on its neighbours either.
 #[tokio::test(flavor = "multi_thread")]
@@ -90,6 +92,122 @@ async fn planning_embeds_no_row() {
     let ctx = session(2, 8192);
     run(&ctx, "EXPLAIN SELECT embed(body), cosine_similarity(embed(body), embed(title)) FROM 'sql/docs.parquet'").await;
     assert_eq!(count(&ctx, "SELECT count(*) FROM embed_models()").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planning_embeds_no_literal_and_a_plan_shows_its_text() {
+    let ctx = session(2, 8192);
+    let similar = "cosine_similarity(embed(body), embed('cheap ' || 'flights'))";
+    for sql in [
+        format!("SELECT title FROM 'sql/docs.parquet' WHERE body IS NOT NULL ORDER BY {similar} DESC LIMIT 3"),
+        format!("SELECT title, {similar} AS s FROM 'sql/docs.parquet' WHERE {similar} > 0.3"),
+        "SELECT embed_query('cheap flights')".to_owned(),
+        "SELECT id FROM 'sql/docs.parquet' WHERE embed(body) = (SELECT embed('cheap flights'))".to_owned(),
+    ] {
+        let plan = rows_of(&run(&ctx, &format!("EXPLAIN {sql}")).await).join("\n");
+        assert!(plan.contains("cheap flights") && plan.len() < 4000, "{plan}");
+        ctx.sql(&sql).await.expect("planned").create_physical_plan().await.expect("planned");
+        assert_eq!(count(&ctx, "SELECT count(*) FROM embed_models()").await, 0, "{sql}");
+    }
+    let analyzed = rows_of(&run(&ctx, "EXPLAIN ANALYZE SELECT embed('cheap flights')").await).join("\n");
+    let line = analyzed.lines().find(|line| line.contains("LiteralsExec: embed(\"cheap flights\")")).expect("a line");
+    assert!(line.contains("rows_embedded=1,"), "{line}");
+    // With parameters, and where DataFusion makes rows while it plans.
+    run(&ctx, "PREPARE similar AS SELECT cosine_similarity(embed($1), embed($2)) > 0.999").await;
+    assert_eq!(rows_of(&run(&ctx, "EXECUTE similar('one text', 'one text')").await), ["true"]);
+    assert_eq!(rows_of(&run(&ctx, "EXECUTE similar('one text', 'another one')").await), ["false"]);
+    run(&ctx, "CREATE TABLE t AS VALUES ('a', embed('a')), ('b', embed('b'))").await;
+    let own = "SELECT count(*) FROM t WHERE cosine_similarity(column2, embed(column1)) > 0.999";
+    assert_eq!(count(&ctx, own).await, 2);
+    run(&ctx, "DELETE FROM t WHERE cosine_similarity(column2, embed('a')) > 0.999").await;
+    assert_eq!(rows_of(&run(&ctx, "SELECT column1 FROM t").await), ["b"]);
+    // Where DataFusion asks for a constant while it plans, and where its operators hide what they evaluate.
+    for (sql, expected) in [
+        ("SELECT lag(embed(column1), 1, embed('b')) OVER (ORDER BY column1) = column2 FROM t", "true"),
+        ("SELECT count(*) FILTER (WHERE embed(column1) = embed('b')) OVER (PARTITION BY column1) FROM t", "1"),
+        ("SELECT string_agg(column1, array_to_string(embed('b'), ',')) FROM t", "b"),
+        ("SELECT column1 FROM t LIMIT array_length(embed('b'))", "b"),
+        ("SELECT count(*) FROM t WHERE column1 IN ('b', array_to_string(embed('b'), ','))", "1"),
+    ] {
+        assert_eq!(rows_of(&run(&ctx, sql).await), [expected], "{sql}");
+    }
+    // A text that cannot be embedded is an error of whoever needs it.
+    run(&ctx, "SET embed.truncate = false").await;
+    let lazy = "SELECT CASE WHEN column1 = 'a' THEN embed(repeat('word ', 900)) END IS NULL FROM t";
+    assert_eq!(rows_of(&run(&ctx, lazy).await), ["true"]);
+    let needed = ctx.sql("SELECT embed(repeat('word ', 900)) FROM t").await.expect("planned").collect().await;
+    assert!(needed.expect_err("too long").to_string().contains("longer than the limit"));
+    run(&ctx, "SET embed.truncate = true").await;
+    // A plan that runs twice, and one that runs where another model is set by now.
+    let plan = ctx.sql("SELECT embed('twice')").await.expect("planned").create_physical_plan().await.expect("planned");
+    let twice = [collect(plan.clone(), ctx.task_ctx()).await, collect(plan, ctx.task_ctx()).await];
+    let [first, second] = twice.map(|rows| rows_of(&rows.expect("a vector")));
+    assert_eq!(first, second);
+}
+
+/// Queries of several sessions at once: each has the bits and the counts that it has alone, whoever else is stopped or fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_at_once_give_what_they_give_alone() {
+    let texts = |i: usize| (!i.is_multiple_of(9)).then(|| format!("text {} {}", i % 23, "word ".repeat(i % 7)));
+    let texts: Vec<_> = (0..40).map(texts).collect();
+    let three = || -> Vec<SessionContext> {
+        let sessions = (0..3).map(|_| tiny_session(2, 8));
+        sessions.inspect(|ctx| register_texts(ctx, &texts, 16)).collect()
+    };
+    let (sessions, solitary) = (three(), three());
+    let sql = |number: usize| match number % 4 {
+        0 => format!("SELECT id, embed(body) FROM texts WHERE id % 3 = {} ORDER BY id", number % 3),
+        1 => format!("SELECT embed('text number {number}')"),
+        2 => format!(
+            "SELECT id FROM texts ORDER BY cosine_similarity(embed(body), embed_query('query {number}')) DESC, id LIMIT 5"
+        ),
+        _ => "SELECT 1 / (id - 3), embed(body) FROM texts".to_owned(),
+    };
+    let totals = async |ctx: &SessionContext| {
+        let sums =
+            "SELECT sum(rows_embedded), sum(rows_duplicate), sum(rows_truncated), sum(tokens) FROM embed_models()";
+        rows_of(&run(ctx, sums).await)
+    };
+    let mut alone = Vec::new();
+    for number in 0..60 {
+        let ctx = &solitary[number % 3];
+        // One that fails has embedded what it has: it is left out where counts are compared.
+        let is_counted = number % 4 != 3;
+        let rows = if is_counted { rows_of(&run(ctx, &sql(number)).await) } else { Vec::new() };
+        alone.push(rows);
+    }
+    let expected = [totals(&solitary[0]).await, totals(&solitary[1]).await, totals(&solitary[2]).await];
+    let tasks: Vec<_> = (0..60)
+        .filter(|number| number % 4 != 3)
+        .map(|number| {
+            let (ctx, sql) = (sessions[number % 3].clone(), sql(number));
+            (number, tokio::spawn(async move { rows_of(&run(&ctx, &sql).await) }))
+        })
+        .collect();
+    for (number, task) in tasks {
+        assert!(task.await.expect("no panic") == alone[number], "{}", sql(number));
+    }
+    for (ctx, expected) in sessions.iter().zip(&expected) {
+        assert_eq!(&totals(ctx).await, expected);
+    }
+    // Among others that fail and are stopped in the middle the rows stay the same.
+    let tasks: Vec<_> = (0..60)
+        .map(|number| {
+            let (ctx, sql) = (sessions[number % 3].clone(), sql(number));
+            let task = tokio::spawn(async move { ctx.sql(&sql).await?.collect().await });
+            if number % 5 == 4 {
+                task.abort();
+            }
+            (number, task)
+        })
+        .collect();
+    for (number, task) in tasks {
+        match task.await {
+            Ok(Ok(rows)) => assert!(rows_of(&rows) == alone[number] && number % 4 != 3, "{}", sql(number)),
+            Ok(Err(error)) => assert!(number % 4 == 3 && error.to_string().contains("Divide by zero"), "{error}"),
+            Err(stopped) => assert!(number % 5 == 4 && stopped.is_cancelled(), "{stopped}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
