@@ -40,7 +40,7 @@ on "$far" "$program" executor --scheduler 10.77.0.1:50050 --bind 10.77.0.3:50051
 model=(--model tests/fixtures/tiny-bert)
 rows=${ROWS:-40000}
 "$program" -q -c "COPY (SELECT value AS id, repeat(md5(CAST(value AS VARCHAR)), 12) AS t FROM generate_series(1, $rows)) TO '$folder/in.parquet' OPTIONS ('format.max_row_group_size' '1000')"
-there() { on "$head" "$program" --cluster 10.77.0.1:50050 "${model[@]}" -q --format csv "$@"; }
+there() { timeout 300 ip netns exec "$head" "$program" --cluster 10.77.0.1:50050 "${model[@]}" -q --format csv "$@"; }
 there -c "SELECT count(embed(t)) FROM (SELECT t FROM '$folder/in.parquet' LIMIT 10)" >/dev/null
 
 echo "== both hosts"
