@@ -33,6 +33,7 @@ use tonic::{Request, Response, Status};
 use super::limits::LOST;
 use super::progress::Work;
 use super::said::marked_in;
+use super::slots::Slots;
 use crate::engine::ModelUse;
 
 /// Set by a client that wants to be told of a job: how far it is, or [`ALL`] of it.
@@ -79,6 +80,8 @@ pub(super) struct Told {
     pub(super) done: Work,
     /// Why the last task failed that failed, between its marks.
     pub(super) trouble: Option<String>,
+    /// Whether the job does not go on, and has to be handed in again: see `slots.rs`.
+    pub(super) is_spoilt: bool,
     /// Where it was done; for those who ask for all.
     pub(super) stages: Vec<StageWork>,
     /// What models did there; for those who ask for all.
@@ -115,6 +118,7 @@ impl Told {
 /// A scheduler behind its door.
 pub(super) struct Front<S> {
     inner: Arc<S>,
+    slots: Arc<Slots>,
     /// By their ids.
     executors: Mutex<HashMap<String, Executor>>,
     /// By the ids of their jobs, the last ones.
@@ -140,8 +144,9 @@ struct Job {
 }
 
 impl<S> Front<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner: Arc::new(inner), executors: Mutex::default(), jobs: Mutex::default(), went: Mutex::default() }
+    pub(super) fn new(inner: S, slots: Arc<Slots>) -> Self {
+        let (executors, jobs, went) = Default::default();
+        Self { inner: Arc::new(inner), slots, executors, jobs, went }
     }
 
     /// An executor says that it is there. Its tasks come in by the port at which its results are.
@@ -160,7 +165,7 @@ impl<S> Front<S> {
             let arithmetic = id.split_once('~').map_or("unknown", |(arithmetic, _)| arithmetic);
             *executors.entry(arithmetic.to_owned()).or_default() += 1;
         }
-        let mut told = Told::default();
+        let mut told = Told { is_spoilt: self.slots.is_spoilt(job), ..Told::default() };
         if let Some(job) = self.jobs.lock().get(job) {
             (told.done, told.trouble) = (job.done, job.trouble.clone());
             if all {
@@ -307,7 +312,9 @@ impl<S: SchedulerGrpc> SchedulerGrpc for Front<S> {
         &self,
         mut request: Request<UpdateTaskStatusParams>,
     ) -> Result<Response<UpdateTaskStatusResult>, Status> {
-        request.get_mut().task_status.iter_mut().for_each(|task| self.add(task));
+        let tasks = &mut request.get_mut().task_status;
+        tasks.iter_mut().for_each(|task| self.add(task));
+        self.slots.ended(tasks).await.map_err(|error| Status::internal(error.to_string()))?;
         self.inner.update_task_status(request).await
     }
 
@@ -406,6 +413,7 @@ impl<S: SchedulerGrpc> Drop for Watched<S> {
 #[cfg(test)]
 mod tests {
     use ballista_core::serde::protobuf::SuccessfulTask;
+    use ballista_scheduler::cluster::memory::InMemoryClusterState;
 
     use super::*;
 
@@ -434,7 +442,7 @@ mod tests {
 
     #[test]
     fn what_tasks_did_is_known_by_stage_executor_and_model() {
-        let front = Front::new(());
+        let front = Front::new((), Arc::new(Slots::new(Arc::new(InMemoryClusterState::default()))));
         let mut registration = ExecutorRegistration { id: "cpu~a".into(), port: 7, grpc_port: 9, ..Default::default() };
         registration.host = Some("10.0.0.2".into());
         front.hear(&mut registration);

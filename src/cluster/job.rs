@@ -64,6 +64,9 @@ const OF_MACHINES: [&str; 12] = [
 /// How long a job waits for the first executor.
 const WAITS: Duration = Duration::from_secs(20);
 
+/// How often a job is run that is spoilt each time.
+const MOST_RUNS: usize = 4;
+
 /// Time between two questions how far a job is.
 const ASKS_EVERY: Duration = Duration::from_millis(500);
 
@@ -97,11 +100,12 @@ impl Submission {
         // Large models take a while.
         let plan = spawn_blocking(move || with_fingerprints(self.plan, context.session_config().options()));
         let plan = plan.await.map_err(|error| DataFusionError::External(Box::new(error)))??;
-        let plan = if has_calls(&plan)? { dealt_by_rows(plan)? } else { plan };
+        let embeds = has_calls(&plan)?;
+        let plan = if embeds { dealt_by_rows(plan)? } else { plan };
         let options = self.context.session_config().options();
         let token = self.cluster.protection.shown().to_owned();
-        let terms =
-            Terms { arithmetic: common_arithmetic(&plan, &told.executors, options)?.unwrap_or_default(), token };
+        let arithmetic = if embeds { common_arithmetic(&plan, &told.executors, options)? } else { None };
+        let terms = Terms { arithmetic: arithmetic.unwrap_or_default(), token };
         let tasks = tasks(&plan);
         let bytes = physical_plan_to_bytes_with_extension_codec(plan, codec().as_ref())?.to_vec();
         if bytes.len() > MOST_BYTES {
@@ -117,7 +121,7 @@ impl Submission {
             operation_id: String::new(),
             query: Some(Query::PhysicalPlan(bytes)),
         };
-        let done = scheduler.run(query, tasks).await?;
+        let done = scheduler.run(&query, tasks).await?;
         // For EXPLAIN ANALYZE and embed_models().
         add_metrics(&self.metrics, &done.told.stages);
         if let Some(session) = Session::of(options) {
@@ -139,7 +143,7 @@ fn tasks(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     (below(plan) + plan.output_partitioning().partition_count()) as u64
 }
 
-/// What all vectors of a plan are computed with: the arithmetic of the executors, which this process has too where it has computed
+/// What all vectors of a plan that embeds are computed with: the arithmetic of the executors, which this process has too where it has computed
 /// some itself. `None` where it does not matter.
 fn common_arithmetic(
     plan: &Arc<dyn ExecutionPlan>,
@@ -147,7 +151,7 @@ fn common_arithmetic(
     options: &ConfigOptions,
 ) -> Result<Option<String>> {
     let embed = options.extensions.get::<EmbedOptions>().cloned().unwrap_or_default();
-    if embed.mixed_arithmetic || !has_calls(plan)? {
+    if embed.mixed_arithmetic {
         return Ok(None);
     }
     let mut all: BTreeSet<String> = executors.keys().cloned().collect();
@@ -235,8 +239,20 @@ impl Scheduler {
         }
     }
 
-    /// Runs a job of so many tasks to its end. One that nobody waits for any more is cancelled by the scheduler.
-    async fn run(mut self, query: ExecuteQueryParams, tasks: u64) -> Result<Done> {
+    /// Runs a job of so many tasks to its end; from its beginning where the loss of an executor has spoilt it.
+    async fn run(&mut self, query: &ExecuteQueryParams, tasks: u64) -> Result<Done> {
+        for _ in 0..MOST_RUNS {
+            if let Some(done) = self.run_once(query.clone(), tasks).await? {
+                return Ok(done);
+            }
+        }
+        let what =
+            format!("has lost executors in the middle of a statement {MOST_RUNS} times; run the statement again");
+        Err(gone(&self.cluster, what))
+    }
+
+    /// Runs it, `None` where it is spoilt. A job that nobody waits for any more is cancelled by the scheduler.
+    async fn run_once(&mut self, query: ExecuteQueryParams, tasks: u64) -> Result<Option<Done>> {
         let mut request = Request::new(query);
         version::insert_version_header(request.metadata_mut());
         let answer = self.client.execute_query_push(request).await;
@@ -250,7 +266,11 @@ impl Scheduler {
                 Ok(item) => item,
                 Err(_) if id.is_empty() => continue,
                 Err(_) => {
-                    progress.is_at(self.ask(id.clone(), false).await?.done);
+                    let told = self.ask(id.clone(), false).await?;
+                    progress.is_at(told.done);
+                    if told.is_spoilt {
+                        return Ok(None);
+                    }
                     continue;
                 }
             };
@@ -265,7 +285,7 @@ impl Scheduler {
                 Some(Status::Successful(job)) => {
                     let told = self.ask(id.clone(), true).await?;
                     progress.is_at(told.done);
-                    return Ok(Done { results: job.partition_location, told });
+                    return Ok(Some(Done { results: job.partition_location, told }));
                 }
                 Some(Status::Failed(job)) => {
                     // Where the executors are gone it does not say why.

@@ -25,6 +25,7 @@
 //! | `protection.rs` | who may speak with the processes, and whether others can listen |
 //! | `scheduler.rs` | the process that hands out tasks |
 //! | `front.rs` | its door: who the executors are, how far a job is, and whether its client is still there |
+//! | `slots.rs` | what they have free |
 //! | `executor.rs` | the process that runs them |
 //! | `serve.rs` | its port: tasks come in, results are fetched |
 //! | `work_folder.rs` | its folder: results wait there |
@@ -54,6 +55,7 @@ mod protection;
 mod said;
 mod scheduler;
 mod serve;
+mod slots;
 mod task;
 mod terms;
 mod work_folder;

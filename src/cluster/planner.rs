@@ -18,12 +18,16 @@ use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{Expr, LogicalPlan, PlanType, StringifiedPlan};
+use datafusion::physical_expr::Partitioning;
+use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::explain::ExplainExec;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable, replace_children_if_necessary};
 use datafusion::prelude::SessionConfig;
 
@@ -168,6 +172,11 @@ impl Dealer {
     }
 }
 
+/// An operator that makes many rows of few: a task stops between two reads of its input, and here there may be hours.
+fn pausing(node: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    Arc::new(CooperativeExec::new(node))
+}
+
 /// A plan as Ballista (55.0) deals it out to tasks without a change of its rows.
 ///
 /// # Errors
@@ -188,10 +197,14 @@ fn dealt_out(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
             && gives_left_rows(*join.join_type())
             && join.right().output_partitioning().partition_count() > 1
         {
-            // Of a left row without a match one task has to know.
-            let right: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
+            // Of a left row without a match one task has to know: joined partitions would still be dealt out, one to a task.
+            let one = Partitioning::Hash(vec![lit(0)], 1);
+            let right: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(Arc::clone(join.right()), one)?);
             let children = vec![Arc::clone(join.left()), right];
-            return Ok(Transformed::yes(replace_children_if_necessary(node, children)?));
+            return Ok(Transformed::yes(pausing(replace_children_if_necessary(node, children)?)));
+        }
+        if node.is::<CrossJoinExec>() || node.is::<NestedLoopJoinExec>() {
+            return Ok(Transformed::yes(pausing(node)));
         }
         if let Some(join) = node.downcast_ref::<HashJoinExec>()
             && *join.partition_mode() == PartitionMode::CollectLeft

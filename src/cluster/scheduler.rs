@@ -24,6 +24,7 @@ use url::Url;
 use super::codec::codec;
 use super::front::Front;
 use super::limits::{LOST, MOST_BYTES};
+use super::slots::Slots;
 use super::terms::Terms;
 use super::{Protection, reachable, split};
 use crate::EmbedOptions;
@@ -61,9 +62,11 @@ pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketA
     let protection = &options.protection;
     let config = config(address, protection);
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| wrong(error.to_string()))?;
+    let slots = Arc::new(Slots::new(cluster.cluster_state()));
+    let cluster = BallistaCluster::new(Arc::clone(&slots) as _, cluster.job_state());
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await;
     let scheduler = scheduler.map_err(|error| wrong(error.to_string()))?;
-    let service = SchedulerGrpcServer::new(Front::new(scheduler))
+    let service = SchedulerGrpcServer::new(Front::new(scheduler, slots))
         .max_decoding_message_size(MOST_BYTES)
         .max_encoding_message_size(MOST_BYTES);
     let mut server = protection.server(create_grpc_server(&GrpcServerConfig::default()))?;

@@ -18,7 +18,7 @@ use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{exec_datafusion_err, exec_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
@@ -50,11 +50,13 @@ const NAMED: usize = 2;
 /// The time in which the scheduler hears that an executor takes no more tasks, before it hears that one has failed there.
 const HEARS: Duration = Duration::from_secs(1);
 
+/// What stands before an error that went through several hands, and says nothing of it.
+const AROUND: [&str; 4] = ["External error: ", "DataFusion error: ", "Arrow error: ", "Execution error: "];
+
 /// Runs tasks as Ballista does, with what this file adds.
 pub(super) struct Tasks {
     inner: DefaultExecutionEngine,
     executor: Arc<Executor>,
-    full: Arc<Full>,
 }
 
 /// The executor of all its tasks.
@@ -66,6 +68,7 @@ struct Executor {
     folder: PathBuf,
     protection: Protection,
     device: Device,
+    full: Arc<Full>,
 }
 
 /// Hears that there is no room for results any more.
@@ -97,12 +100,13 @@ impl Tasks {
     /// Of an executor whose results wait in a folder.
     pub(super) fn new(name: String, folder: PathBuf, protection: Protection, device: Device) -> Self {
         let inner = DefaultExecutionEngine::with_client_pool(Arc::new(Pool::default()));
-        Self { inner, executor: Arc::new(Executor { name, folder, protection, device }), full: Arc::default() }
+        let executor = Executor { name, folder, protection, device, full: Arc::default() };
+        Self { inner, executor: Arc::new(executor) }
     }
 
     /// Who hears of a full folder.
     pub(super) fn full(&self) -> Arc<Full> {
-        Arc::clone(&self.full)
+        Arc::clone(&self.executor.full)
     }
 }
 
@@ -124,15 +128,15 @@ impl ExecutionEngine for Tasks {
             }
             None => Ok(Transformed::no(node)),
         });
-        let plan = read_by_rows(plan.data()?)?;
-        let whereabouts = Arc::new(Whereabouts { files: files(&plan), executor: Arc::clone(&self.executor) });
+        let Transformed { data: plan, transformed: exports, .. } = plan?;
+        let plan = read_by_rows(plan)?;
+        let whereabouts = Whereabouts { files: files(&plan), executor: Arc::clone(&self.executor) };
         self.executor.check_terms(&plan, config.options()).map_err(|error| whereabouts.marked(error))?;
-        let exports = plan.exists(|node| Ok(node.is::<TaskFilesExec>()))?;
         let ids = global_output_partition_ids;
         let inner = self.inner.create_query_stage_exec(job_id, stage_id, task_id, ids, plan, work_dir, config)?;
         // The workers are those of all tasks, and what is counted is what this one does.
         let session = Session::of(config.options()).unwrap_or_default().with_own_counters();
-        Ok(Arc::new(Task { inner, whereabouts, exports, session: Arc::new(session), full: Arc::clone(&self.full) }))
+        Ok(Arc::new(Task { inner, whereabouts, exports, session: Arc::new(session) }))
     }
 }
 
@@ -194,12 +198,11 @@ struct Whereabouts {
 #[derive(Debug)]
 struct Task {
     inner: Arc<dyn QueryStageExecutor>,
-    whereabouts: Arc<Whereabouts>,
+    whereabouts: Whereabouts,
     /// Whether it writes files of an export.
     exports: bool,
     /// What the task does is counted there.
     session: Arc<Session>,
-    full: Arc<Full>,
 }
 
 impl Display for Task {
@@ -232,7 +235,12 @@ impl Whereabouts {
         if has(&error, |error| error.downcast_ref().is_some_and(is_its_own)) {
             return error;
         }
-        let text = format!("executor {}: {}{}", self.executor.name, error.strip_backtrace(), self.named_files());
+        let text = error.strip_backtrace();
+        let mut text = text.as_str();
+        while let Some(rest) = AROUND.iter().find_map(|around| text.strip_prefix(around)) {
+            text = rest;
+        }
+        let text = format!("executor {}: {text}{}", self.executor.name, self.named_files());
         let text = marked(&text);
         match has(&error, is_passing) {
             true => DataFusionError::IoError(io::Error::other(text)),
@@ -273,13 +281,13 @@ impl Task {
     /// Takes the executor out of the cluster if it has no more room: other tasks would fail here too. What an export writes is
     /// elsewhere, and as full there for the others.
     async fn look_for_room(&self, error: &DataFusionError) {
-        let Executor { name, folder, .. } = self.whereabouts.executor.as_ref();
+        let Executor { name, folder, full, .. } = self.whereabouts.executor.as_ref();
         let probed = folder.clone();
         let is_own = !self.exports && has(error, is_full_disk);
         if !is_own && !spawn_blocking(move || is_full(&probed)).await.unwrap_or(false) {
             return;
         }
-        self.full.happen(format!("executor {name}: work folder {folder:?}: no space left on the device"));
+        full.happen(format!("executor {name}: work folder {folder:?}: no space left on the device"));
         sleep(HEARS).await;
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::{LogicalPlan, Statement};
+use log::{LevelFilter, Log, Metadata, Record, set_logger, set_max_level};
 use tokio::task::spawn_blocking;
 
 use super::args::{Args, ExecutorArgs, Place, ProtectionArgs};
@@ -26,6 +27,9 @@ const LISTENS: &str = "listening on ";
 
 /// The token itself: where secrets come by the environment.
 const TOKEN: &str = "EMBEDSQL_TOKEN";
+
+/// What a process logs: `error`, `warn` or `info`.
+const LOG: &str = "EMBEDSQL_LOG";
 
 /// Runs a scheduler.
 pub(crate) fn scheduler(bind: &str, args: &ProtectionArgs, until_stdin_ends: bool) -> Result<(), Failure> {
@@ -73,7 +77,38 @@ fn announce(address: SocketAddr) {
     let _ = writeln!(out, "{LISTENS}{address}").and_then(|()| out.flush());
 }
 
+/// Logs to standard error, where somebody wants it.
+fn log() -> Result<(), Failure> {
+    let level = match env::var(LOG).as_deref() {
+        Err(_) | Ok("" | "off") => return Ok(()),
+        Ok("error") => LevelFilter::Error,
+        Ok("warn") => LevelFilter::Warn,
+        Ok("info") => LevelFilter::Info,
+        // Beyond, jobs are written down as they are, with what shows the token.
+        Ok(other) => return Err(Failure::Usage(format!("{LOG}={other}: it is off, error, warn or info"))),
+    };
+    set_max_level(level);
+    set_logger(&ToStderr).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Writes what is logged to standard error.
+struct ToStderr;
+
+impl Log for ToStderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // A log that nobody takes stops nothing.
+        let _ = writeln!(io::stderr().lock(), "{} {}: {}", record.level(), record.target(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 fn run(process: impl Future<Output = Result<(), crate::Error>>, until_stdin_ends: bool) -> Result<(), Failure> {
+    log()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
     let result = runtime.block_on(async {
@@ -123,7 +158,11 @@ impl Local {
     fn add(&mut self, line: &[String]) -> io::Result<String> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(line).arg("--until-stdin-ends").stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.env_remove("EMBEDSQL_TOKEN_FILE").env_remove("EMBEDSQL_CERTIFICATES").env(TOKEN, &self.token);
+        command
+            .env_remove(LOG)
+            .env_remove("EMBEDSQL_TOKEN_FILE")
+            .env_remove("EMBEDSQL_CERTIFICATES")
+            .env(TOKEN, &self.token);
         // Ctrl-C is for this process: it stops a statement.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

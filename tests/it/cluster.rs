@@ -173,6 +173,11 @@ const QUERIES: &[&str] = &[
     "SELECT n.id, d.id FROM notes n FULL JOIN docs d ON n.id = d.id AND n.id < d.grp",
     "SELECT n.id FROM notes n WHERE NOT EXISTS (SELECT 1 FROM docs d WHERE n.id > d.id * 2)",
     "SELECT n.id FROM notes n WHERE n.id = 3 OR EXISTS (SELECT 1 FROM docs d WHERE n.id > d.id * 2)",
+    "SELECT count(*) FROM (SELECT * FROM docs WHERE id % 20 = 1) b LEFT JOIN docs a ON a.id < b.id - 250",
+    "SELECT count(*), count(a.id) FROM docs a RIGHT JOIN (SELECT * FROM docs WHERE id % 20 = 1) b ON a.id < b.id - 250",
+    "SELECT count(*), count(a.id), count(b.id) FROM docs a FULL JOIN (SELECT * FROM docs WHERE id % 20 = 1) b ON a.id < b.id - 250",
+    "SELECT count(*) FROM (SELECT * FROM docs WHERE id % 20 = 1) b WHERE NOT EXISTS (SELECT 1 FROM docs a WHERE a.id < b.id - 250)",
+    "SELECT count(*) FROM docs b WHERE b.grp = 1 OR EXISTS (SELECT 1 FROM docs a WHERE a.id < b.id - 250)",
     "SELECT count(*) FROM (SELECT id FROM docs UNION ALL SELECT 1)",
     "SELECT id FROM notes UNION ALL SELECT 1",
     "SELECT 'docs' AS t, count(*) AS n FROM docs WHERE grp > 1 UNION ALL SELECT 'notes', count(*) FROM notes UNION ALL SELECT 'none', 0",
@@ -389,7 +394,10 @@ async fn an_error_of_a_task_is_one_line_with_its_executor() {
         let error =
             there.sql(&sql).await.expect("planned").collect().await.expect_err("a division by zero").strip_backtrace();
         assert!(error.contains("executor 127.0.0.1:") && error.contains("Divide by zero"), "{sql}: {error}");
-        assert!(!error.contains("DataFusionError") && !error.contains('\n'), "{sql}: {error}");
+        assert!(
+            !error.contains("External") && !error.contains("DataFusionError") && !error.contains('\n'),
+            "{sql}: {error}"
+        );
     }
     // What there is of the export counts for nothing.
     assert!(!out.join("_SUCCESS").exists());
@@ -510,6 +518,62 @@ async fn long_job(ctx: &SessionContext) -> JoinHandle<Result<Vec<RecordBatch>>> 
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert!(!running.is_finished());
     running
+}
+
+/// A stage is begun again when an executor is lost whose results it reads. Ballista then forgets that the others work on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_read_results_of_a_killed_executor_gets_tasks_again() {
+    let scheduler = Process::scheduler();
+    let mut killed = Process::executor(&scheduler, &[]);
+    let _stays = Process::executor(&scheduler, &[]);
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let sql = "SELECT sum(length(repeat(a.title, 100))) FROM (SELECT DISTINCT title, id % 2 AS half FROM docs) a \
+               JOIN (SELECT DISTINCT title, id % 2 AS half FROM docs) b ON a.half = b.half CROSS JOIN docs c CROSS JOIN docs d";
+    let query = there.sql(sql).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    killed.kill();
+    // It is missed, and the other one has begun again.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!running.is_finished(), "it takes minutes: {:?}", running.await);
+    running.abort();
+    let next = tokio::time::timeout(Duration::from_secs(60), run(&there, "SELECT count(*) FROM docs"));
+    assert_eq!(rows_of(&next.await.expect("somebody runs it")), ["300"]);
+}
+
+/// Stages that read results of stages of a killed executor, which read results of stages of it: each row comes once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_executor_of_three_stages_gives_no_row_twice() {
+    let scheduler = Process::scheduler();
+    let mut killed = Process::executor(&scheduler, &[]);
+    let _others = [(); 2].map(|()| Process::executor(&scheduler, &[]));
+    let folder = TempDir::new().expect("a folder");
+    let here = with_model(SessionOptions::default());
+    let rows = "SELECT value AS id, 'title ' || value AS title, value % 40 AS grp FROM generate_series(1, 60000)";
+    run(&here, &format!("COPY ({rows}) TO '{}/rows/0.parquet'", folder.path().display())).await;
+    let there = on(&scheduler);
+    for ctx in [&here, &there] {
+        let table =
+            format!("CREATE EXTERNAL TABLE rows STORED AS PARQUET LOCATION '{}/rows/'", folder.path().display());
+        run(ctx, &table).await;
+        run(ctx, "SET datafusion.execution.target_partitions = 6").await;
+    }
+    let sql = "SELECT x.grp, count(*), count(DISTINCT y.id), sum(x.id) FROM rows x \
+               JOIN (SELECT id, title, embed(repeat(title, 8)) AS v FROM rows) y ON x.title = y.title \
+               WHERE array_length(y.v) > 0 GROUP BY x.grp ORDER BY x.grp";
+    let cluster = there.state().config().get_extension::<Cluster>().expect("its cluster");
+    let query = there.sql(sql).await.expect("planned");
+    let running = tokio::spawn(async move { query.collect().await });
+    // Both stages below the last one have given something.
+    while cluster.work().tasks < 14 {
+        assert!(!running.is_finished(), "it is killed in the middle");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    killed.kill();
+    let rows = running.await.expect("no panic").expect("the others run it");
+    assert_eq!(rows_of(&rows), rows_of(&run(&here, &sql.replace("embed(repeat(title, 8))", "[1]")).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -664,6 +728,31 @@ async fn a_text_that_cannot_be_embedded_is_named_with_its_executor_and_file() {
     for part in ["executor 127.0.0.1:", "first word word", "tokens", "long.parquet"] {
         assert!(error.contains(part), "{part}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_logs_what_it_is_asked_to_and_no_secret() {
+    let token = "a-token-that-nobody-reads";
+    let folder = tables().await;
+    let log = folder.path().join("log");
+    let scheduler = Process::start_with(&["scheduler", "--bind", "127.0.0.1:0"], |command| {
+        command.env("EMBEDSQL_LOG", "info").env("EMBEDSQL_TOKEN", token);
+        command.stderr(fs::File::create(&log).expect("a file"));
+    });
+    let protection = Protection::default().with_token(token).expect("a token");
+    let _executor = Process::executor_with(&scheduler, ["EMBEDSQL_TOKEN", token]);
+    let cluster = Cluster::new(&scheduler.address).expect("an address").protected_by(protection.clone());
+    let there = with_model(SessionOptions::default().on_cluster(cluster));
+    with_tables(&there, folder.path()).await;
+    assert_eq!(rows_of(&run(&there, "SELECT count(embed(note)) FROM notes").await), ["40"]);
+    let said = fs::read_to_string(&log).expect("a log");
+    assert!(said.contains("Received register executor request") && said.contains("Job finished"), "{said}");
+    assert!(!said.contains(token), "{said}");
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_embedsql"));
+    let wrong = wrong.args(["scheduler", "--bind", "127.0.0.1:0"]).env("EMBEDSQL_LOG", "debug").output();
+    let wrong = wrong.expect("the program runs");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("EMBEDSQL_LOG=debug: it is off, error, warn or info"));
 }
 
 /// One that comes when a statement runs gets no task of it that it would compute differently.
