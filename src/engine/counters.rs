@@ -134,11 +134,20 @@ impl ModelUse {
     /// Adds what the same model has done at the same place to what is known of it already.
     #[cfg(feature = "cluster")]
     pub(crate) fn add_to(self, all: &mut Vec<Self>) {
-        let is_same = |other: &&mut Self| Self { counts: other.counts, ..self.clone() } == **other;
-        match all.iter_mut().find(is_same) {
+        match all.iter_mut().find(|other| self.is_same(other)) {
             Some(known) => known.counts = known.counts + self.counts,
             None => all.push(self),
         }
+    }
+
+    /// Whether all but the counts is the same; the executor, which differs most, first.
+    #[cfg(feature = "cluster")]
+    fn is_same(&self, other: &Self) -> bool {
+        #[rustfmt::skip]
+        let Self { executor, model, source, revision, architecture, dim, max_tokens, device, precision, kernels, counts: _ } = self;
+        (executor, model, source, revision) == (&other.executor, &other.model, &other.source, &other.revision)
+            && (architecture, dim, max_tokens) == (&other.architecture, &other.dim, &other.max_tokens)
+            && (device, precision, kernels) == (&other.device, &other.precision, &other.kernels)
     }
 }
 

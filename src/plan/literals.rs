@@ -9,10 +9,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Statistics, internal_err};
+use datafusion::common::{ScalarValue, Statistics, internal_err};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -24,7 +24,7 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
 use datafusion::physical_plan::explain::ExplainExec;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -36,7 +36,8 @@ use futures::{TryStreamExt, stream};
 use super::calls::{has_call, is_literal, parts, plan_has_call};
 use super::exec::{EmbedExec, add_counts};
 use super::execution::{Kept, PlanId};
-use crate::engine::{Call, Counters, Feed, Identity, Planned, Session, values_of};
+use super::planned::PlannedCall;
+use crate::engine::{Counters, Feed, Identity, Session, values_of};
 use crate::error::Error;
 use crate::functions::{Embed, Literals, literal_text, vector};
 use crate::options::EmbedOptions;
@@ -67,8 +68,9 @@ impl AnalyzerRule for LiteralCalls {
     }
 }
 
-/// The optimizer is done with a plan: see [`Literals::begin`].
-pub(super) fn begin(plan: &LogicalPlan) -> Result<()> {
+/// The optimizer is done with a plan: see [`Literals::begin`]. Whether it has calls over literals.
+pub(super) fn begin(plan: &LogicalPlan) -> Result<bool> {
+    let mut has_some = false;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
@@ -76,12 +78,13 @@ pub(super) fn begin(plan: &LogicalPlan) -> Result<()> {
                     && let Some(literals) = func.inner().downcast_ref::<Embed>().and_then(Embed::literals)
                 {
                     literals.begin();
+                    has_some = true;
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
-    })
-    .map(drop)
+    })?;
+    Ok(has_some)
 }
 
 /// Whether a function has an argument that is the same for all rows: some want to know it while they are planned, as the delimiter of
@@ -109,7 +112,7 @@ fn over_literal(expr: Expr, literals: &Arc<Literals>) -> Transformed<Expr> {
     Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
 }
 
-/// Puts the operator above everything that runs, where there are calls over literals.
+/// Puts the operator above everything that runs of a plan with calls over literals.
 pub(super) fn with_literals(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     if plan.is::<ExplainExec>() {
         return Ok(plan);
@@ -127,17 +130,26 @@ pub(super) fn with_literals(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exec
 #[derive(Debug, Clone)]
 struct LiteralCall {
     literals: Arc<Literals>,
-    function: String,
-    call: Call,
+    planned: PlannedCall,
+    /// The literal.
     text: String,
-    field: FieldRef,
-    /// Of the model when this was planned.
-    identity: Identity,
 }
 
 impl LiteralCall {
     fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.literals, &other.literals) && (&self.call, &self.text) == (&other.call, &other.text)
+        Arc::ptr_eq(&self.literals, &other.literals)
+            && (&self.planned.call, &self.text) == (&other.planned.call, &other.text)
+    }
+
+    /// Puts the vector where the functions find it.
+    fn set(&self, values: Vec<f32>) -> Result<()> {
+        self.put(Ok(vector(values, self.planned.field.data_type())?));
+        Ok(())
+    }
+
+    /// Puts the vector there, or why there is none.
+    fn put(&self, vector: std::result::Result<ScalarValue, Error>) {
+        self.literals.set(self.planned.call.clone(), self.text.clone(), vector);
     }
 }
 
@@ -193,21 +205,20 @@ fn literal_call(expr: &Arc<dyn PhysicalExpr>) -> Result<Option<LiteralCall>> {
     let Some(text) = literal(0) else { return Ok(None) };
     let model = literal(1);
     let call = embed.call(model.as_deref().map(str::trim));
-    let identity = Identity::of(embed.find(&call)?.as_ref());
-    let field = function.return_field(&Schema::empty())?;
-    Ok(Some(LiteralCall {
-        literals: Arc::clone(literals),
+    let planned = PlannedCall {
         function: embed.name().to_owned(),
+        text: Arc::clone(&function.args()[0]),
+        field: function.return_field(&Schema::empty())?,
+        identity: Identity::of(embed.find(&call)?.as_ref()),
         call,
-        text,
-        field,
-        identity,
-    }))
+    };
+    Ok(Some(LiteralCall { literals: Arc::clone(literals), planned, text }))
 }
 
 impl DisplayAs for LiteralsExec {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
-        let calls: Vec<_> = self.calls.iter().map(|call| format!("{}({:?})", call.function, call.text)).collect();
+        let calls: Vec<_> =
+            self.calls.iter().map(|call| format!("{}({:?})", call.planned.function, call.text)).collect();
         match format {
             DisplayFormatType::TreeRender => writeln!(f, "{}", calls.join("\n")),
             _ => write!(f, "LiteralsExec: {}", calls.join(", ")),
@@ -276,7 +287,7 @@ impl ExecutionPlan for LiteralsExec {
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
-        let mut metrics = ExecutionPlanMetricsSet::new().clone_inner();
+        let mut metrics = MetricsSet::new();
         add_counts(&mut metrics, None, &self.counters);
         Some(metrics)
     }
@@ -299,11 +310,10 @@ impl LiteralsExec {
         let execution = self.kept.execution(context, &session, machine.memory());
         let mut waiting = Vec::new();
         for literal in &self.calls {
-            let LiteralCall { literals, call, text, field, identity, .. } = literal;
-            literals.begin();
-            let planned = Planned { dimensions: dimensions(field.data_type()), identity: Some(identity.clone()) };
+            let LiteralCall { planned: PlannedCall { call, .. }, text, .. } = literal;
+            let planned = literal.planned.planned();
             if let Some(values) = session.remembered_literal(call, &planned, &machine, text)? {
-                literals.set(call.clone(), text.clone(), Ok(vector(values, field.data_type())?));
+                literal.set(values)?;
                 continue;
             }
             let mut feed = Feed::open(&execution.query, call, &machine, &planned, Arc::clone(&self.counters))?;
@@ -314,7 +324,7 @@ impl LiteralsExec {
                 }
                 Err(Error::Cancelled) => return Err(Error::Cancelled.into()),
                 // Of whoever asks for it.
-                Err(error) => literals.set(call.clone(), text.clone(), Err(error)),
+                Err(error) => literal.put(Err(error)),
             }
         }
         for (literal, mut feed, slot) in waiting {
@@ -325,19 +335,10 @@ impl LiteralsExec {
                 if slot.is_done() { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
-            let LiteralCall { literals, call, text, field, .. } = literal;
-            let values = values_of(&[Some(slot)], dimensions(field.data_type()))?;
-            session.remember_literal(call, &machine, text, &values)?;
-            literals.set(call.clone(), text.clone(), Ok(vector(values, field.data_type())?));
+            let values = values_of(&[Some(slot)], literal.planned.dimensions())?;
+            session.remember_literal(&literal.planned.call, &machine, &literal.text, &values)?;
+            literal.set(values)?;
         }
         Ok(())
-    }
-}
-
-/// Length of the vectors of a type.
-fn dimensions(data_type: &DataType) -> usize {
-    match data_type {
-        DataType::FixedSizeList(_, dimensions) => *dimensions as usize,
-        _ => 0,
     }
 }

@@ -112,8 +112,9 @@ struct EmbedQueryPlanner;
 impl QueryPlanner for EmbedQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(EmbedPlanner)]);
-        literals::begin(plan)?;
-        with_literals(planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await?)
+        let has_literals = literals::begin(plan)?;
+        let physical = planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await?;
+        if has_literals { with_literals(physical) } else { Ok(physical) }
     }
 }
 
