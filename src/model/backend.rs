@@ -49,23 +49,24 @@ pub(crate) enum BatchShape {
 }
 
 impl BatchShape {
-    /// Texts of one class may share a batch: so that at most half of a rectangle is padding, the power of two above their
-    /// length.
+    /// Texts of one class may share a batch: so that a fifth of a rectangle is padding at most, the length that theirs is
+    /// rounded up to.
     pub(crate) fn class(self, tokens: usize) -> u32 {
         match self {
             Self::Flat => 0,
-            Self::Rectangle => tokens.next_power_of_two().trailing_zeros(),
+            Self::Rectangle => rounded(tokens) as u32,
         }
     }
 
-    /// Tokens that a device computes for two batches in one pass; `None` where their texts should not share one.
+    /// Tokens that a device computes for two batches in one pass; `None` where their texts should not share one: where more
+    /// than half of it would be padding.
     pub(crate) fn tokens_together(self, a: &FlatBatch, b: &FlatBatch) -> Option<usize> {
+        let tokens = a.tokens() + b.tokens();
         match self {
-            Self::Flat => Some(a.tokens() + b.tokens()),
+            Self::Flat => Some(tokens),
             Self::Rectangle => {
-                let longest = a.longest().max(b.longest());
-                let is_one_class = [a, b].iter().all(|batch| self.class(batch.longest()) == self.class(longest));
-                is_one_class.then(|| (a.texts() + b.texts()) * longest.next_power_of_two())
+                let rectangle = (a.texts() + b.texts()) * rounded(a.longest().max(b.longest()));
+                (rectangle <= 2 * tokens).then_some(rectangle)
             }
         }
     }
@@ -75,9 +76,14 @@ impl BatchShape {
         match self {
             Self::Flat => batch.tokens() + tokens,
             // The class bounds the longest, without a look at each text.
-            Self::Rectangle => (batch.texts() + 1) * tokens.next_power_of_two(),
+            Self::Rectangle => (batch.texts() + 1) * rounded(tokens),
         }
     }
+}
+
+/// The next of four lengths to a power of two; short ones are what they are.
+fn rounded(tokens: usize) -> usize {
+    tokens.next_multiple_of((tokens.next_power_of_two() / 8).max(1))
 }
 
 #[cfg(test)]
@@ -85,18 +91,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rectangle_is_at_most_half_padding_and_within_its_budget() {
+    fn a_rectangle_has_little_padding_and_stays_within_its_budget() {
         let shape = BatchShape::Rectangle;
-        let batch: FlatBatch = [[0; 5].as_slice(), &[0; 8]].into_iter().collect();
-        assert_eq!([1, 2, 3, 4, 5, 8, 9].map(|tokens| shape.class(tokens)), [0, 1, 2, 2, 3, 3, 4]);
-        assert_eq!((shape.tokens_with(&batch, 7), BatchShape::Flat.tokens_with(&batch, 7)), (24, 20));
-        assert!([1, 100, 5000].iter().all(|&tokens| BatchShape::Flat.class(tokens) == 0));
-        let others: [FlatBatch; 2] =
-            [[[0; 6].as_slice()].into_iter().collect(), [[0; 9].as_slice()].into_iter().collect()];
-        assert_eq!(others.each_ref().map(|other| shape.tokens_together(&batch, other)), [Some(24), None]);
-        assert_eq!(
-            others.each_ref().map(|other| BatchShape::Flat.tokens_together(&batch, other)),
-            [Some(19), Some(22)]
-        );
+        let batch: FlatBatch = [[0; 5].as_slice(), &[0; 5]].into_iter().collect();
+        assert_eq!([0, 1, 4, 5, 8, 9, 16, 17, 100, 256].map(|n| shape.class(n)), [0, 1, 4, 5, 8, 10, 16, 20, 112, 256]);
+        for tokens in 1..3000 {
+            let padded = shape.class(tokens) as usize;
+            assert!(padded >= tokens && (padded - tokens) * 5 < padded, "{tokens} in {padded}");
+            assert!(shape.class(tokens) <= shape.class(tokens + 1));
+        }
+        assert_eq!((shape.tokens_with(&batch, 9), BatchShape::Flat.tokens_with(&batch, 9)), (30, 19));
+        let of = |tokens: usize| -> FlatBatch { [vec![0; tokens].as_slice()].into_iter().collect() };
+        let others = [of(6), of(20), of(200)];
+        assert_eq!(others.each_ref().map(|other| shape.tokens_together(&batch, other)), [Some(18), Some(60), None]);
+        let together = others.each_ref().map(|other| BatchShape::Flat.tokens_together(&batch, other));
+        assert_eq!(together, [Some(16), Some(30), Some(210)]);
     }
 }

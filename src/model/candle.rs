@@ -4,7 +4,8 @@
 //! within the precision, not to the bit. Here every part is written as its formula says, which makes this the naive twin
 //! of `encoder.rs` on candle's CPU device. What crosses the bus is the tokens, one row per text, and nothing per token.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::ops::{layer_norm, rms_norm, softmax_last_dim};
 
 use super::architecture::{Architecture, Embeddings, LayerShape, Positions};
 use super::backend::{Backend, BatchShape, CPU_BATCH_TOKENS, Pass};
@@ -17,11 +18,14 @@ use super::scratch::Scratch;
 use super::weights::Weights;
 use crate::error::Error;
 use crate::kernels::{self, Activation, Bias, Reach};
+use crate::options::Precision;
 
 /// An encoder of any architecture on a candle device.
 #[derive(Debug)]
 pub(crate) struct CandleEncoder {
     device: Device,
+    /// Of weights and activations.
+    dtype: DType,
     hidden: usize,
     /// Width of an attention head.
     head_width: usize,
@@ -35,7 +39,6 @@ pub(crate) struct CandleEncoder {
     /// Cosines and sines of each kind of layer, `[positions, pairs]`.
     rotary: Vec<(Tensor, Tensor)>,
     bias: Option<Bias>,
-    scale: f64,
     activation: Activation,
     gated: bool,
     layers: Vec<Layer>,
@@ -70,7 +73,7 @@ struct Norm {
     centred: bool,
     weight: Tensor,
     bias: Tensor,
-    epsilon: f64,
+    epsilon: f32,
 }
 
 #[derive(Debug)]
@@ -94,11 +97,12 @@ pub(crate) fn open_device(device: crate::options::Device) -> crate::error::Resul
 /// Puts weights on a device.
 struct Placing<'a> {
     device: &'a Device,
+    dtype: DType,
 }
 
 impl Placing<'_> {
     fn tensor(&self, values: &[f32], shape: &[usize]) -> Result<Tensor> {
-        Tensor::from_slice(values, shape, self.device)
+        Tensor::from_slice(values, shape, self.device)?.to_dtype(self.dtype)
     }
 
     fn product(&self, linear: &Linear) -> Result<Product> {
@@ -113,7 +117,7 @@ impl Placing<'_> {
             centred: *centred,
             weight: self.tensor(weight, &[weight.len()])?,
             bias: self.tensor(bias, &[bias.len()])?,
-            epsilon: f64::from(*epsilon),
+            epsilon: *epsilon,
         })
     }
 
@@ -131,7 +135,8 @@ impl Placing<'_> {
         Ok((self.tensor(cos, &shape)?, self.tensor(sin, &shape)?))
     }
 
-    fn layer(&self, parts: &LayerParts, architecture: &Architecture, shape: LayerShape) -> Result<Layer> {
+    fn layer(&self, mut parts: LayerParts, architecture: &Architecture, shape: LayerShape) -> Result<Layer> {
+        scale_queries(&mut parts, architecture);
         let norms = parts.query_key_norms.as_ref();
         Ok(Layer {
             shape,
@@ -150,21 +155,41 @@ impl Placing<'_> {
     }
 }
 
+/// The scores are scaled once and for all, in what makes a query.
+fn scale_queries(parts: &mut LayerParts, architecture: &Architecture) {
+    let scale = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= architecture.attention.scale);
+    match &mut parts.query_key_norms {
+        Some((query, _)) => {
+            scale(&mut query.weight);
+            scale(&mut query.bias);
+        }
+        None => {
+            let Linear { weight, bias } = &mut parts.qkv;
+            let queries = architecture.attention.heads * architecture.attention.head;
+            let inputs = weight.len() / bias.len();
+            scale(&mut weight[..queries * inputs]);
+            scale(&mut bias[..queries]);
+        }
+    }
+}
+
 impl CandleEncoder {
-    /// Puts the weights on the device.
+    /// Puts the weights on the device, in f32 or bf16.
     pub(crate) fn load(
         architecture: &Architecture,
         weights: &Weights,
         device: &Device,
+        precision: Precision,
         head: Head,
     ) -> crate::error::Result<Self> {
+        let dtype = if precision == Precision::F32 { DType::F32 } else { DType::BF16 };
         let reader = Reader::new(architecture, weights);
-        let placing = Placing { device };
+        let placing = Placing { device, dtype };
         let parts = reader.embeddings()?;
         let Embeddings { width, positions, .. } = architecture.embeddings;
         let mut layers = Vec::new();
         for (number, &shape) in architecture.layers.iter().enumerate() {
-            layers.push(placing.layer(&reader.layer(number)?, architecture, shape).map_err(failed)?);
+            layers.push(placing.layer(reader.layer(number)?, architecture, shape).map_err(failed)?);
         }
         let mut rotary = Vec::new();
         for shape in &architecture.rotary {
@@ -173,6 +198,7 @@ impl CandleEncoder {
         let rows = |values: &[f32]| placing.tensor(values, &[values.len() / width, width]).map_err(failed);
         Ok(Self {
             device: device.clone(),
+            dtype,
             hidden: architecture.hidden,
             head_width: architecture.attention.head,
             words: rows(&parts.words)?,
@@ -182,7 +208,6 @@ impl CandleEncoder {
             projection: parts.projection.map(|linear| placing.product(&linear)).transpose().map_err(failed)?,
             rotary,
             bias: reader.bias()?,
-            scale: f64::from(architecture.attention.scale),
             activation: architecture.feed_forward.activation,
             gated: architecture.feed_forward.gated,
             layers,
@@ -194,7 +219,7 @@ impl CandleEncoder {
     /// The pooled rows, `[texts, modes * hidden]`.
     fn run(&self, batch: &FlatBatch, unpooled: usize) -> Result<Vec<f32>> {
         let mut states = self.look_up(batch)?;
-        let mut masks = Masks { batch, device: &self.device, made: Vec::new() };
+        let mut masks = Masks { batch, encoder: self, made: Vec::new() };
         let bias = self.bias.as_ref().map(|bias| self.distances(bias, batch.longest())).transpose()?;
         for layer in &self.layers {
             let x = layer.attention_norms.before(&states)?;
@@ -214,7 +239,7 @@ impl CandleEncoder {
         }
         let pooled: Vec<_> =
             self.head.pooling.0.iter().map(|mode| self.pool(*mode, &states, batch, unpooled)).collect::<Result<_>>()?;
-        Tensor::cat(&pooled, 1)?.flatten_all()?.to_vec1()
+        Tensor::cat(&pooled, 1)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
     }
 
     /// The first rows, `[texts, longest, hidden]`; what is padding has the row of token 0.
@@ -257,7 +282,12 @@ impl CandleEncoder {
             bias.write(head, longest - 1, &mut line);
             (0..longest).for_each(|query| scores.extend_from_slice(&line[longest - 1 - query..][..longest]));
         }
-        Tensor::from_vec(scores, (1, heads, longest, longest), &self.device)
+        self.tensor(scores, &[1, heads, longest, longest])
+    }
+
+    /// Values that were made for this batch.
+    fn tensor(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+        Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)
     }
 
     /// One row per text, `[texts, hidden]`. Where nothing is left to pool, as `pooling.rs` has it.
@@ -268,16 +298,15 @@ impl CandleEncoder {
             mode.weigh(text.len(), unpooled, weights);
         }
         if mode != PoolingMode::Max {
-            let weights = Tensor::from_vec(weights, (texts, 1, longest), &self.device)?;
-            return weights.matmul(states)?.squeeze(1);
+            return self.tensor(weights, &[texts, 1, longest])?.matmul(states)?.squeeze(1);
         }
         // What is not pooled is lower than everything.
         weights.iter_mut().for_each(|weight| *weight = if *weight > 0.0 { 0.0 } else { f32::NEG_INFINITY });
-        states.broadcast_add(&Tensor::from_vec(weights, (texts, longest, 1), &self.device)?)?.max(1)
+        states.broadcast_add(&self.tensor(weights, &[texts, longest, 1])?)?.max(1)
     }
 
     /// `[texts, longest, heads * head]`
-    fn attend(&self, layer: &Layer, x: &Tensor, mask: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn attend(&self, layer: &Layer, x: &Tensor, mask: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor> {
         let (texts, longest, _) = x.dims3()?;
         let (q_width, kv_width) = (layer.heads * self.head_width, layer.key_heads * self.head_width);
         let qkv = layer.qkv.apply(x)?;
@@ -293,14 +322,11 @@ impl CandleEncoder {
         }
         let value = self.split(&value, layer.key_heads)?;
         let (key, value) = (repeated(&key, layer.heads)?, repeated(&value, layer.heads)?);
-        let mut scores = (query.matmul(&key.t()?)? * self.scale)?;
-        if let Some(bias) = bias {
-            scores = scores.broadcast_add(bias)?;
+        let mut scores = query.matmul(&key.t()?)?;
+        for added in bias.into_iter().chain(mask) {
+            scores = scores.broadcast_add(added)?;
         }
-        let scores = scores.broadcast_add(mask)?;
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
-        weights.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((texts, longest, q_width))
+        softmax_last_dim(&scores)?.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((texts, longest, q_width))
     }
 
     /// `[texts, longest, heads * head]` -> `[texts, heads, longest, head]`
@@ -353,15 +379,15 @@ impl Backend for CandleEncoder {
 }
 
 /// What is added to the scores, so that a token sees only those within a layer's reach and no padding: made once per batch
-/// for each reach that the layers have, `[texts, 1, 1 or longest, longest]`.
+/// for each reach that the layers have, `[texts, 1, 1 or longest, longest]`. Nothing where every token sees all others.
 struct Masks<'a> {
     batch: &'a FlatBatch,
-    device: &'a Device,
-    made: Vec<(Reach, Tensor)>,
+    encoder: &'a CandleEncoder,
+    made: Vec<(Reach, Option<Tensor>)>,
 }
 
 impl Masks<'_> {
-    fn of(&mut self, reach: Reach) -> Result<&Tensor> {
+    fn of(&mut self, reach: Reach) -> Result<Option<&Tensor>> {
         let known = self.made.iter().position(|(known, _)| *known == reach);
         let at = match known {
             Some(at) => at,
@@ -370,11 +396,14 @@ impl Masks<'_> {
                 self.made.len() - 1
             }
         };
-        Ok(&self.made[at].1)
+        Ok(self.made[at].1.as_ref())
     }
 
-    fn make(&self, reach: Reach) -> Result<Tensor> {
+    fn make(&self, reach: Reach) -> Result<Option<Tensor>> {
         let (texts, longest) = (self.batch.texts(), self.batch.longest());
+        if reach == Reach::WHOLE && self.batch.tokens() == texts * longest {
+            return Ok(None);
+        }
         // Where a token sees the whole text, all of them see the same.
         let queries = if reach == Reach::WHOLE { 1 } else { longest };
         let mut mask = Vec::with_capacity(texts * queries * longest);
@@ -385,7 +414,7 @@ impl Masks<'_> {
                 );
             }
         }
-        Tensor::from_vec(mask, (texts, 1, queries, longest), self.device)
+        self.encoder.tensor(mask, &[texts, 1, queries, longest]).map(Some)
     }
 }
 
@@ -416,9 +445,10 @@ impl Product {
 
 impl Norm {
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let x = if self.centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
-        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + self.epsilon)?.sqrt()?;
-        x.broadcast_div(&scale)?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
+        match self.centred {
+            true => layer_norm(x, &self.weight, &self.bias, self.epsilon),
+            false => rms_norm(x, &self.weight, self.epsilon)?.broadcast_add(&self.bias),
+        }
     }
 
     /// Normalises parts of rows as rows of their own.

@@ -150,13 +150,13 @@ pub(super) fn load_backend(
     device.require_built_in()?;
     match device {
         Device::Cpu | Device::Auto => Ok(Box::new(Cpu::load(architecture, weights, precision, head)?)),
-        _ if precision != Precision::F32 => {
+        _ if precision == Precision::Int8 => {
             Err(Error::Setting(format!("embed.precision: {precision} runs on the cpu only, device is {device}")))
         }
         #[cfg(feature = "candle")]
         _ => {
             let device = super::candle::open_device(device)?;
-            Ok(Box::new(super::candle::CandleEncoder::load(architecture, weights, &device, head)?))
+            Ok(Box::new(super::candle::CandleEncoder::load(architecture, weights, &device, precision, head)?))
         }
         #[cfg(not(feature = "candle"))]
         _ => Err(Error::Device(format!("device {device} is not built in"))),

@@ -69,12 +69,16 @@ fn device() -> Device {
 }
 
 /// The same model with its encoder replaced by candle's, on candle's device.
-fn on_candle(mut model: Model, snapshot: &Snapshot) -> Model {
+fn on_candle(model: Model, snapshot: &Snapshot) -> Model {
+    on_candle_in(model, snapshot, Precision::F32)
+}
+
+fn on_candle_in(mut model: Model, snapshot: &Snapshot, precision: Precision) -> Model {
     let (access, description) = (Access::local(), Arc::clone(&model.description));
     let weights = Weights::open(snapshot.files(&access), &description.folder).expect("weights");
     let steps = description.steps.iter().map(|step| step.load(snapshot.files(&access)));
     let head = Head::new(&description, steps.collect::<Result<_>>().expect("steps"));
-    let place = Place { device: device(), ..CPU };
+    let place = Place { device: device(), precision };
     model.backend = load_backend(&description, &weights, place, head).expect("candle's device");
     model
 }
@@ -178,14 +182,26 @@ fn every_architecture_gives_the_same_vectors_on_candles_device() {
         let snapshot =
             Snapshot::find(&fixtures().join("architectures").join(&name).display().to_string(), &Access::local())
                 .expect("fixture");
-        let model = on_candle(fixture_model(&format!("architectures/{name}")), &snapshot);
+        let load = |precision| on_candle_in(fixture_model(&format!("architectures/{name}")), &snapshot, precision);
         let expected = expected_in(&format!("expected/{name}.safetensors"), "query");
-        let difference = difference(&encode(&model, &texts, Role::Query, 16), &expected);
+        let difference = difference(&encode(&load(Precision::F32), &texts, Role::Query, 16), &expected);
         if difference.is_nan() || difference > 2e-5 {
             wrong.push(format!("{name}: {difference}"));
         }
+        let mean = mean_cosine(&encode(&load(Precision::Bf16), &texts, Role::Query, 16), &expected);
+        if mean.is_nan() || mean < 0.995 {
+            wrong.push(format!("{name} in bf16: mean cosine {mean}"));
+        }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_device_has_no_int8() {
+    let snapshot = Snapshot::find(&fixtures().join("tiny-bert").display().to_string(), &Access::local());
+    let place = Place { device: Device::Candle, precision: Precision::Int8 };
+    let error = load_from(&snapshot.expect("fixture"), place).expect_err("the CPU has").to_string();
+    assert!(error.contains("int8 runs on the cpu only"), "{error}");
 }
 
 /// A model's own `truncate_dim` cuts and nothing else; a vector that `embed.dimensions` cuts has length 1 again.
