@@ -74,7 +74,7 @@ impl Product {
 
     /// Runs it.
     pub fn run(&mut self) {
-        self.matrix.multiply(&self.inputs, &mut Converted::default(), Epilogue::Bias, &mut self.outputs);
+        self.matrix.multiply(&self.inputs, &mut Converted::default(), Epilogue::Bias, &mut self.outputs, None);
     }
 }
 

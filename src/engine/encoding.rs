@@ -55,14 +55,6 @@ impl Encoding {
         Ok((tokens, is_cut))
     }
 
-    /// One forward pass, `[texts, dimensions]`. What comes out is kept.
-    pub(super) fn encode(&self, batch: &Batch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
-        let start = Instant::now();
-        let vectors = self.pass(&batch.flat, scratch, go_on)?;
-        self.done(batch, &vectors, start.elapsed(), true);
-        Ok(vectors)
-    }
-
     /// One forward pass, `[texts, dimensions]`, whoever's texts they are.
     pub(super) fn pass(&self, texts: &FlatBatch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
         let Loaded { model, unpooled, .. } = self.loaded()?;
@@ -126,7 +118,9 @@ impl Encoding {
         if rows.is_empty() {
             return Ok(());
         }
-        let computed = self.encode(batch, scratch, go_on)?;
+        let start = Instant::now();
+        let computed = self.pass(&batch.flat, scratch, go_on)?;
+        self.done(batch, &computed, start.elapsed(), true);
         for (&row, vector) in rows.iter().zip(computed.chunks_exact(self.dimensions)) {
             vectors[row * self.dimensions..][..self.dimensions].copy_from_slice(vector);
         }

@@ -1,14 +1,17 @@
 //! A device's workers and what waits for them: one lane per device in the process, shared by every session and partition.
 //!
 //! A worker runs a whole forward pass on one thread: many passes side by side scale better than one pass spread over
-//! threads. Each worker keeps its own scratch for activations.
+//! threads. Each worker keeps its own scratch for activations. The exception is a lone text while nobody else has anything to do:
+//! one core does not read weights as fast as memory gives them, so the workers that wait help with its products.
 //!
 //! Whose turn it is: each query has a clock of its own, which each of its jobs moves on by what it costs, and the job at the lowest
 //! time is next. A query that begins starts at the time of the job that runs, so a text of a small query is behind no job of a
-//! long one that waits, and of many queries each gets its turn. (text-embeddings-inference, for one, has one queue, first in, first out.)
+//! long one that waits, and of many queries each gets its turn. Nor does it wait for the end of one that runs: between two layers of a long
+//! job a worker runs a short one that waits. (text-embeddings-inference, for one, has one queue, first in, first out.)
 //! A job that is taken out of the queue takes others along that may share its pass, whoever's they are, as long as they do not make
 //! it much longer: nobody waits for them, so a lone text is not late for it, and the more wait the fuller the passes are.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -19,7 +22,7 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::model::Scratch;
+use crate::model::{Scratch, Team};
 
 /// Whole texts with the query that they belong to: what a lane's queue holds, and one forward pass at a time.
 pub(super) trait Job: Send + 'static {
@@ -38,9 +41,16 @@ pub(super) trait Job: Send + 'static {
     /// Takes another one along.
     fn take(&mut self, other: Self);
 
-    /// Runs it. However it ends, whoever waits for it is told.
-    fn run(self, scratch: &mut Scratch);
+    /// Whether it is done sooner where workers help that have nothing else to do.
+    fn wants_help(&self) -> bool;
+
+    /// Runs it, and lets `others` run now and then. However it ends, whoever waits for it is told.
+    fn run(self, scratch: &mut Scratch, others: &dyn Fn());
 }
+
+/// What a job costs at most that runs in the middle of a longer one, between two of its layers: so a text of a small query does not
+/// wait for the end of an export's batch.
+const SHORT: u64 = 64;
 
 /// The clock of a query: when its next job has its turn. Changed under the lane's lock only.
 #[derive(Debug, Default)]
@@ -73,6 +83,8 @@ type Spawn<J> = Box<dyn Fn(&'static Lane<J>, usize) -> io::Result<()> + Send + S
 /// See the head of this file.
 pub(super) struct Lane<J: Job> {
     state: Mutex<State<J>>,
+    /// Short jobs in the queue. Changed under the lock only.
+    short: AtomicUsize,
     changed: Condvar,
     most_workers: usize,
     spawn: Spawn<J>,
@@ -86,6 +98,10 @@ struct State<J: Job> {
     workers: usize,
     /// Workers that wait, those included that were called and have not woken yet.
     idle: usize,
+    /// Workers that run jobs of their own.
+    busy: usize,
+    /// Whom workers may help that wait, and how many more of them.
+    team: Option<(Arc<Team>, usize)>,
 }
 
 impl<J: Job> fmt::Debug for Lane<J> {
@@ -104,8 +120,9 @@ impl<J: Job> Lane<J> {
         most_workers: usize,
         spawn: impl Fn(&'static Self, usize) -> io::Result<()> + Send + Sync + 'static,
     ) -> &'static Self {
-        let state = Mutex::new(State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0 });
-        Box::leak(Box::new(Self { state, changed: Condvar::new(), most_workers, spawn: Box::new(spawn) }))
+        let state = Mutex::new(State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0, busy: 0, team: None });
+        let (short, changed) = Default::default();
+        Box::leak(Box::new(Self { state, short, changed, most_workers, spawn: Box::new(spawn) }))
     }
 
     /// Most workers that will ever run.
@@ -120,6 +137,7 @@ impl<J: Job> Lane<J> {
     pub(super) fn submit(&'static self, job: J) {
         let mut state = self.state.lock();
         state.push(job);
+        self.short.store(state.short(), Ordering::Relaxed);
         // Without a thread to be had, the workers that run already take the job in their turn.
         if state.lacks_workers() && state.workers < self.most_workers && (self.spawn)(self, state.workers).is_ok() {
             state.workers += 1;
@@ -132,18 +150,52 @@ impl<J: Job> Lane<J> {
     }
 
     /// What a worker does all its life.
-    fn work(&self) {
-        let mut scratch = Scratch::default();
+    fn work(&'static self) {
+        let (mut scratch, spare) = <(Scratch, RefCell<Scratch>)>::default();
         let mut state = self.state.lock();
         loop {
-            let Some(job) = state.next() else {
+            if let Some(job) = state.next(|_| true) {
+                let team = self.gather(&mut state, &job);
+                scratch.team.clone_from(&team);
+                let is_long = job.cost() > SHORT;
+                let others = || {
+                    if is_long {
+                        self.run_short(&spare)
+                    }
+                };
+                state.busy += 1;
+                state = self.run(state, job, &mut scratch, &others);
+                state.busy -= 1;
+                if let Some(team) = team {
+                    team.end();
+                    scratch.team = None;
+                    state.team.take_if(|(other, _)| Arc::ptr_eq(other, &team));
+                }
+            } else if let Some(team) = state.joined() {
+                MutexGuard::unlocked(&mut state, || team.help());
+            } else {
                 state.idle += 1;
                 self.changed.wait(&mut state);
                 state.idle -= 1;
-                continue;
-            };
-            state = self.run(state, job, &mut scratch);
+            }
         }
+    }
+
+    /// Calls workers to a job that nobody else has anything to do beside, as many as its share has room for.
+    fn gather(&'static self, state: &mut State<J>, job: &J) -> Option<Arc<Team>> {
+        if !job.wants_help() || !state.queue.is_empty() || state.busy > 0 {
+            return None;
+        }
+        let helpers = job.share().free().min(self.most_workers.saturating_sub(1));
+        while state.workers <= helpers && (self.spawn)(self, state.workers).is_ok() {
+            state.workers += 1;
+        }
+        let team = (helpers > 0).then(Arc::<Team>::default)?;
+        state.team = Some((Arc::clone(&team), helpers));
+        (0..helpers.min(state.idle)).for_each(|_| {
+            self.changed.notify_one();
+        });
+        Some(team)
     }
 
     /// Does a worker's work on this thread as long as there is no worker. What is left then waits for room in a share, and
@@ -151,19 +203,39 @@ impl<J: Job> Lane<J> {
     fn help<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) {
         let mut scratch = Scratch::default();
         while state.workers == 0
-            && let Some(job) = state.next()
+            && let Some(job) = state.next(|_| true)
         {
-            state = self.run(state, job, &mut scratch);
+            state = self.run(state, job, &mut scratch, &|| ());
+        }
+    }
+
+    /// Runs a short job, if one waits, in the middle of another.
+    fn run_short(&self, scratch: &RefCell<Scratch>) {
+        if self.short.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // It is free: in the middle of a short one none runs.
+        let Ok(mut scratch) = scratch.try_borrow_mut() else { return };
+        let mut state = self.state.lock();
+        if let Some(job) = state.next(|job| job.cost() <= SHORT) {
+            drop(self.run(state, job, &mut scratch, &|| ()));
         }
     }
 
     /// Runs a job that was taken from the queue, without the lock.
-    fn run<'a>(&'a self, state: MutexGuard<'a, State<J>>, job: J, scratch: &mut Scratch) -> MutexGuard<'a, State<J>> {
+    fn run<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<J>>,
+        job: J,
+        scratch: &mut Scratch,
+        others: &dyn Fn(),
+    ) -> MutexGuard<'a, State<J>> {
+        self.short.store(state.short(), Ordering::Relaxed);
         drop(state);
         let share = Arc::clone(job.share());
         // No input makes a job panic. One that does is a bug, but one call's: the call reports it, the worker lives on, and the
         // host's panic hook has its say, which is Rust's own where the host has none.
-        if catch_unwind(AssertUnwindSafe(|| job.run(scratch))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| job.run(scratch, others))).is_err() {
             *scratch = Scratch::default();
         }
         let state = self.state.lock();
@@ -191,9 +263,14 @@ impl<J: Job> State<J> {
         self.queue.push_back((time, job));
     }
 
-    /// Takes the job whose turn it is, of those whose shares have room, and others along.
-    fn next(&mut self) -> Option<J> {
-        let can_run = self.queue.iter().enumerate().filter(|(_, (_, job))| job.share().free() > 0);
+    /// Short jobs that wait.
+    fn short(&self) -> usize {
+        self.queue.iter().filter(|(_, job)| job.cost() <= SHORT).count()
+    }
+
+    /// Takes the job whose turn it is, of those that may be and whose shares have room, and others along.
+    fn next(&mut self, may_be: impl Fn(&J) -> bool) -> Option<J> {
+        let can_run = self.queue.iter().enumerate().filter(|(_, (_, job))| job.share().free() > 0 && may_be(job));
         let (at, _) = can_run.min_by_key(|(_, (time, _))| *time)?;
         let (time, mut job) = self.queue.remove(at)?;
         self.now = self.now.max(time);
@@ -206,6 +283,13 @@ impl<J: Job> State<J> {
             }
         }
         Some(job)
+    }
+
+    /// A team that wants one more, and has one more now.
+    fn joined(&mut self) -> Option<Arc<Team>> {
+        let (team, wanted) = self.team.as_mut().filter(|(_, wanted)| *wanted > 0)?;
+        *wanted -= 1;
+        Some(Arc::clone(team))
     }
 
     /// Whether more jobs could run now than there are workers that wait.
@@ -231,6 +315,7 @@ impl<J: Job> State<J> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Barrier;
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
@@ -239,11 +324,18 @@ mod tests {
     use super::*;
 
     /// A job of a share, and what it does.
-    struct Task(Arc<Share>, Box<dyn FnOnce() + Send>);
+    struct Task {
+        share: Arc<Share>,
+        cost: u64,
+        wants_help: bool,
+        work: Box<Work>,
+    }
+
+    type Work = dyn FnOnce(&mut Scratch, &dyn Fn()) + Send;
 
     impl Job for Task {
         fn share(&self) -> &Arc<Share> {
-            &self.0
+            &self.share
         }
 
         fn turn(&self) -> Option<&Turn> {
@@ -251,7 +343,7 @@ mod tests {
         }
 
         fn cost(&self) -> u64 {
-            1
+            self.cost
         }
 
         fn takes(&self, _: &Self) -> bool {
@@ -260,15 +352,19 @@ mod tests {
 
         fn take(&mut self, _: Self) {}
 
-        fn run(self, _: &mut Scratch) {
-            (self.1)();
+        fn wants_help(&self) -> bool {
+            self.wants_help
+        }
+
+        fn run(self, scratch: &mut Scratch, others: &dyn Fn()) {
+            (self.work)(scratch, others);
         }
     }
 
     type Lane = super::Lane<Task>;
 
     fn task(share: &Arc<Share>, work: impl FnOnce() + Send + 'static) -> Task {
-        Task(Arc::clone(share), Box::new(work))
+        Task { share: Arc::clone(share), cost: 1, wants_help: false, work: Box::new(|_, _| work()) }
     }
 
     fn no_thread(_: &'static Lane, _: usize) -> io::Result<()> {
@@ -400,7 +496,7 @@ mod tests {
     fn no_worker_starts_for_jobs_that_their_share_keeps_waiting() {
         let (full, free) = (Arc::new(Share::new(1)), Arc::new(Share::new(2)));
         let task = |share: &Arc<Share>| task(share, || ());
-        let mut state = State { queue: VecDeque::new(), now: 0, workers: 1, idle: 1 };
+        let mut state = State { queue: VecDeque::new(), now: 0, workers: 1, idle: 1, busy: 0, team: None };
         [task(&full), task(&full), task(&full)].into_iter().for_each(|task| state.push(task));
         assert!(!state.lacks_workers(), "one of them can run, and one worker is idle");
         state.push(task(&free));
@@ -444,7 +540,11 @@ mod tests {
             self.names.extend(other.names);
         }
 
-        fn run(self, _: &mut Scratch) {
+        fn wants_help(&self) -> bool {
+            false
+        }
+
+        fn run(self, _: &mut Scratch, _: &dyn Fn()) {
             self.done.send(self.names).expect("the test waits");
         }
     }
@@ -454,14 +554,14 @@ mod tests {
         let (done, passes) = mpsc::channel();
         let share = Arc::new(Share::new(1));
         let turns = [(); 4].map(|()| Arc::new(Turn::default()));
-        let mut state = State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0 };
+        let mut state = State { queue: VecDeque::new(), now: 0, workers: 0, idle: 0, busy: 0, team: None };
         for &(query, cost, name) in jobs {
             let turn = Arc::clone(&turns[query]);
             state.push(Texts { share: Arc::clone(&share), turn, cost, names: vec![name], done: done.clone() });
         }
         drop(done);
-        while let Some(job) = state.next() {
-            job.run(&mut Scratch::default());
+        while let Some(job) = state.next(|_| true) {
+            job.run(&mut Scratch::default(), &|| ());
             share.running.fetch_sub(1, Ordering::Relaxed);
         }
         passes.iter().collect()
@@ -479,5 +579,70 @@ mod tests {
     fn a_pass_takes_along_what_has_room_in_it() {
         let jobs = [(0, 4, "a1"), (1, 4, "b1"), (2, 4, "c1"), (3, 2, "d1"), (1, 6, "b2")];
         assert_eq!(passes(&jobs), [vec!["a1", "b1", "d1"], vec!["c1", "b2"]]);
+    }
+
+    /// Threads that have a part of a lone text each.
+    fn threads_of(scratch: &Scratch) -> usize {
+        let threads = Mutex::new(HashSet::new());
+        if let Some(team) = &scratch.team {
+            while !team.has_helpers() {
+                thread::yield_now();
+            }
+            // Nobody has both.
+            let both = Barrier::new(2);
+            team.run(2, &|_| {
+                both.wait();
+                threads.lock().insert(thread::current().id());
+            });
+        }
+        threads.into_inner().len()
+    }
+
+    #[test]
+    fn whoever_waits_helps_with_a_lone_text_as_far_as_its_session_may() {
+        let (sender, receiver) = mpsc::channel();
+        for (workers, limit, threads) in [(2, 2, 2), (2, 1, 0), (1, 2, 0), (4, 2, 2)] {
+            let lane = Lane::start_with(workers, start_thread);
+            let share = Arc::new(Share::new(limit));
+            for _ in 0..20 {
+                let sender = sender.clone();
+                let work = move |scratch: &mut Scratch, _: &dyn Fn()| {
+                    sender.send(threads_of(scratch)).expect("the test waits");
+                };
+                while lane.state.lock().busy > 0 {
+                    thread::yield_now();
+                }
+                lane.submit(Task { wants_help: true, work: Box::new(work), ..task(&share, || ()) });
+                let had = receiver.recv_timeout(Duration::from_secs(60)).expect("it runs");
+                assert_eq!(had, threads, "{workers} workers, {limit} at once");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_job_runs_in_the_middle_of_a_long_one() {
+        let lane = Lane::start_with(1, start_thread);
+        let share = Arc::new(Share::new(2));
+        let (sender, receiver) = mpsc::channel();
+        let (inner, outer) = (Arc::clone(&share), sender.clone());
+        let long = move |_: &mut Scratch, others: &dyn Fn()| {
+            others();
+            for (cost, name) in [(SHORT + 1, "another long one"), (SHORT, "short"), (1, "shorter")] {
+                let sender = sender.clone();
+                let work = move |_: &mut Scratch, others: &dyn Fn()| {
+                    // None in the middle of those.
+                    others();
+                    sender.send(name).expect("the test waits");
+                };
+                lane.submit(Task { cost, work: Box::new(work), ..task(&inner, || ()) });
+            }
+            others();
+            outer.send("half").expect("the test waits");
+            (0..3).for_each(|_| others());
+            outer.send("long").expect("the test waits");
+        };
+        lane.submit(Task { cost: 500, work: Box::new(long), ..task(&share, || ()) });
+        let order: Vec<_> = receiver.iter().take(5).collect();
+        assert_eq!(order, ["short", "half", "shorter", "long", "another long one"]);
     }
 }

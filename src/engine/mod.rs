@@ -17,6 +17,18 @@
 //! A stream tokenises on its caller's thread and hands every full model batch to its device's lane at once, so that tokenising
 //! overlaps with encoding and one stream keeps every worker busy.
 //!
+//! # Many queries at once
+//!
+//! text-embeddings-inference has one queue, first in, first out, out of which batches are cut by a budget of tokens. The budget is the
+//! same here; the rest differs, because beside searches an export of hours may run:
+//!
+//! * **Whose turn it is** is by query: each has a clock that its batches move on, and a query that begins is behind none of another's
+//!   batches that wait. Between two layers of a long batch a worker runs a short one.
+//! * **A batch takes along** what waits and fits, of any query and session, but never so much that it is much later itself. Nobody waits
+//!   for others to come, so there is no timer; what a pass costs and counts is dealt out to those whose texts were in it.
+//! * **A lone text** while nothing else waits has all idle workers help with its products.
+//! * **An error** of a shared pass is nobody's: each query's texts run again alone, and it stays with the one whose it is.
+//!
 //! | lives | from | to |
 //! |---|---|---|
 //! | lane, loaded model | first use in the process | the end of it; a model until its memory is wanted |

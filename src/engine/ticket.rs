@@ -4,6 +4,7 @@
 //! So a batch belongs to whoever wants a text of it: any of them can close it and hand it to a lane, and it stops when nobody
 //! wants it any more.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
@@ -216,12 +217,24 @@ impl Part {
         }
     }
 
-    fn run(&mut self, scratch: &mut Scratch) {
+    /// Lets `others` run now and then.
+    fn run(&mut self, scratch: &mut Scratch, others: &dyn Fn()) {
         let Some(encoding) = &self.encoding else { return };
-        let go_on = || self.go_on();
+        let others = Others::new(others);
+        let go_on = || {
+            others.run();
+            self.go_on()
+        };
         self.vectors = Some(match &self.texts {
-            _ if !go_on() => Err(Error::Cancelled),
-            Texts::Computed(batch) => encoding.encode(batch, scratch, &go_on),
+            _ if !self.go_on() => Err(Error::Cancelled),
+            Texts::Computed(batch) => {
+                let start = Instant::now();
+                let vectors = encoding.pass(&batch.flat, scratch, &go_on);
+                if let Ok(vectors) = &vectors {
+                    encoding.done(batch, vectors, others.time_without(start), true);
+                }
+                vectors
+            }
             Texts::Kept(batch) => encoding.read(batch, scratch, &go_on),
         });
     }
@@ -238,6 +251,29 @@ impl Drop for Part {
     }
 }
 
+/// What a worker runs in the middle of a pass, and how long that took: it is not the pass's time.
+struct Others<'a> {
+    run: &'a dyn Fn(),
+    took: Cell<Duration>,
+}
+
+impl<'a> Others<'a> {
+    fn new(run: &'a dyn Fn()) -> Self {
+        Self { run, took: Cell::default() }
+    }
+
+    fn run(&self) {
+        let start = Instant::now();
+        (self.run)();
+        self.took.set(self.took.get() + start.elapsed());
+    }
+
+    /// The time since then that was not theirs.
+    fn time_without(&self, start: Instant) -> Duration {
+        start.elapsed().saturating_sub(self.took.get())
+    }
+}
+
 /// What a lane runs at once: the texts of a query, and those of others that come along in the same pass.
 pub(super) struct Job {
     part: Part,
@@ -249,9 +285,8 @@ pub(super) struct Job {
 
 impl Job {
     /// One pass for all parts that somebody waits for.
-    fn run_together(&mut self, scratch: &mut Scratch) {
-        let (part, others) = (&mut self.part, &mut self.others);
-        let mut parts: Vec<&mut Part> = std::iter::once(part).chain(others).collect();
+    fn run_together(&mut self, scratch: &mut Scratch, others: &dyn Fn()) {
+        let mut parts: Vec<&mut Part> = std::iter::once(&mut self.part).chain(&mut self.others).collect();
         parts.retain_mut(|part| {
             let is_wanted = part.go_on();
             if !is_wanted {
@@ -259,22 +294,25 @@ impl Job {
             }
             is_wanted
         });
-        let start = Instant::now();
-        let Some(passed) = pass(&parts, scratch) else { return };
+        let (start, between) = (Instant::now(), Others::new(others));
+        let Some(passed) = pass(&parts, scratch, &between) else { return };
         match passed {
-            Ok(vectors) => give(&mut parts, &vectors, start.elapsed()),
+            Ok(vectors) => give(&mut parts, &vectors, between.time_without(start)),
             // What is wrong with one is not the others' affair; of those whom nobody waits for nothing is computed.
-            Err(_) => parts.into_iter().for_each(|part| part.run(scratch)),
+            Err(_) => parts.into_iter().for_each(|part| part.run(scratch, others)),
         }
     }
 }
 
 /// One pass over the texts of parts; `None` without any.
-fn pass(parts: &[&mut Part], scratch: &mut Scratch) -> Option<Result<Vec<f32>>> {
+fn pass(parts: &[&mut Part], scratch: &mut Scratch, others: &Others<'_>) -> Option<Result<Vec<f32>>> {
     let mut texts = FlatBatch::new();
     parts.iter().filter_map(|part| part.computed()).for_each(|(batch, _)| texts.append(&batch.flat));
     let (_, encoding) = parts.first()?.computed()?;
-    let go_on = || parts.iter().any(|part| part.go_on());
+    let go_on = || {
+        others.run();
+        parts.iter().any(|part| part.go_on())
+    };
     Some(encoding.pass(&texts, scratch, &go_on))
 }
 
@@ -335,10 +373,15 @@ impl lane::Job for Job {
         self.others.push(other.part);
     }
 
-    fn run(mut self, scratch: &mut Scratch) {
+    fn wants_help(&self) -> bool {
+        let lone = self.part.computed().filter(|(batch, _)| batch.texts() == 1 && self.others.is_empty());
+        lone.and_then(|(_, encoding)| encoding.loaded.get()).is_some_and(|loaded| loaded.model.gains_by_help())
+    }
+
+    fn run(mut self, scratch: &mut Scratch, others: &dyn Fn()) {
         match self.others.is_empty() {
-            true => self.part.run(scratch),
-            false => self.run_together(scratch),
+            true => self.part.run(scratch, others),
+            false => self.run_together(scratch, others),
         }
     }
 }

@@ -21,9 +21,12 @@
 //! are multiplied, by the square root of (range of the inputs / range of the weights), which splits the difficulty between
 //! the two.
 
+use parking_lot::Mutex;
+
 use super::convert::{Converted, Steps, from_bf16, rows_to_bf16, rows_to_int8, to_bf16, widen_bf16, widen_int8};
 use super::path::{Path, fused, per_path};
 use super::rows::{Activation, ROUND, activate};
+use super::team::Team;
 use super::tile::{self, Bf16Pair, Factors, Int8Quad, Operand, View};
 
 /// Outputs per panel: four AVX-512 registers.
@@ -169,8 +172,16 @@ impl PackedMatrix {
         }
     }
 
-    /// `out = epilogue(x W^T)` for `x` of `[rows, inputs]` and `out` of `[rows, outputs]`.
-    pub(crate) fn multiply(&self, x: &[f32], converted: &mut Converted, epilogue: Epilogue<'_>, out: &mut [f32]) {
+    /// `out = epilogue(x W^T)` for `x` of `[rows, inputs]` and `out` of `[rows, outputs]`. A team shares the panels: what comes out is
+    /// the same to the bit.
+    pub(crate) fn multiply(
+        &self,
+        x: &[f32],
+        converted: &mut Converted,
+        epilogue: Epilogue<'_>,
+        out: &mut [f32],
+        team: Option<&Team>,
+    ) {
         let rows = x.len() / self.inputs;
         assert_eq!(x.len(), rows * self.inputs, "whole input rows");
         assert_eq!(out.len(), rows * self.outputs, "one output row per input row");
@@ -180,13 +191,20 @@ impl PackedMatrix {
         }
         self.convert(x, rows, converted);
         let Converted { pairs, quads, steps, widened } = converted;
-        let run = Run { matrix: self, rows, steps, epilogue, out };
+        let run = Run { matrix: self, rows, steps, epilogue };
+        let team = team.filter(|team| team.has_helpers());
         match &self.panels {
-            Panels::F32(panels) if self.arithmetic == Arithmetic::F32 => run.tiles(x, panels),
-            Panels::F32(panels) => run.tiles(widened, panels),
-            Panels::Bf16(panels) => run.tiles(pairs, panels),
-            Panels::Int8(panels) => run.tiles(quads, panels),
+            Panels::F32(panels) if self.arithmetic == Arithmetic::F32 => run.panels(x, panels, out, team),
+            Panels::F32(panels) => run.panels(widened, panels, out, team),
+            Panels::Bf16(panels) => run.panels(pairs, panels, out, team),
+            Panels::Int8(panels) => run.panels(quads, panels, out, team),
         }
+    }
+
+    /// The outputs of a panel: the first one, and how many.
+    fn outputs_of(&self, panel: usize) -> (usize, usize) {
+        let width = if self.gated { HALF } else { PANEL };
+        (panel * width, width.min(self.outputs - panel * width))
     }
 
     /// Brings the inputs into this matrix's arithmetic.
@@ -267,58 +285,87 @@ fn panels<T: Operand>(weight: &[f32], inputs: usize, operand: impl Fn([f32; 4]) 
 }
 
 /// One product.
+#[derive(Clone, Copy)]
 struct Run<'a> {
     matrix: &'a PackedMatrix,
     rows: usize,
     /// int8: of every input row.
     steps: &'a [Steps],
     epilogue: Epilogue<'a>,
-    out: &'a mut [f32],
 }
 
 impl Run<'_> {
-    /// Computes tile after tile. Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the
-    /// second-level cache for every tile, the rows of a model batch from there too.
-    fn tiles<T: Operand>(self, x: &[T], panels: &[T]) {
-        let PackedMatrix { path, arithmetic, inputs, outputs, gated, columns, .. } = self.matrix;
-        let depth = inputs.div_ceil(T::VALUES);
-        let panel = if *gated { HALF } else { PANEL };
+    /// Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the second-level cache for every tile, the rows
+    /// of a model batch from there too.
+    fn panels<T: Operand>(self, x: &[T], panels: &[T], out: &mut [f32], team: Option<&Team>) {
+        if let Some(team) = team {
+            return self.shared_panels(x, panels, out, team);
+        }
+        for panel in 0..self.matrix.columns.bias.len() / PANEL {
+            let (first, width) = self.matrix.outputs_of(panel);
+            self.panel(panel, x, panels, Place { first, width, stride: self.matrix.outputs }, out);
+        }
+    }
+
+    /// Each panel by whoever of the team has time, in a place of its own first.
+    fn shared_panels<T: Operand>(self, x: &[T], panels: &[T], out: &mut [f32], team: &Team) {
+        let (alone, residual) = match self.epilogue {
+            Epilogue::Add(residual) => (Run { epilogue: Epilogue::Bias, ..self }, Some(residual)),
+            _ => (self, None),
+        };
+        let (stride, out) = (self.matrix.outputs, Mutex::new(out));
+        team.run((self.matrix.columns.bias.len() / PANEL) as u32, &|panel| {
+            let (first, width) = self.matrix.outputs_of(panel);
+            let mut own = vec![0.0; self.rows * width];
+            alone.panel(panel, x, panels, Place { first: 0, width, stride: width }, &mut own);
+            let mut out = out.lock();
+            for (row, own) in own.chunks_exact(width).enumerate() {
+                let out = &mut out[row * stride + first..][..width];
+                match residual {
+                    Some(residual) => {
+                        let residual = &residual[row * stride + first..][..width];
+                        out.iter_mut()
+                            .zip(own.iter().zip(residual))
+                            .for_each(|(out, (x, residual))| *out = x + residual);
+                    }
+                    None => out.copy_from_slice(own),
+                }
+            }
+        });
+    }
+
+    /// The outputs of one panel, tile after tile.
+    fn panel<T: Operand>(self, panel: usize, x: &[T], panels: &[T], place: Place, out: &mut [f32]) {
+        let PackedMatrix { path, arithmetic, inputs, columns, .. } = self.matrix;
+        let (depth, first) = (inputs.div_ceil(T::VALUES), panel * PANEL);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        for (first, left) in (0..columns.bias.len()).step_by(PANEL).zip((0..*outputs).step_by(panel)) {
-            let w = View { values: &panels[first * depth..][..depth * PANEL], stride: PANEL };
-            let columns = TileColumns {
-                bias: &columns.bias[first..][..PANEL],
-                scales: &columns.scales[first..][..PANEL],
-                totals: &columns.totals[first..][..PANEL],
-            };
-            // Whole steps are scaled before the bias comes to them.
-            let start = match arithmetic {
-                Arithmetic::Int8 => tile::ZEROS,
-                Arithmetic::F32 | Arithmetic::Bf16 => View { values: columns.bias, stride: 0 },
-            };
-            for top in (0..self.rows).step_by(TILE_ROWS) {
-                let region = Region {
-                    top,
-                    height: TILE_ROWS.min(self.rows - top),
-                    first: left,
-                    width: panel.min(outputs - left),
-                    stride: *outputs,
-                };
-                let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
-                let shape = (region.height, depth, PANEL);
-                match (arithmetic, self.epilogue) {
-                    (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if region.width == PANEL => {
-                        T::multiply(*path, factors, shape, &mut self.out[region.at(0)..], *outputs);
-                    }
-                    (Arithmetic::F32 | Arithmetic::Bf16, epilogue) => {
-                        T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
-                        store(*path, &tile, epilogue, region, self.out);
-                    }
-                    (Arithmetic::Int8, epilogue) => {
-                        T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
-                        let steps = &self.steps[top..][..region.height];
-                        store_steps(*path, &tile, steps, columns, epilogue, region, self.out);
-                    }
+        let w = View { values: &panels[first * depth..][..depth * PANEL], stride: PANEL };
+        let columns = TileColumns {
+            bias: &columns.bias[first..][..PANEL],
+            scales: &columns.scales[first..][..PANEL],
+            totals: &columns.totals[first..][..PANEL],
+        };
+        // Whole steps are scaled before the bias comes to them.
+        let start = match arithmetic {
+            Arithmetic::Int8 => tile::ZEROS,
+            Arithmetic::F32 | Arithmetic::Bf16 => View { values: columns.bias, stride: 0 },
+        };
+        for top in (0..self.rows).step_by(TILE_ROWS) {
+            let region = Region { top, height: TILE_ROWS.min(self.rows - top), place };
+            let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
+            let shape = (region.height, depth, PANEL);
+            match (arithmetic, self.epilogue) {
+                (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if place.width == PANEL => {
+                    T::multiply(*path, factors, shape, &mut out[region.at(0)..], place.stride);
+                }
+                (Arithmetic::F32 | Arithmetic::Bf16, epilogue) => {
+                    T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                    store(*path, &tile, epilogue, region, out);
+                }
+                (Arithmetic::Int8, epilogue) => {
+                    T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                    let steps = &self.steps[top..][..region.height];
+                    store_steps(*path, &tile, steps, columns, epilogue, region, out);
                 }
             }
         }
@@ -333,14 +380,20 @@ struct TileColumns<'a> {
     totals: &'a [f32],
 }
 
+/// Where the outputs of a panel lie in rows of `stride` values.
+#[derive(Clone, Copy)]
+struct Place {
+    first: usize,
+    width: usize,
+    stride: usize,
+}
+
 /// Where a tile lies in the output.
 #[derive(Clone, Copy)]
 struct Region {
     top: usize,
     height: usize,
-    first: usize,
-    width: usize,
-    stride: usize,
+    place: Place,
 }
 
 per_path! {
@@ -425,7 +478,7 @@ fn finish<const FMA: bool, V: Fn(usize) -> f32>(
 
 impl Region {
     fn at(&self, i: usize) -> usize {
-        (self.top + i) * self.stride + self.first
+        (self.top + i) * self.place.stride + self.place.first
     }
 
     /// Row `i` of the tile in `from`, in whole panels.
@@ -455,13 +508,13 @@ impl Region {
     fn write_columns<const WIDTH: usize, V: Fn(usize) -> f32>(&self, out: &mut [f32], row: impl Fn(usize) -> V) {
         for i in 0..self.height {
             let value = row(i);
-            let out = &mut out[self.at(i)..][..self.width];
+            let out = &mut out[self.at(i)..][..self.place.width];
             // A whole panel is written in place, the rest of the last one goes through a copy.
             if let Some(out) = out.first_chunk_mut::<WIDTH>() {
                 out.iter_mut().enumerate().for_each(|(j, out)| *out = value(j));
             } else {
                 let padded: [f32; WIDTH] = std::array::from_fn(value);
-                out.copy_from_slice(&padded[..self.width]);
+                out.copy_from_slice(&padded[..self.place.width]);
             }
         }
     }
@@ -469,6 +522,8 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     fn values(n: usize, seed: usize) -> Vec<f32> {
@@ -497,7 +552,7 @@ mod tests {
                     let matrix = PackedMatrix::pack(path, Arithmetic::F32, &weight, &bias, None);
                     let mut room = Converted::default();
                     let mut out = vec![f32::NAN; rows * n];
-                    matrix.multiply(&x, &mut room, Epilogue::Bias, &mut out);
+                    matrix.multiply(&x, &mut room, Epilogue::Bias, &mut out, None);
                     for (y, twin) in out.iter().zip(&expected) {
                         assert!(
                             (f64::from(*y) - twin).abs() < 1e-5 * k as f64,
@@ -505,9 +560,9 @@ mod tests {
                         );
                     }
                     let plain = out.clone();
-                    matrix.multiply(&x, &mut room, Epilogue::Add(&residual), &mut out);
+                    matrix.multiply(&x, &mut room, Epilogue::Add(&residual), &mut out, None);
                     assert!(out.iter().zip(&plain).zip(&residual).all(|((y, p), r)| *y == p + r));
-                    matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Relu), &mut out);
+                    matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Relu), &mut out, None);
                     assert!(out.iter().zip(&plain).all(|(y, p)| *y == p.max(0.0)));
                 }
             }
@@ -523,9 +578,9 @@ mod tests {
                     let mut room = Converted::default();
                     let (mut both, mut out) = (vec![f32::NAN; 7 * 2 * n], vec![f32::NAN; 7 * n]);
                     let plain = PackedMatrix::pack(path, arithmetic, &weight, &bias, None);
-                    plain.multiply(&x, &mut room, Epilogue::Bias, &mut both);
+                    plain.multiply(&x, &mut room, Epilogue::Bias, &mut both, None);
                     let gated = PackedMatrix::pack_gated(path, arithmetic, &weight, &bias, None);
-                    gated.multiply(&x, &mut room, Epilogue::Gate(Activation::Relu), &mut out);
+                    gated.multiply(&x, &mut room, Epilogue::Gate(Activation::Relu), &mut out, None);
                     for (out, both) in out.chunks(n).zip(both.chunks(2 * n)) {
                         let twin = both[..n].iter().zip(&both[n..]).map(|(gate, y)| gate.max(0.0) * y);
                         assert!(out.iter().zip(twin).all(|(y, twin)| *y == twin), "{path} {arithmetic:?} {n}x{k}");
@@ -545,7 +600,7 @@ mod tests {
                 let results = Path::available().into_iter().map(|path| {
                     let matrix = PackedMatrix::pack(path, arithmetic, &weight, &bias, None);
                     let mut out = vec![f32::NAN; 7 * n];
-                    matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out);
+                    matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out, None);
                     for (y, twin) in out.iter().zip(&expected) {
                         let wrong = (f64::from(*y) - twin).abs();
                         assert!(
@@ -575,18 +630,57 @@ mod tests {
                 let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                 let mut room = Converted::default();
                 let mut whole = vec![0.0; 20 * n];
-                matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Gelu), &mut whole);
+                matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Gelu), &mut whole, None);
                 for rows in 1..20 {
                     for top in [0, 20 - rows] {
                         let mut part = vec![0.0; rows * n];
                         let inputs = &x[top * k..(top + rows) * k];
-                        matrix.multiply(inputs, &mut room, Epilogue::Activate(Activation::Gelu), &mut part);
+                        matrix.multiply(inputs, &mut room, Epilogue::Activate(Activation::Gelu), &mut part, None);
                         let same = part == whole[top * n..(top + rows) * n];
                         assert!(same, "{path:?} {arithmetic:?}: {rows} rows from {top}");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_team_gives_the_bits_of_one() {
+        let (n, k, team) = (200, 384, Team::default());
+        let (x, residual) = (values(20 * k, 3), values(20 * n, 5));
+        let mut differing = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| team.help());
+            while !team.has_helpers() {
+                thread::yield_now();
+            }
+            for path in Path::available() {
+                for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8] {
+                    let plain = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
+                    let gated =
+                        PackedMatrix::pack_gated(path, arithmetic, &values(2 * n * k, 1), &values(2 * n, 2), None);
+                    for rows in [1, 7, 20] {
+                        for (matrix, epilogue) in [
+                            (&plain, Epilogue::Bias),
+                            (&plain, Epilogue::Add(&residual[..rows * n])),
+                            (&plain, Epilogue::Activate(Activation::Gelu)),
+                            (&gated, Epilogue::Gate(Activation::Silu)),
+                        ] {
+                            let product = |team| {
+                                let mut out = vec![0.0; rows * n];
+                                matrix.multiply(&x[..rows * k], &mut Converted::default(), epilogue, &mut out, team);
+                                out
+                            };
+                            if product(Some(&team)) != product(None) {
+                                differing.push(format!("{path:?} {arithmetic:?} {epilogue:?}: {rows} rows"));
+                            }
+                        }
+                    }
+                }
+            }
+            team.end();
+        });
+        assert!(differing.is_empty(), "{differing:?}");
     }
 
     /// One input column is 50 times larger than the others, as behind a layer norm: without smoothing its step is
@@ -602,7 +696,7 @@ mod tests {
             let error = |ranges: Option<&[f32]>| {
                 let matrix = PackedMatrix::pack(path, Arithmetic::Int8, &weight, &bias, ranges);
                 let mut out = vec![0.0; rows * n];
-                matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out);
+                matrix.multiply(&x, &mut Converted::default(), Epilogue::Bias, &mut out, None);
                 out.iter().zip(&twin).map(|(&y, twin)| (f64::from(y) - twin).powi(2)).sum::<f64>().sqrt()
             };
             let (plain, smoothed) = (error(None), error(Some(&column_ranges(&x, k))));
@@ -625,7 +719,7 @@ mod tests {
                 let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                 for &epilogue in &epilogues {
                     let mut out = vec![0.0; 3 * n];
-                    matrix.multiply(&x, &mut Converted::default(), epilogue, &mut out);
+                    matrix.multiply(&x, &mut Converted::default(), epilogue, &mut out, None);
                     assert!(out[..n].iter().all(|y| y.is_finite()), "{path} {arithmetic:?} {epilogue:?}");
                     assert!(out[n..2 * n].iter().all(|y| y.is_nan()), "{path} {arithmetic:?} {epilogue:?}");
                     // An activation may turn minus infinity into 0.

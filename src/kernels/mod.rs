@@ -14,6 +14,7 @@
 //! | `rotary.rs` | positions of tokens, turned into queries and keys |
 //! | `attention.rs` | softmax(q k^T) v of one text |
 //! | `softmax.rs` | scores -> weights |
+//! | `team.rs` | threads that share the products of a lone text |
 //! | `rows.rs` | normalisation, exponentials, activation functions |
 
 mod attention;
@@ -23,6 +24,7 @@ mod path;
 mod rotary;
 mod rows;
 mod softmax;
+mod team;
 mod tile;
 
 pub(crate) use attention::{Attention, AttentionScratch, Bias, Reach};
@@ -31,3 +33,4 @@ pub(crate) use matrix::{Arithmetic, Epilogue, PackedMatrix, column_ranges};
 pub(crate) use path::Path;
 pub(crate) use rotary::Rotary;
 pub(crate) use rows::{Activation, Norm};
+pub(crate) use team::Team;

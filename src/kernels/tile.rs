@@ -17,7 +17,7 @@ pub(super) struct Bf16Pair(pub(super) u32);
 pub(super) struct Int8Quad(pub(super) u32);
 
 /// What a micro-kernel reads at a time: one or more neighbouring values of `k` in 32 bits.
-pub(super) trait Operand: Copy + Default + 'static {
+pub(super) trait Operand: Copy + Default + Sync + 'static {
     /// Values of `k` in one operand.
     const VALUES: usize;
 

@@ -23,6 +23,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// Tokens of a batch that it runs best, where no setting says another number.
     fn batch_tokens(&self) -> usize;
+
+    /// Whether a lone text is done sooner where threads help that have nothing else to do.
+    fn gains_by_help(&self) -> bool;
 }
 
 /// Tokens of a batch on the CPU: the activations of a small model stay in a core's second-level cache.

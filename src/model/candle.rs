@@ -376,6 +376,10 @@ impl Backend for CandleEncoder {
     fn batch_tokens(&self) -> usize {
         if self.device.is_cpu() { CPU_BATCH_TOKENS } else { 8192 }
     }
+
+    fn gains_by_help(&self) -> bool {
+        false
+    }
 }
 
 /// What is added to the scores, so that a token sees only those within a layer's reach and no padding: made once per batch

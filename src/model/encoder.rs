@@ -12,7 +12,7 @@ use super::scratch::Scratch;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Arithmetic, Attention, Converted, Epilogue, Norm, PackedMatrix, Path, Rotary, column_ranges,
+    Activation, Arithmetic, Attention, Converted, Epilogue, Norm, PackedMatrix, Path, Rotary, Team, column_ranges,
 };
 use crate::options::Precision;
 
@@ -57,6 +57,11 @@ impl Backend for Cpu {
 
     fn batch_tokens(&self) -> usize {
         CPU_BATCH_TOKENS
+    }
+
+    /// Helpers come within some microseconds, in which a core reads some hundred KiB.
+    fn gains_by_help(&self) -> bool {
+        self.encoder.layers_size() >= 1 << 20
     }
 }
 
@@ -148,10 +153,14 @@ impl CpuEncoder {
         let floats = |values: &[f32]| size_of_val(values);
         let positions = self.embeddings.positions.as_ref().map_or(0, |(rows, _)| floats(rows));
         let projection = self.embeddings.projection.as_ref().map_or(0, PackedMatrix::size);
-        let layer = |layer: &Layer| [&layer.qkv, &layer.out, &layer.wide, &layer.narrow].map(PackedMatrix::size);
         let tables: usize = self.rotary.iter().map(|rotary| floats(rotary.table().0) * 2).sum();
-        let layers: usize = self.layers.iter().flat_map(layer).sum();
-        floats(&self.embeddings.words) + positions + projection + tables + layers
+        floats(&self.embeddings.words) + positions + projection + tables + self.layers_size()
+    }
+
+    /// Bytes of the weights that every token is multiplied with.
+    fn layers_size(&self) -> usize {
+        let layer = |layer: &Layer| [&layer.qkv, &layer.out, &layer.wide, &layer.narrow].map(PackedMatrix::size);
+        self.layers.iter().flat_map(layer).sum()
     }
 
     /// Runs one model batch and gives the last rows, `[tokens, hidden]`, in the scratch. `go_on` is asked between
@@ -172,14 +181,14 @@ impl CpuEncoder {
 
     /// Looks the tokens up.
     fn begin(&self, ids: &[u32], starts: &[usize], scratch: &mut Scratch) {
-        let Scratch { states, normed, converted, .. } = scratch;
+        let Scratch { states, normed, converted, team, .. } = scratch;
         states.resize(ids.len() * self.hidden, 0.0);
         let Some(projection) = &self.embeddings.projection else {
             return self.embeddings.look_up(self.path, ids, starts, states);
         };
         normed.resize(ids.len() * self.embeddings.width, 0.0);
         self.embeddings.look_up(self.path, ids, starts, normed);
-        projection.multiply(normed, converted, Epilogue::Bias, states);
+        Product { converted, team: team.as_deref() }.of(projection, normed, Epilogue::Bias, states);
     }
 
     /// One layer; when `go_on` says no, its rows are left unfinished.
@@ -188,28 +197,30 @@ impl CpuEncoder {
         if !go_on() {
             return;
         }
-        let Scratch { states, normed, context, summed, wide, converted, .. } = scratch;
+        let Scratch { states, normed, context, summed, wide, converted, team, .. } = scratch;
+        let mut product = Product { converted, team: team.as_deref() };
         summed.resize(states.len(), 0.0);
-        self.add(&layer.out, &layer.attention_norms, context, converted, states, summed);
+        self.add(&layer.out, &layer.attention_norms, context, &mut product, states, summed);
         let rows = self.before(&layer.feed_forward_norms, summed, normed);
         let size = FEED_FORWARD_ROWS * self.hidden;
         for ((rows, summed), states) in rows.chunks(size).zip(summed.chunks(size)).zip(states.chunks_mut(size)) {
             wide.resize(rows.len() / self.hidden * self.width, 0.0);
-            layer.wide.multiply(rows, converted, self.epilogue, wide);
-            self.add(&layer.narrow, &layer.feed_forward_norms, wide, converted, summed, states);
+            product.of(&layer.wide, rows, self.epilogue, wide);
+            self.add(&layer.narrow, &layer.feed_forward_norms, wide, &mut product, summed, states);
         }
     }
 
     /// Queries, keys and values of all rows, then attention text by text.
     fn attend(&self, layer: &Layer, starts: &[usize], scratch: &mut Scratch, go_on: &dyn Fn() -> bool) {
-        let Scratch { states, normed, qkv, context, attention, converted, .. } = scratch;
+        let Scratch { states, normed, qkv, context, attention, converted, team, .. } = scratch;
         let (path, stride) = (self.path, layer.attention.row());
         let (heads, head) = (layer.attention.heads, layer.attention.head);
         let (q_width, kv_width) = (heads * head, layer.attention.key_heads * head);
         let tokens = states.len() / self.hidden;
         qkv.resize(tokens * stride, 0.0);
         context.resize(tokens * q_width, 0.0);
-        layer.qkv.multiply(self.before(&layer.attention_norms, states, normed), converted, Epilogue::Bias, qkv);
+        let rows = self.before(&layer.attention_norms, states, normed);
+        Product { converted, team: team.as_deref() }.of(&layer.qkv, rows, Epilogue::Bias, qkv);
         if let Some((query, key)) = &layer.query_key_norms {
             query.apply_within(path, qkv, stride, 0..q_width);
             key.apply_within(path, qkv, stride, q_width..q_width + kv_width);
@@ -238,15 +249,15 @@ impl CpuEncoder {
         matrix: &PackedMatrix,
         norms: &HalfNorms,
         x: &[f32],
-        converted: &mut Converted,
+        product: &mut Product<'_>,
         residual: &[f32],
         out: &mut [f32],
     ) {
         match &norms.inside {
-            None => matrix.multiply(x, converted, Epilogue::Add(residual), out),
+            None => product.of(matrix, x, Epilogue::Add(residual), out),
             Some(norm) => {
                 let epilogue = if norms.twice { Epilogue::Add(residual) } else { Epilogue::Bias };
-                matrix.multiply(x, converted, epilogue, out);
+                product.of(matrix, x, epilogue, out);
                 norm.apply(self.path, out);
                 out.iter_mut().zip(residual).for_each(|(out, x)| *out += x);
             }
@@ -254,6 +265,18 @@ impl CpuEncoder {
         if let Some(norm) = &norms.after {
             norm.apply(self.path, out);
         }
+    }
+}
+
+/// What the products of a pass share.
+struct Product<'a> {
+    converted: &'a mut Converted,
+    team: Option<&'a Team>,
+}
+
+impl Product<'_> {
+    fn of(&mut self, matrix: &PackedMatrix, x: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
+        matrix.multiply(x, self.converted, epilogue, out, self.team);
     }
 }
 

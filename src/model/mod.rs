@@ -66,6 +66,7 @@ mod tokenizer;
 mod tokenizer_file;
 mod weights;
 
+pub(crate) use crate::kernels::Team;
 pub(crate) use backend::{BatchShape, Pass};
 pub(crate) use batch::FlatBatch;
 pub(crate) use catalog::{Found, find, loaded};

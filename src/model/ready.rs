@@ -72,6 +72,11 @@ impl Model {
         self.backend.batch_tokens()
     }
 
+    /// Whether a lone text is done sooner where threads help that have nothing else to do.
+    pub(crate) fn gains_by_help(&self) -> bool {
+        self.backend.gains_by_help()
+    }
+
     /// Tokens of `prompt + text`, cut to `max_tokens`.
     pub(crate) fn tokenize(
         &self,

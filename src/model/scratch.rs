@@ -1,6 +1,8 @@
 //! What a worker keeps between model batches.
 
-use crate::kernels::{AttentionScratch, Converted};
+use std::sync::Arc;
+
+use crate::kernels::{AttentionScratch, Converted, Team};
 
 /// Activations of one worker, kept from batch to batch so that a warm worker allocates nothing but the vectors it gives.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub(crate) struct Scratch {
     pub(super) wide: Vec<f32>,
     pub(super) attention: AttentionScratch,
     pub(super) converted: Converted,
+    /// Who shares the products of this pass, while they have nothing else to do.
+    pub(crate) team: Option<Arc<Team>>,
 }
 
 impl Scratch {
@@ -28,7 +32,7 @@ impl Scratch {
     /// Frees what only the last batch needed.
     pub(super) fn shrink(&mut self, tokens: usize) {
         if tokens > Self::MOST_KEPT {
-            *self = Self::default();
+            *self = Self { team: self.team.take(), ..Self::default() };
         }
     }
 }
