@@ -22,6 +22,9 @@ use datafusion::prelude::SessionContext;
 use datafusion_embed::cluster::Cluster;
 use datafusion_embed::{SessionOptions, session};
 
+mod account;
+use account::account;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
     let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)).cloned();
@@ -143,15 +146,15 @@ async fn tasks(plan: &Plan, folder: &Path) -> Result<()> {
     }
     let count = async |sql: String| ctx.sql(&sql).await?.collect().await;
     count(format!("SELECT count(*) FROM '{}/0.csv'", files.display())).await?;
-    let (began, before) = (Instant::now(), scheduler.cpu_seconds());
+    let (began, before) = (Instant::now(), account(scheduler.child.id(), "cpu"));
     let counted = count(format!("SELECT count(t) FROM '{}/'", files.display())).await?;
     assert_eq!(counted[0].column(0).as_primitive::<Int64Type>().value(0), plan.tasks as i64, "every file is read");
-    let (seconds, cpu) = (began.elapsed().as_secs_f64(), scheduler.cpu_seconds() - before);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), account(scheduler.child.id(), "cpu") - before);
     print(&format!(
         "\n{} tasks: {seconds:.2} s, of the scheduler's processor {:.3} ms each, its memory {:.0} MiB at most\n",
         plan.tasks,
         cpu * 1e3 / plan.tasks as f64,
-        scheduler.peak_mib()
+        account(scheduler.child.id(), "VmHWM")
     ));
     let rows = ctx.sql("SELECT CAST(count(*) AS BIGINT UNSIGNED) FROM embed_models()").await?.collect().await?;
     assert_eq!(rows[0].column(0).as_primitive::<UInt64Type>().value(0), 0, "nothing was embedded");
@@ -203,21 +206,6 @@ impl Process {
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut said).expect("a line");
         let address = said.trim().strip_prefix("listening on ").expect("an address").to_owned();
         Self { child, address }
-    }
-
-    /// Seconds of processor that it took so far; 0 where the kernel does not say.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        // User and system time, in hundredths.
-        [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum::<f64>() / 100.0
-    }
-
-    /// Most memory it ever held, as the kernel says.
-    fn peak_mib(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<f64>().ok()).map_or(0.0, |kib| kib / 1024.0)
     }
 }
 

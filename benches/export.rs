@@ -19,6 +19,9 @@ use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 use datafusion_embed::SessionOptions;
 
+mod account;
+use account::account;
+
 const BATCH: usize = 8192;
 
 /// Name, options of COPY, and whether the session writes as before.
@@ -83,9 +86,9 @@ async fn write(batches: &[RecordBatch], file: &Path, options: &str, is_before: b
     let table = MemTable::try_new(batches[0].schema(), vec![left.to_vec(), right.to_vec()])?;
     ctx.register_table("t", Arc::new(table))?;
     let options = if options.is_empty() { String::new() } else { format!("OPTIONS ({options})") };
-    let (start, busy) = (Instant::now(), cpu_seconds());
+    let (start, busy) = (Instant::now(), account("self", "cpu"));
     ctx.sql(&format!("COPY (SELECT id, v FROM t) TO '{}' {options}", file.display())).await?.collect().await?;
-    Ok((start.elapsed().as_secs_f64(), cpu_seconds() - busy))
+    Ok((start.elapsed().as_secs_f64(), account("self", "cpu") - busy))
 }
 
 /// Seconds to read all vectors.
@@ -94,14 +97,6 @@ async fn scan(file: &Path) -> Result<f64> {
     let start = Instant::now();
     ctx.sql(&format!("SELECT count(v), max(v[1]) FROM '{}'", file.display())).await?.collect().await?;
     Ok(start.elapsed().as_secs_f64())
-}
-
-/// Of this process so far; 0 where the system does not say.
-fn cpu_seconds() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
 
 async fn from_file(file: &str) -> Result<Vec<RecordBatch>> {

@@ -3,8 +3,8 @@
 //! The search: `SELECT title FROM docs ORDER BY cosine_similarity(v, embed_query('...')) DESC LIMIT 5` over 320 vectors in memory, each
 //! time with another text, from N tasks on a runtime of as many threads as there are cores. In the same run: the same query with a
 //! stored vector in the place of the call (*c*, its core time), a text in bulk (*b*, its core time), the encoding of such a text alone,
-//! and searches beside an export that keeps all cores busy. *of the limit* is rate x (b + c) / cores. Times are medians and 99th
-//! percentiles of all queries of a line.
+//! and searches beside an export that keeps all cores busy. *of the limit* is rate x (b + c) / cores, and beside the export what the
+//! searches take of the cores. Times are medians and 99th percentiles of all queries of a line.
 //!
 //! Left out: the network, and the client of a server.
 //!
@@ -14,13 +14,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
+use datafusion::datasource::MemTable;
 use datafusion::error::Result;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use datafusion_embed::{SessionOptions, session};
+
+mod account;
+use account::account;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
@@ -81,12 +86,16 @@ impl Searches {
         let bulk = this.bulk(cores).await?;
         let lone = this.lone().await?;
         print(&format!(
-            "{}, kernels {}, {cores} cores: c = {:.3} ms, b = {:.3} ms, a text alone {:.3} ms\n\n| clients | searches/s | of the limit | p50 ms | p99 ms |\n|---|---|---|---|---|",
+            "{}, kernels {}, {cores} cores: c = {:.3} ms, b = {:.3} ms, a text alone {:.3} ms\n",
             this.precision,
             datafusion_embed::kernel_path().expect("kernels"),
             stored * 1e3,
             bulk * 1e3,
             lone * 1e3
+        ));
+        print(&format!(
+            "{}\n\n| clients | searches/s | of the limit | p50 ms | p99 ms |\n|---|---|---|---|---|",
+            this.costs().await?
         ));
         for &clients in clients {
             let (rate, times) = Arc::clone(&this).from(clients).await?;
@@ -94,15 +103,19 @@ impl Searches {
         }
         let alone = this.export_alone().await?;
         let (busy, rate, times) = Arc::clone(&this).beside_export(bench).await?;
-        print(&line("1, beside an export", rate, 0.0, &times));
-        print(&format!("\nthe export: {:.3} of its speed alone\n", alone / busy));
+        let taken = rate * this.on_one_core().await? / cores as f64;
+        print(&line("1, beside an export", rate, taken, &times));
+        print(&format!(
+            "\nthe export: {:.3} of its speed alone, and the searches took {taken:.3} of the cores\n",
+            alone / busy
+        ));
         if bench {
-            let before = resident_mib();
+            let before = account("self", "VmRSS");
             Arc::clone(&this).from(16).await?;
             print(&format!(
                 "memory: {before:.0} MiB, after {} more searches {:.0} MiB\n",
                 this.queries,
-                resident_mib()
+                account("self", "VmRSS")
             ));
         }
         Ok(())
@@ -110,11 +123,45 @@ impl Searches {
 
     /// Core time of a search with a stored vector.
     async fn stored(&self) -> Result<f64> {
-        let before = cpu_seconds();
+        let before = account("self", "cpu");
         for _ in 0..self.queries {
             self.search("(SELECT v FROM docs LIMIT 1)").await?;
         }
-        Ok((cpu_seconds() - before) / self.queries as f64)
+        Ok((account("self", "cpu") - before) / self.queries as f64)
+    }
+
+    /// Where the time of a search with a stored vector goes; and of a query of that shape without us, here and in a session of
+    /// DataFusion alone.
+    async fn costs(&self) -> Result<String> {
+        let rows = self.ctx.sql("SELECT title FROM docs").await?.collect().await?;
+        let plain = SessionContext::new();
+        plain.register_table("docs", Arc::new(MemTable::try_new(rows[0].schema(), vec![rows])?))?;
+        let search = "SELECT title FROM docs ORDER BY cosine_similarity(v, (SELECT v FROM docs LIMIT 1)) DESC LIMIT 5";
+        let other = "SELECT title FROM docs ORDER BY reverse(title) DESC LIMIT 5";
+        let mut lines = Vec::new();
+        for (what, ctx, sql) in [
+            ("a search with a stored vector", &self.ctx, search),
+            ("ORDER BY reverse(title)", &self.ctx, other),
+            ("the same in DataFusion alone", &plain, other),
+        ] {
+            let mut times: [Vec<Duration>; 3] = Default::default();
+            for _ in 0..self.queries {
+                let began = Instant::now();
+                let analysed = ctx.sql(sql).await?;
+                let parsed = began.elapsed();
+                let plan = analysed.create_physical_plan().await?;
+                let planned = began.elapsed();
+                collect(plan, ctx.task_ctx()).await?;
+                let all = [parsed, planned - parsed, began.elapsed() - planned];
+                times.iter_mut().zip(all).for_each(|(times, time)| times.push(time));
+            }
+            let [parsed, planned, run] = times.map(|mut times| {
+                times.sort();
+                times[times.len() / 2].as_secs_f64() * 1e3
+            });
+            lines.push(format!("{what}: parsed {parsed:.3} ms, planned {planned:.3}, run {run:.3}"));
+        }
+        Ok(lines.join("\n"))
     }
 
     /// Core time of such a text among many.
@@ -124,6 +171,18 @@ impl Searches {
         let began = Instant::now();
         self.ctx.sql(&sql).await?.collect().await?;
         Ok(began.elapsed().as_secs_f64() * cores as f64 / self.queries as f64)
+    }
+
+    /// Core time of a search whose text one core encodes alone.
+    async fn on_one_core(&self) -> Result<f64> {
+        self.ctx.sql("SET embed.concurrency = 1").await?.collect().await?;
+        let before = account("self", "cpu");
+        for _ in 0..self.queries {
+            self.search(&format!("embed_query('{}')", self.text())).await?;
+        }
+        let taken = (account("self", "cpu") - before) / self.queries as f64;
+        self.ctx.sql("SET embed.concurrency = 0").await?.collect().await?;
+        Ok(taken)
     }
 
     /// Time of such a text alone, the rest of a query not counted.
@@ -205,21 +264,6 @@ fn line(clients: &str, rate: f64, share: f64, times: &[Duration]) -> String {
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     format!("| {clients} | {rate:.0} | {share:.2} | {:.2} | {:.2} |", at(0.5), at(0.99))
-}
-
-/// Seconds of processor of this process; 0 where the kernel does not say.
-fn cpu_seconds() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    // User and system time, in hundredths.
-    [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum::<f64>() / 100.0
-}
-
-/// Memory that this process holds.
-fn resident_mib() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<f64>().ok()).map_or(0.0, |kib| kib / 1024.0)
 }
 
 #[expect(clippy::print_stdout, reason = "a bench shows its numbers")]

@@ -16,13 +16,16 @@
 use std::process::{Command, ExitCode};
 use std::sync::Barrier;
 use std::time::Instant;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::error::Result;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_embed::stages::Product;
+
+mod account;
+use account::account;
 
 /// Matrix products of one token through all-MiniLM-L6-v2: 6 layers x 2 x (4 x 384 x 384 + 2 x 384 x 1536).
 const FLOP_PER_TOKEN: f64 = 21.23e6;
@@ -125,19 +128,12 @@ async fn export(file: &str, rows: usize, threads: usize, precision: &str) -> Res
     let seconds = start.elapsed().as_secs_f64();
     let written = number(&ctx, &format!("SELECT count(*) FROM '{out}'")).await?;
     assert_eq!(written, rows as i64, "every row is written");
-    Ok(Measured { seconds, tokens: number(&ctx, tokens).await? - before, peak_mib: peak_mib() })
+    Ok(Measured { seconds, tokens: number(&ctx, tokens).await? - before, peak_mib: account("self", "VmHWM") })
 }
 
 async fn number(ctx: &SessionContext, sql: &str) -> Result<i64> {
     let batches = ctx.sql(sql).await?.collect().await?;
     Ok(batches[0].column(0).as_primitive::<Int64Type>().value(0))
-}
-
-/// Most memory this process ever held, from the kernel's own account; 0 where there is none.
-fn peak_mib() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<f64>().ok()).map_or(0.0, |kib| kib / 1024.0)
 }
 
 /// FLOP/s of f32 products.
