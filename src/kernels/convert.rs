@@ -5,7 +5,7 @@
 
 use super::path::{Instructions, Path, fused, per_path};
 use super::rows::{LANES, ROUND, add_up, largest};
-use super::tile::{Bf16Pair, Int8Quad, Operand};
+use super::tile::{Bf16Pair, Int8Quad, Narrow, Operand};
 
 /// Converted rows and what belongs to them, kept between products.
 #[derive(Debug, Default)]
@@ -16,7 +16,8 @@ pub(crate) struct Converted {
     pub(super) quads: Vec<Int8Quad>,
     /// `[rows]`, of `quads`.
     pub(super) steps: Vec<Steps>,
-    /// `[rows, inputs]`: the same values widened again, where the processor has no instructions for the precision.
+    /// The same values widened again, where the processor has no instructions for the precision: as many in a row as its words
+    /// hold.
     pub(super) widened: Vec<f32>,
 }
 
@@ -39,21 +40,11 @@ pub(super) fn to_bf16(x: f32) -> u16 {
     if x.is_nan() { 0x7fc0 } else { rounded as u16 }
 }
 
-/// The value of a bf16.
-#[inline(always)]
-pub(super) fn from_bf16(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
 impl Bf16Pair {
     /// Two values, rounded.
     #[inline(always)]
     pub(super) fn join(low: f32, high: f32) -> Self {
         Self(u32::from(to_bf16(low)) | u32::from(to_bf16(high)) << 16)
-    }
-
-    fn values(self) -> [f32; 2] {
-        [from_bf16(self.0 as u16), from_bf16((self.0 >> 16) as u16)]
     }
 }
 
@@ -199,20 +190,17 @@ mod x86 {
     }
 }
 
-/// Pairs as f32 rows.
-pub(super) fn widen_bf16(pairs: &[Bf16Pair], width: usize, out: &mut Vec<f32>) {
+/// Pairs as f32.
+pub(super) fn widen_bf16(pairs: &[Bf16Pair], out: &mut Vec<f32>) {
     out.clear();
-    for row in pairs.chunks_exact(width.div_ceil(Bf16Pair::VALUES)) {
-        out.extend(row.iter().flat_map(|pair| pair.values()).take(width));
-    }
+    out.extend(pairs.iter().flat_map(|pair| [0, 1].map(|number| pair.value(number))));
 }
 
-/// Quads as f32 rows of whole numbers, each row's zero taken off.
+/// Rows of quads, `[rows, width]`, as f32 of whole numbers, each row's zero taken off.
 pub(super) fn widen_int8(quads: &[Int8Quad], width: usize, steps: &mut [Steps], out: &mut Vec<f32>) {
     out.clear();
-    for (row, steps) in quads.chunks_exact(width.div_ceil(Int8Quad::VALUES)).zip(steps) {
-        let values = row.iter().flat_map(|quad| quad.0.to_le_bytes()).map(|byte| f32::from(byte) - steps.zero);
-        out.extend(values.take(width));
+    for (row, steps) in quads.chunks_exact(width).zip(steps) {
+        out.extend(row.iter().flat_map(|quad| quad.0.to_le_bytes()).map(|byte| f32::from(byte) - steps.zero));
         steps.zero = 0.0;
     }
 }
@@ -239,8 +227,9 @@ mod tests {
                 let mut pairs = vec![Bf16Pair::default(); 3 * width.div_ceil(2)];
                 rows_to_bf16(path, &rows, width, &mut pairs);
                 let mut widened = Vec::new();
-                widen_bf16(&pairs, width, &mut widened);
-                for (x, y) in rows.iter().zip(&widened) {
+                widen_bf16(&pairs, &mut widened);
+                let widened = widened.chunks_exact(width.next_multiple_of(2)).flat_map(|row| &row[..width]);
+                for (x, y) in rows.iter().zip(widened) {
                     // Instructions for bf16 take denormals for zero.
                     let wrong = (x - y).abs();
                     assert!(wrong <= x.abs() / 256.0 || wrong < f32::MIN_POSITIVE, "{path:?} width {width}: {x} {y}");
@@ -260,8 +249,9 @@ mod tests {
                     let mut quads = vec![Int8Quad::default(); 3 * width.div_ceil(4)];
                     let (mut steps, mut widened) = (vec![Steps::default(); 3], Vec::new());
                     rows_to_int8(path, &rows, &factors, &mut quads, &mut steps);
-                    widen_int8(&quads, width, &mut steps, &mut widened);
-                    for (i, (x, number)) in rows.iter().zip(&widened).enumerate() {
+                    widen_int8(&quads, width.div_ceil(4), &mut steps, &mut widened);
+                    let widened = widened.chunks_exact(width.next_multiple_of(4)).flat_map(|row| &row[..width]);
+                    for (i, (x, number)) in rows.iter().zip(widened).enumerate() {
                         let (x, scale) = (x * factors[i % width], steps[i / width].scale);
                         let wrong = (x - number * scale).abs();
                         assert!(wrong <= 0.501 * scale, "{path:?} width {width}: {x} became {number} x {scale}");

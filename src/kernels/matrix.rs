@@ -13,21 +13,24 @@
 //! | bf16 | bf16 | rounded to bf16 | f32 |
 //! | int8 | int8, a scale per output | int8, scale and zero per row | i32, exact |
 //!
-//! Where the processor has no instructions for bf16 or int8, the rounded values are widened to f32 again and multiplied
-//! there: the same rounding, so the same class of result, a little slower than f32.
+//! Where the processor has no instructions for bf16 or int8, the rounded values are widened to f32 and multiplied there: the same
+//! rounding, so the same class of result. In memory weights are always as small as their precision; they are widened a panel at a
+//! time for many rows, which then read it from the second-level cache, and in registers for a few rows, which wait for memory.
 //!
 //! int8 has one scale for a whole row, so a column whose values are far larger than the others' costs all of them their
 //! precision. Where the ranges of the input columns are known, they are *smoothed*: a column is divided, and its weights
 //! are multiplied, by the square root of (range of the inputs / range of the weights), which splits the difficulty between
 //! the two.
 
+use std::cell::RefCell;
+
 use parking_lot::Mutex;
 
-use super::convert::{Converted, Steps, from_bf16, rows_to_bf16, rows_to_int8, to_bf16, widen_bf16, widen_int8};
-use super::path::{Path, fused, per_path};
+use super::convert::{Converted, Steps, rows_to_bf16, rows_to_int8, widen_bf16, widen_int8};
+use super::path::{Instructions, Path, fused, per_path};
 use super::rows::{Activation, ROUND, activate};
 use super::team::Team;
-use super::tile::{self, Bf16Pair, Factors, Int8Quad, Operand, View};
+use super::tile::{self, Bf16Pair, Factors, Int8Quad, Narrow, Operand, Shape, View};
 
 /// Outputs per panel: four AVX-512 registers.
 const PANEL: usize = 64;
@@ -70,7 +73,6 @@ const MOST_INT8_INPUTS: usize = 65_536;
 /// Packed weights, `[panels][depth][PANEL]`.
 #[derive(Debug)]
 enum Panels {
-    /// bf16 and int8 too, where they are widened.
     F32(Vec<f32>),
     Bf16(Vec<Bf16Pair>),
     Int8(Vec<Int8Quad>),
@@ -121,17 +123,12 @@ impl PackedMatrix {
         let mut factors = Vec::new();
         let panels = match arithmetic {
             Arithmetic::F32 => Panels::F32(panels(weight, inputs, |w| w[0])),
-            Arithmetic::Bf16 if path.has_bf16() => Panels::Bf16(panels(weight, inputs, |w| Bf16Pair::join(w[0], w[1]))),
-            Arithmetic::Bf16 => Panels::F32(panels(weight, inputs, |w| from_bf16(to_bf16(w[0])))),
+            Arithmetic::Bf16 => Panels::Bf16(panels(weight, inputs, |w| Bf16Pair::join(w[0], w[1]))),
             Arithmetic::Int8 => {
                 factors = ranges.map_or_else(|| vec![1.0; inputs], |ranges| smoothing_factors(weight, ranges));
                 let steps = columns.round_to_int8(weight, &factors);
-                if path.has_int8() {
-                    let quad = |w: [f32; 4]| Int8Quad(u32::from_le_bytes(w.map(|w| w as i8 as u8)));
-                    Panels::Int8(panels(&steps, inputs, quad))
-                } else {
-                    Panels::F32(panels(&steps, inputs, |w| w[0]))
-                }
+                let quad = |w: [f32; 4]| Int8Quad(u32::from_le_bytes(w.map(|w| w as i8 as u8)));
+                Panels::Int8(panels(&steps, inputs, quad))
             }
         };
         for column in [&mut columns.bias, &mut columns.scales, &mut columns.totals] {
@@ -194,11 +191,18 @@ impl PackedMatrix {
         let run = Run { matrix: self, rows, steps, epilogue };
         let team = team.filter(|team| team.has_helpers());
         match &self.panels {
-            Panels::F32(panels) if self.arithmetic == Arithmetic::F32 => run.panels(x, panels, out, team),
-            Panels::F32(panels) => run.panels(widened, panels, out, team),
-            Panels::Bf16(panels) => run.panels(pairs, panels, out, team),
-            Panels::Int8(panels) => run.panels(quads, panels, out, team),
+            Panels::F32(weights) => run.panels(x, weights, f32::multiply, out, team),
+            Panels::Bf16(weights) if self.path.has_bf16() => run.panels(pairs, weights, Operand::multiply, out, team),
+            Panels::Bf16(weights) => run.widened_panels(widened, weights, out, team),
+            Panels::Int8(weights) if self.path.has_int8() => run.panels(quads, weights, Operand::multiply, out, team),
+            Panels::Int8(weights) => run.widened_panels(widened, weights, out, team),
         }
+    }
+
+    /// The weights of a panel, `[depth, PANEL]`.
+    fn panel<'a, W: Operand>(&self, weights: &'a [W], panel: usize) -> &'a [W] {
+        let size = self.inputs.div_ceil(W::VALUES) * PANEL;
+        &weights[panel * size..][..size]
     }
 
     /// The outputs of a panel: the first one, and how many.
@@ -210,22 +214,21 @@ impl PackedMatrix {
     /// Brings the inputs into this matrix's arithmetic.
     fn convert(&self, x: &[f32], rows: usize, converted: &mut Converted) {
         let Converted { pairs, quads, steps, widened } = converted;
-        let widen = matches!(self.panels, Panels::F32(_));
         match self.arithmetic {
             Arithmetic::F32 => {}
             Arithmetic::Bf16 => {
                 pairs.resize(rows * self.inputs.div_ceil(Bf16Pair::VALUES), Bf16Pair::default());
                 rows_to_bf16(self.path, x, self.inputs, pairs);
-                if widen {
-                    widen_bf16(pairs, self.inputs, widened);
+                if !self.path.has_bf16() {
+                    widen_bf16(pairs, widened);
                 }
             }
             Arithmetic::Int8 => {
                 quads.resize(rows * self.inputs.div_ceil(Int8Quad::VALUES), Int8Quad::default());
                 steps.resize(rows, Steps::default());
                 rows_to_int8(self.path, x, &self.factors, quads, steps);
-                if widen {
-                    widen_int8(quads, self.inputs, steps, widened);
+                if !self.path.has_int8() {
+                    widen_int8(quads, self.inputs.div_ceil(Int8Quad::VALUES), steps, widened);
                 }
             }
         }
@@ -294,21 +297,64 @@ struct Run<'a> {
     epilogue: Epilogue<'a>,
 }
 
-impl Run<'_> {
+/// Multiplies a tile.
+type Product<X, W> = fn(Path, Factors<'_, X, W>, Shape, &mut [f32], usize);
+
+/// Computes one panel of a run: which one, and where its outputs go.
+type OnePanel<'r, 'a> = &'r (dyn Fn(Run<'a>, usize, Place, &mut [f32]) + Sync);
+
+thread_local! {
+    /// A panel whose weights are widened.
+    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<'a> Run<'a> {
     /// Panels outside, rows inside: a panel (at most a few hundred KiB) is read from the second-level cache for every tile, the rows
     /// of a model batch from there too.
-    fn panels<T: Operand>(self, x: &[T], panels: &[T], out: &mut [f32], team: Option<&Team>) {
+    fn panels<X: Operand, W: Operand>(
+        self,
+        x: &[X],
+        weights: &[W],
+        product: Product<X, W>,
+        out: &mut [f32],
+        team: Option<&Team>,
+    ) {
+        let one = |run: Self, panel: usize, place: Place, out: &mut [f32]| {
+            run.panel(panel, x, run.matrix.panel(weights, panel), product, place, out);
+        };
+        self.each_panel(out, team, &one);
+    }
+
+    /// The same for weights that have no instructions.
+    fn widened_panels<W: Narrow>(self, x: &[f32], weights: &[W], out: &mut [f32], team: Option<&Team>) {
+        let path = self.matrix.path;
+        if self.rows <= W::FEW_ROWS && path.instructions() != Instructions::Portable {
+            return self.panels(x, weights, W::multiply_widening, out, team);
+        }
+        let one = |run: Self, panel: usize, place: Place, out: &mut [f32]| {
+            let weights = run.matrix.panel(weights, panel);
+            WIDE.with_borrow_mut(|wide| {
+                wide.resize(weights.len() * W::VALUES, 0.0);
+                tile::widen(path, weights, PANEL, wide);
+                run.panel(panel, x, wide, f32::multiply, place, out);
+            });
+        };
+        self.each_panel(out, team, &one);
+    }
+
+    /// Calls `one` for each panel, with where its outputs go.
+    fn each_panel(self, out: &mut [f32], team: Option<&Team>, one: OnePanel<'_, 'a>) {
         if let Some(team) = team {
-            return self.shared_panels(x, panels, out, team);
+            return self.shared_panels(out, team, one);
         }
         for panel in 0..self.matrix.columns.bias.len() / PANEL {
             let (first, width) = self.matrix.outputs_of(panel);
-            self.panel(panel, x, panels, Place { first, width, stride: self.matrix.outputs }, out);
+            one(self, panel, Place { first, width, stride: self.matrix.outputs }, out);
         }
     }
 
     /// Each panel by whoever of the team has time, in a place of its own first.
-    fn shared_panels<T: Operand>(self, x: &[T], panels: &[T], out: &mut [f32], team: &Team) {
+    fn shared_panels(self, out: &mut [f32], team: &Team, one: OnePanel<'_, 'a>) {
         let (alone, residual) = match self.epilogue {
             Epilogue::Add(residual) => (Run { epilogue: Epilogue::Bias, ..self }, Some(residual)),
             _ => (self, None),
@@ -317,7 +363,7 @@ impl Run<'_> {
         team.run((self.matrix.columns.bias.len() / PANEL) as u32, &|panel| {
             let (first, width) = self.matrix.outputs_of(panel);
             let mut own = vec![0.0; self.rows * width];
-            alone.panel(panel, x, panels, Place { first: 0, width, stride: width }, &mut own);
+            one(alone, panel, Place { first: 0, width, stride: width }, &mut own);
             let mut out = out.lock();
             for (row, own) in own.chunks_exact(width).enumerate() {
                 let out = &mut out[row * stride + first..][..width];
@@ -334,12 +380,21 @@ impl Run<'_> {
         });
     }
 
-    /// The outputs of one panel, tile after tile.
-    fn panel<T: Operand>(self, panel: usize, x: &[T], panels: &[T], place: Place, out: &mut [f32]) {
-        let PackedMatrix { path, arithmetic, inputs, columns, .. } = self.matrix;
-        let (depth, first) = (inputs.div_ceil(T::VALUES), panel * PANEL);
+    /// The outputs of one panel, `weights` of `[depth, PANEL]`, tile after tile.
+    fn panel<X: Operand, W: Operand>(
+        self,
+        panel: usize,
+        x: &[X],
+        weights: &[W],
+        product: Product<X, W>,
+        place: Place,
+        out: &mut [f32],
+    ) {
+        let PackedMatrix { path, arithmetic, columns, .. } = self.matrix;
+        let (depth, first) = (weights.len() / PANEL, panel * PANEL);
+        let x_stride = depth * W::VALUES / X::VALUES;
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        let w = View { values: &panels[first * depth..][..depth * PANEL], stride: PANEL };
+        let w = View { values: weights, stride: PANEL };
         let columns = TileColumns {
             bias: &columns.bias[first..][..PANEL],
             scales: &columns.scales[first..][..PANEL],
@@ -352,18 +407,18 @@ impl Run<'_> {
         };
         for top in (0..self.rows).step_by(TILE_ROWS) {
             let region = Region { top, height: TILE_ROWS.min(self.rows - top), place };
-            let factors = Factors { x: View { values: &x[top * depth..], stride: depth }, w, start };
+            let factors = Factors { x: View { values: &x[top * x_stride..], stride: x_stride }, w, start };
             let shape = (region.height, depth, PANEL);
             match (arithmetic, self.epilogue) {
                 (Arithmetic::F32 | Arithmetic::Bf16, Epilogue::Bias) if place.width == PANEL => {
-                    T::multiply(*path, factors, shape, &mut out[region.at(0)..], place.stride);
+                    product(*path, factors, shape, &mut out[region.at(0)..], place.stride);
                 }
                 (Arithmetic::F32 | Arithmetic::Bf16, epilogue) => {
-                    T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                    product(*path, factors, shape, tile.as_flattened_mut(), PANEL);
                     store(*path, &tile, epilogue, region, out);
                 }
                 (Arithmetic::Int8, epilogue) => {
-                    T::multiply(*path, factors, shape, tile.as_flattened_mut(), PANEL);
+                    product(*path, factors, shape, tile.as_flattened_mut(), PANEL);
                     let steps = &self.steps[top..][..region.height];
                     store_steps(*path, &tile, steps, columns, epilogue, region, out);
                 }
@@ -623,16 +678,16 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_in_any_product() {
-        let (n, k) = (130, 384);
-        let x = values(20 * k, 3);
+        let (n, k, most) = (130, 384, 50);
+        let x = values(most * k, 3);
         for path in Path::available() {
             for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8] {
                 let matrix = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                 let mut room = Converted::default();
-                let mut whole = vec![0.0; 20 * n];
+                let mut whole = vec![0.0; most * n];
                 matrix.multiply(&x, &mut room, Epilogue::Activate(Activation::Gelu), &mut whole, None);
-                for rows in 1..20 {
-                    for top in [0, 20 - rows] {
+                for rows in (1..20).chain([24, 25, 30, 49]) {
+                    for top in [0, most - rows] {
                         let mut part = vec![0.0; rows * n];
                         let inputs = &x[top * k..(top + rows) * k];
                         matrix.multiply(inputs, &mut room, Epilogue::Activate(Activation::Gelu), &mut part, None);
@@ -647,7 +702,7 @@ mod tests {
     #[test]
     fn a_team_gives_the_bits_of_one() {
         let (n, k, team) = (200, 384, Team::default());
-        let (x, residual) = (values(20 * k, 3), values(20 * n, 5));
+        let (x, residual) = (values(40 * k, 3), values(40 * n, 5));
         let mut differing = Vec::new();
         thread::scope(|scope| {
             scope.spawn(|| team.help());
@@ -659,7 +714,7 @@ mod tests {
                     let plain = PackedMatrix::pack(path, arithmetic, &values(n * k, 1), &values(n, 2), None);
                     let gated =
                         PackedMatrix::pack_gated(path, arithmetic, &values(2 * n * k, 1), &values(2 * n, 2), None);
-                    for rows in [1, 7, 20] {
+                    for rows in [1, 7, 20, 40] {
                         for (matrix, epilogue) in [
                             (&plain, Epilogue::Bias),
                             (&plain, Epilogue::Add(&residual[..rows * n])),

@@ -166,7 +166,7 @@ mod tests {
                 if path.has_bf16() {
                     let (mut pairs, mut weights) = (vec![Bf16Pair::default(); scores.len() / 2], Vec::new());
                     softmax.apply_bf16(path, &scores, &mut totals, &mut pairs);
-                    widen_bf16(&pairs, softmax.stride, &mut weights);
+                    widen_bf16(&pairs, &mut weights);
                     check(softmax, &scores, &weights, &totals, 1.0 / 256.0);
                 }
             }

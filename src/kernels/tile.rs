@@ -3,7 +3,7 @@
 //! `out[i][j] = sum over k of x[i][k] * w[k][j]` for a few rows of `x` and one to four registers of columns. Each sum runs
 //! over `k` from first to last whatever the tile's height, so a row's result does not depend on its neighbours (I1).
 
-use super::path::{Instructions, Path, fused};
+use super::path::{Instructions, Path, fused, per_path};
 use super::rows::LANES;
 
 /// Two neighbouring bf16 values of a row, the first in the low half.
@@ -29,11 +29,38 @@ pub(super) trait Operand: Copy + Default + Sync + 'static {
     fn multiply(path: Path, factors: Factors<'_, Self>, shape: Shape, out: &mut [f32], out_stride: usize);
 }
 
+/// An operand of a lower precision, whose values can be multiplied as f32 where the path has no instructions for it.
+pub(super) trait Narrow: Operand {
+    /// Rows up to which widening the weights tile by tile, in registers, costs less than doing so once in memory.
+    const FEW_ROWS: usize;
+
+    /// One of its values, as a weight.
+    fn value(self, number: usize) -> f32;
+
+    /// What [`Operand::multiply`] of f32 gives for weights widened by [`widen`], to the bit, without them in memory: `x` is
+    /// `[height, depth * VALUES]`. Panics on the portable path.
+    fn multiply_widening(path: Path, factors: Factors<'_, f32, Self>, shape: Shape, out: &mut [f32], out_stride: usize);
+}
+
+per_path! {
+    /// Weights `[depth, width]` as f32, `[depth * VALUES, width]`.
+    pub(super) fn widen<T: Narrow>(weights: &[T], width: usize, out: &mut [f32]) = widen_body;
+}
+
+#[inline(always)]
+fn widen_body<const FMA: bool, T: Narrow>(weights: &[T], width: usize, out: &mut [f32]) {
+    for (weights, out) in weights.chunks_exact(width).zip(out.chunks_exact_mut(width * T::VALUES)) {
+        for (number, out) in out.chunks_exact_mut(width).enumerate() {
+            out.iter_mut().zip(weights).for_each(|(out, weight)| *out = weight.value(number));
+        }
+    }
+}
+
 /// What a tile is made of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Factors<'a, T> {
-    pub(super) x: View<'a, T>,
-    pub(super) w: View<'a, T>,
+pub(super) struct Factors<'a, X, W = X> {
+    pub(super) x: View<'a, X>,
+    pub(super) w: View<'a, W>,
     /// `[height, width]`; with a stride of 0 one row is for all. int8 does not read it.
     pub(super) start: View<'a, f32>,
 }
@@ -110,15 +137,67 @@ impl Operand for Int8Quad {
     }
 }
 
+/// Writes [`Narrow::multiply_widening`] by its two kernels.
+macro_rules! widening {
+    ($kernel:ident) => {
+        fn multiply_widening(
+            path: Path,
+            factors: Factors<'_, f32, Self>,
+            shape: Shape,
+            out: &mut [f32],
+            out_stride: usize,
+        ) {
+            check(path, factors, shape, out.len(), out_stride);
+            match path.instructions() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a path is the proof that the processor has its instructions; the shapes were just checked.
+                Instructions::Avx512 => unsafe { avx512::$kernel(factors, shape, out, out_stride) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Instructions::Avx2 => unsafe { avx2::$kernel(factors, shape, out, out_stride) },
+                Instructions::Portable => unreachable!("weights are widened in memory there"),
+            }
+        }
+    };
+}
+
+impl Narrow for Bf16Pair {
+    const FEW_ROWS: usize = 24;
+
+    #[inline(always)]
+    fn value(self, number: usize) -> f32 {
+        f32::from_bits(if number == 0 { self.0 << 16 } else { self.0 & 0xffff_0000 })
+    }
+
+    widening!(widen_bf16);
+}
+
+impl Narrow for Int8Quad {
+    const FEW_ROWS: usize = 24;
+
+    #[inline(always)]
+    fn value(self, number: usize) -> f32 {
+        f32::from((self.0 >> (8 * number)) as u8 as i8)
+    }
+
+    widening!(widen_int8);
+}
+
 /// Panics unless the views and the output hold the tile: the micro-kernels rely on it.
-fn check<T>(path: Path, factors: Factors<'_, T>, (height, depth, width): Shape, out: usize, out_stride: usize) {
+fn check<X: Operand, W: Operand>(
+    path: Path,
+    factors: Factors<'_, X, W>,
+    (height, depth, width): Shape,
+    out: usize,
+    out_stride: usize,
+) {
     let Factors { x, w, start } = factors;
     assert!(width.is_multiple_of(LANES) && (LANES..=4 * LANES).contains(&width), "whole registers");
     assert!((1..=tallest(path, width)).contains(&height) && depth > 0, "a tile's height");
     let holds = |length: usize, rows: usize, stride: usize, width: usize| {
         (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(width)).is_some_and(|end| end <= length)
     };
-    assert!(holds(x.values.len(), height, x.stride, depth), "every input of the tile");
+    assert!(holds(x.values.len(), height, x.stride, depth * W::VALUES / X::VALUES), "every input of the tile");
     assert!(holds(w.values.len(), depth, w.stride, width), "every weight of the tile");
     assert!(holds(start.values.len(), height, start.stride, width), "every start of the tile");
     assert!(holds(out, height, out_stride, width), "every output of the tile");
@@ -148,10 +227,10 @@ fn portable(factors: Factors<'_, f32>, (height, depth, width): Shape, out: &mut 
 /// one big `match` the compiler spills the sums. `heights` lists, for each number of registers, the heights that exist.
 #[cfg(target_arch = "x86_64")]
 macro_rules! micro_kernel {
-    ($choose:ident = $kernel:ident, $feature:literal, $operand:ty, $lanes:literal lanes,
+    ($choose:ident = $kernel:ident, $feature:literal, $input:ty, $weight:ty, $lanes:literal lanes,
      heights [$($registers:literal: [$($rows:literal)*]),*],
      start |$first:ident| $started:expr,
-     load |$from:ident| $loaded:expr,
+     load |$from:ident, $number:ident in [$($value:literal)*]| $loaded:expr,
      repeat |$one:ident| $repeated:expr,
      add |$sum:ident, $a:ident, $b:ident| $product:expr,
      store |$to:ident, $total:ident| $store:expr) => {
@@ -159,7 +238,7 @@ macro_rules! micro_kernel {
         /// The processor has the features; the slices hold the tile.
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn $choose(
-            factors: Factors<'_, $operand>,
+            factors: Factors<'_, $input, $weight>,
             (height, depth, width): Shape,
             out: &mut [f32],
             out_stride: usize,
@@ -182,13 +261,13 @@ macro_rules! micro_kernel {
         }
 
         /// # Safety
-        /// The processor has the features; `x` holds `ROWS` rows of `depth`, `w` `depth` rows, `start` and `out` `ROWS` rows
-        /// of `REGISTERS` registers.
+        /// The processor has the features; `x` holds `ROWS` rows of as many inputs as `depth` weights have values for, `w` `depth`
+        /// rows, `start` and `out` `ROWS` rows of `REGISTERS` registers.
         #[target_feature(enable = $feature)]
         #[inline(never)]
         unsafe fn $kernel<const ROWS: usize, const REGISTERS: usize>(
-            (x, x_stride): (*const $operand, usize),
-            (mut w, w_stride): (*const $operand, usize),
+            (x, x_stride): (*const $input, usize),
+            (mut w, w_stride): (*const $weight, usize),
             (start, start_stride): (*const f32, usize),
             depth: usize,
             (out, out_stride): (*mut f32, usize),
@@ -202,22 +281,26 @@ macro_rules! micro_kernel {
                     })
                 })
             };
+            const VALUES: usize = [$($value),*].len();
             for k in 0..depth {
-                // SAFETY: k < depth, row < ROWS, j < REGISTERS.
-                unsafe {
-                    let columns: [_; REGISTERS] = std::array::from_fn(|j| {
-                        let $from = w.add(j * $lanes);
-                        $loaded
-                    });
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let $one = *x.add(row * x_stride + k);
-                        let $a = $repeated;
-                        for (sum, &$b) in sums.iter_mut().zip(&columns) {
-                            let $sum = *sum;
-                            *sum = $product;
+                $({
+                    const $number: usize = $value;
+                    // SAFETY: k < depth, row < ROWS, j < REGISTERS.
+                    unsafe {
+                        let columns: [_; REGISTERS] = std::array::from_fn(|j| {
+                            let $from = w.add(j * $lanes);
+                            $loaded
+                        });
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let $one = *x.add(row * x_stride + k * VALUES + $number);
+                            let $a = $repeated;
+                            for (sum, &$b) in sums.iter_mut().zip(&columns) {
+                                let $sum = *sum;
+                                *sum = $product;
+                            }
                         }
                     }
-                }
+                })*
                 // Past the last row there may be nothing to point at.
                 w = w.wrapping_add(w_stride);
             }
@@ -242,33 +325,63 @@ mod avx512 {
     use super::{Bf16Pair, Factors, Int8Quad, Shape};
 
     micro_kernel!(
-        multiply_f32 = kernel_f32, "avx512f", f32, 16 lanes,
+        multiply_f32 = kernel_f32, "avx512f", f32, f32, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
         start |first| _mm512_loadu_ps(first),
-        load |from| _mm512_loadu_ps(from),
+        load |from, NUMBER in [0]| _mm512_loadu_ps(from),
         repeat |one| _mm512_set1_ps(one),
         add |sum, a, b| _mm512_fmadd_ps(a, b, sum),
         store |to, sum| _mm512_storeu_ps(to, sum)
     );
 
     micro_kernel!(
-        multiply_bf16 = kernel_bf16, "avx512f,avx512bf16", Bf16Pair, 16 lanes,
+        multiply_bf16 = kernel_bf16, "avx512f,avx512bf16", Bf16Pair, Bf16Pair, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
         start |first| _mm512_loadu_ps(first),
-        load |from| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())),
+        load |from, NUMBER in [0]| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())),
         repeat |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one.0 as i32)),
         add |sum, a, b| _mm512_dpbf16_ps(sum, a, b),
         store |to, sum| _mm512_storeu_ps(to, sum)
     );
 
     micro_kernel!(
-        multiply_int8 = kernel_int8, "avx512f,avx512vnni", Int8Quad, 16 lanes,
+        multiply_int8 = kernel_int8, "avx512f,avx512vnni", Int8Quad, Int8Quad, 16 lanes,
         heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
         start |_first| _mm512_setzero_si512(),
-        load |from| _mm512_loadu_si512(from.cast()),
+        load |from, NUMBER in [0]| _mm512_loadu_si512(from.cast()),
         repeat |one| _mm512_set1_epi32(one.0 as i32),
         add |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
         store |to, sum| _mm512_storeu_ps(to, _mm512_cvtepi32_ps(sum))
+    );
+
+    micro_kernel!(
+        widen_bf16 = kernel_widen_bf16, "avx512f", f32, Bf16Pair, 16 lanes,
+        heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
+        start |first| _mm512_loadu_ps(first),
+        load |from, NUMBER in [0 1]| {
+            let words = _mm512_loadu_si512(from.cast());
+            _mm512_castsi512_ps(match NUMBER {
+                0 => _mm512_slli_epi32::<16>(words),
+                _ => _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32)),
+            })
+        },
+        repeat |one| _mm512_set1_ps(one),
+        add |sum, a, b| _mm512_fmadd_ps(a, b, sum),
+        store |to, sum| _mm512_storeu_ps(to, sum)
+    );
+
+    micro_kernel!(
+        widen_int8 = kernel_widen_int8, "avx512f", f32, Int8Quad, 16 lanes,
+        heights [1: [1 2 3 4 5 6 7 8 9 10 11 12], 2: [1 2 3 4 5 6 7 8 9 10 11 12], 3: [1 2 3 4 5 6], 4: [1 2 3 4 5 6]],
+        start |first| _mm512_loadu_ps(first),
+        load |from, NUMBER in [0 1 2 3]| {
+            let words = _mm512_loadu_si512(from.cast());
+            let high = _mm512_slli_epi32::<{ 24 - 8 * NUMBER as u32 }>(words);
+            _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(high))
+        },
+        repeat |one| _mm512_set1_ps(one),
+        add |sum, a, b| _mm512_fmadd_ps(a, b, sum),
+        store |to, sum| _mm512_storeu_ps(to, sum)
     );
 }
 
@@ -277,26 +390,56 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Factors, Int8Quad, Shape};
+    use super::{Bf16Pair, Factors, Int8Quad, Shape};
 
     micro_kernel!(
-        multiply_f32 = kernel_f32, "avx2,fma", f32, 8 lanes,
+        multiply_f32 = kernel_f32, "avx2,fma", f32, f32, 8 lanes,
         heights [2: [1 2 3 4 5 6]],
         start |first| _mm256_loadu_ps(first),
-        load |from| _mm256_loadu_ps(from),
+        load |from, NUMBER in [0]| _mm256_loadu_ps(from),
         repeat |one| _mm256_set1_ps(one),
         add |sum, a, b| _mm256_fmadd_ps(a, b, sum),
         store |to, sum| _mm256_storeu_ps(to, sum)
     );
 
     micro_kernel!(
-        multiply_int8 = kernel_int8, "avx2,fma,avxvnni", Int8Quad, 8 lanes,
+        multiply_int8 = kernel_int8, "avx2,fma,avxvnni", Int8Quad, Int8Quad, 8 lanes,
         heights [2: [1 2 3 4 5 6]],
         start |_first| _mm256_setzero_si256(),
-        load |from| _mm256_loadu_si256(from.cast()),
+        load |from, NUMBER in [0]| _mm256_loadu_si256(from.cast()),
         repeat |one| _mm256_set1_epi32(one.0 as i32),
         add |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b),
         store |to, sum| _mm256_storeu_ps(to, _mm256_cvtepi32_ps(sum))
+    );
+
+    micro_kernel!(
+        widen_bf16 = kernel_widen_bf16, "avx2,fma", f32, Bf16Pair, 8 lanes,
+        heights [2: [1 2 3 4 5 6]],
+        start |first| _mm256_loadu_ps(first),
+        load |from, NUMBER in [0 1]| {
+            let words = _mm256_loadu_si256(from.cast());
+            _mm256_castsi256_ps(match NUMBER {
+                0 => _mm256_slli_epi32::<16>(words),
+                _ => _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32)),
+            })
+        },
+        repeat |one| _mm256_set1_ps(one),
+        add |sum, a, b| _mm256_fmadd_ps(a, b, sum),
+        store |to, sum| _mm256_storeu_ps(to, sum)
+    );
+
+    micro_kernel!(
+        widen_int8 = kernel_widen_int8, "avx2,fma", f32, Int8Quad, 8 lanes,
+        heights [2: [1 2 3 4 5 6]],
+        start |first| _mm256_loadu_ps(first),
+        load |from, NUMBER in [0 1 2 3]| {
+            let words = _mm256_loadu_si256(from.cast());
+            let high = _mm256_slli_epi32::<{ 24 - 8 * NUMBER as i32 }>(words);
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(high))
+        },
+        repeat |one| _mm256_set1_ps(one),
+        add |sum, a, b| _mm256_fmadd_ps(a, b, sum),
+        store |to, sum| _mm256_storeu_ps(to, sum)
     );
 }
 
@@ -362,6 +505,39 @@ mod tests {
                 });
             }
         }
+    }
+
+    /// Compares weights that are widened in registers with those that are in memory.
+    fn compare_widening<T: Narrow>(path: Path, make: fn(u32) -> T) {
+        for width in [16, 32, 48, 64] {
+            for (height, depth) in (1..=tallest(path, width)).flat_map(|height| [1, 2, 17, 64].map(|d| (height, d))) {
+                let inputs = depth * T::VALUES;
+                let x: Vec<f32> =
+                    numbers(height * inputs, 1).into_iter().map(|bits| bits as i32 as f32 / 2e9).collect();
+                let w: Vec<T> = numbers(depth * width, 2).into_iter().map(make).collect();
+                let start: Vec<f32> = (0..width).map(|i| i as f32).collect();
+                let (x, start) = (View { values: &x[..], stride: inputs }, View { values: &start[..], stride: 0 });
+                let mut out = [(); 2].map(|()| vec![f32::NAN; height * width]);
+                let factors = Factors { x, w: View { values: &w[..], stride: width }, start };
+                T::multiply_widening(path, factors, (height, depth, width), &mut out[0], width);
+                let mut wide = vec![f32::NAN; inputs * width];
+                widen(path, &w, width, &mut wide);
+                let factors = Factors { x, w: View { values: &wide[..], stride: width }, start };
+                f32::multiply(path, factors, (height, inputs, width), &mut out[1], width);
+                assert_eq!(out[0], out[1], "{path} {height}x{width}x{depth}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_widened_in_registers_give_the_bits_of_those_in_memory() {
+        for path in Path::available().into_iter().filter(|path| path.instructions() != Instructions::Portable) {
+            compare_widening(path, |bits| Bf16Pair(bits & 0x807f_807f | 0x3f00_3f00));
+            compare_widening(path, Int8Quad);
+        }
+        let (pair, quad) = (Bf16Pair::join(-1.5, 2.0), Int8Quad(0x81_7f_ff_01));
+        assert_eq!([0, 1].map(|number| pair.value(number)), [-1.5, 2.0]);
+        assert_eq!([0, 1, 2, 3].map(|number| quad.value(number)), [1.0, -1.0, 127.0, -127.0]);
     }
 
     #[test]
