@@ -15,7 +15,7 @@ use datafusion_proto::physical_plan::{
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use prost::Message;
 
-use super::export::TaskFilesExec;
+use super::task_files::TaskFilesExec;
 use crate::EmbedCodec;
 use crate::files::Parts;
 use crate::marked::Mark;

@@ -3,7 +3,6 @@
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
 
-use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -21,6 +20,7 @@ use super::Cluster;
 use super::export::{count_schema, exported};
 use super::job::Submission;
 use crate::files::SharedExport;
+use crate::plan::only_input;
 
 /// Runs its input as a job, and gives its rows partition after partition; of an export, whose files the tasks write, their number.
 #[derive(Debug)]
@@ -91,12 +91,10 @@ impl ExecutionPlan for ClusterExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("ClusterExec has one input");
-        };
+        let input = only_input(self.name(), children)?;
         Ok(Arc::new(Self::new(self.cluster.clone(), input, self.export.clone()).mixed(self.is_mixed)))
     }
 

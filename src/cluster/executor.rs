@@ -82,7 +82,7 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
     let runtime = Arc::clone(state.runtime_env());
     let device = config.options().extensions.get::<EmbedOptions>().map_or(Device::Auto, |embed| embed.device);
     let tasks = Tasks::new(address.to_string(), folder.path().to_owned(), protection.clone(), device);
-    let (full, hears) = (tasks.full(), tasks.full());
+    let (full, hears, known) = (tasks.full(), tasks.full(), tasks.known());
     let name = format!("{}-{}", address.to_string().replace(':', "-"), std::process::id());
     let process = ExecutorProcessConfig {
         executor_id: executor_id(&arithmetic(device)?, &name),
@@ -118,7 +118,7 @@ pub async fn run_executor(options: ExecutorOptions, ready: impl FnOnce(SocketAdd
         })),
         ..ExecutorProcessConfig::default()
     };
-    let served = serve(listener, folder.path().to_string_lossy().into_owned(), tasks_port, protection);
+    let served = serve(listener, folder.path().to_string_lossy().into_owned(), tasks_port, known, protection);
     let run = async {
         ready(address);
         start_executor_process(Arc::new(process)).await.map_err(|error| wrong(innermost(&error)))

@@ -1,17 +1,14 @@
-//! The door of a scheduler: Ballista's own, which knows here who its executors are and how far a job is, tells that to clients
-//! who ask, and cancels the job of a client that is gone.
+//! The door of a scheduler: Ballista's own, which knows here who its executors are and how far a job is, and tells that to clients
+//! who ask.
 //!
 //! What is said beside Ballista's messages: a client sets the header [`ASKS`] on a request for a job's status, and the answer has
 //! [`Told`] as JSON in it; a task says what its models did in names of metrics.
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use ballista_core::serde::protobuf::job_status::Status as JobState;
 use ballista_core::serde::protobuf::operator_metric::Metric;
 use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpc;
 use ballista_core::serde::protobuf::task_status::Status as TaskState;
@@ -23,13 +20,14 @@ use ballista_core::serde::protobuf::{
     PollWorkParams, PollWorkResult, RegisterExecutorParams, RegisterExecutorResult, RemoveSessionParams,
     RemoveSessionResult, TaskStatus, UpdateTaskStatusParams, UpdateTaskStatusResult,
 };
+use ballista_scheduler::cluster::JobState;
 use datafusion::physical_plan::metrics::{Count, Metric as PlanMetric, MetricValue, MetricsSet};
-use futures::Stream;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
+use super::client::{self, Watched};
 use super::limits::LOST;
 use super::progress::Work;
 use super::said::marked_in;
@@ -119,6 +117,8 @@ impl Told {
 pub(super) struct Front<S> {
     inner: Arc<S>,
     slots: Arc<Slots>,
+    /// What Ballista knows of jobs.
+    all: Arc<dyn JobState>,
     /// By their ids.
     executors: Mutex<HashMap<String, Executor>>,
     /// By the ids of their jobs, the last ones.
@@ -144,9 +144,9 @@ struct Job {
 }
 
 impl<S> Front<S> {
-    pub(super) fn new(inner: S, slots: Arc<Slots>) -> Self {
+    pub(super) fn new(inner: S, slots: Arc<Slots>, all: Arc<dyn JobState>) -> Self {
         let (executors, jobs, went) = Default::default();
-        Self { inner: Arc::new(inner), slots, executors, jobs, went }
+        Self { inner: Arc::new(inner), slots, all, executors, jobs, went }
     }
 
     /// An executor says that it is there. Its tasks come in by the port at which its results are.
@@ -341,79 +341,19 @@ impl<S: SchedulerGrpc> SchedulerGrpc for Front<S> {
         &self,
         request: Request<ExecuteQueryParams>,
     ) -> Result<Response<Self::ExecuteQueryPushStream>, Status> {
+        let mut request = request;
+        let name = client::name(request.get_mut());
         let (metadata, said, extensions) = self.inner.execute_query_push(request).await?.into_parts();
-        let said = Watched { said: Some(Box::pin(said)), job: None, inner: Arc::clone(&self.inner) };
+        let said = Watched::new(said, name, Arc::clone(&self.inner), Arc::clone(&self.all));
         Ok(Response::from_parts(metadata, said, extensions))
-    }
-}
-
-type Said<S> = Pin<Box<<S as SchedulerGrpc>::ExecuteQueryPushStream>>;
-
-/// What is said of a job, as long as its client listens; then the job is cancelled.
-pub(super) struct Watched<S: SchedulerGrpc> {
-    /// Until the job has ended.
-    said: Option<Said<S>>,
-    job: Option<String>,
-    inner: Arc<S>,
-}
-
-/// The job that something is said of, and whether it has ended.
-fn read(item: &Result<GetJobStatusResult, Status>) -> Option<(String, bool)> {
-    let status = item.as_ref().ok()?.status.as_ref()?;
-    let has_ended = matches!(status.status, Some(JobState::Successful(_) | JobState::Failed(_)));
-    Some((status.job_id.clone(), has_ended))
-}
-
-impl<S: SchedulerGrpc> Stream for Watched<S> {
-    type Item = Result<GetJobStatusResult, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(said) = &mut self.said else { return Poll::Ready(None) };
-        let item = std::task::ready!(said.as_mut().poll_next(context));
-        let ended = match item.as_ref().and_then(read) {
-            Some((job, ended)) => {
-                self.job = Some(job);
-                ended
-            }
-            None => item.is_none(),
-        };
-        if ended {
-            self.said = None;
-        }
-        Poll::Ready(item)
-    }
-}
-
-impl<S: SchedulerGrpc> Drop for Watched<S> {
-    fn drop(&mut self) {
-        let (Some(mut said), job, inner) = (self.said.take(), self.job.take(), Arc::clone(&self.inner)) else {
-            return;
-        };
-        let cancel = async move {
-            let mut job = job;
-            // It has a name once its plan was read.
-            while job.is_none() {
-                match std::future::poll_fn(|context| said.as_mut().poll_next(context)).await {
-                    Some(item) => job = read(&item).map(|(job, _)| job),
-                    None => return,
-                }
-            }
-            let job_id = job.unwrap_or_default();
-            log::info!("job {job_id} is cancelled: its client is gone");
-            if let Err(status) = inner.cancel_job(Request::new(CancelJobParams { job_id })).await {
-                log::warn!("a job could not be cancelled: {}", status.message());
-            }
-        };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(cancel);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ballista_core::serde::protobuf::SuccessfulTask;
-    use ballista_scheduler::cluster::memory::InMemoryClusterState;
+    use ballista_scheduler::cluster::memory::{InMemoryClusterState, InMemoryJobState};
+    use datafusion::prelude::SessionConfig;
 
     use super::*;
 
@@ -442,7 +382,9 @@ mod tests {
 
     #[test]
     fn what_tasks_did_is_known_by_stage_executor_and_model() {
-        let front = Front::new((), Arc::new(Slots::new(Arc::new(InMemoryClusterState::default()))));
+        let jobs = InMemoryJobState::new("", Arc::new(|_| unreachable!()), Arc::new(SessionConfig::new));
+        let slots = Slots::new(Arc::new(InMemoryClusterState::default()));
+        let front = Front::new((), Arc::new(slots), Arc::new(jobs));
         let mut registration = ExecutorRegistration { id: "cpu~a".into(), port: 7, grpc_port: 9, ..Default::default() };
         registration.host = Some("10.0.0.2".into());
         front.hear(&mut registration);

@@ -322,6 +322,8 @@ const UNKNOWN: &str = "does not answer: it is gone, or it speaks TLS and this pr
 fn said_by(status: &tonic::Status) -> String {
     match status.code() {
         Code::Unavailable | Code::Unknown | Code::Cancelled => GONE.to_owned(),
+        // Not the scheduler's word, but of the connection.
+        Code::Internal if std::error::Error::source(status).is_some() => GONE.to_owned(),
         _ => status.message().to_owned(),
     }
 }

@@ -16,6 +16,7 @@
 //! | `planner.rs` | which part of a plan runs there, and a session that plans so |
 //! | `exec.rs` | the operator whose input runs there |
 //! | `export.rs` | a folder that tasks write, each its own files |
+//! | `task_files.rs` | the operator that writes them |
 //! | `job.rs` | a job: handed in, waited for, its results fetched |
 //! | `progress.rs` | how far the jobs of a session are |
 //! | `codec.rs` | plans as bytes: ours over Ballista's |
@@ -24,13 +25,15 @@
 //! | `terms.rs` | what an executor has to satisfy before it runs a task |
 //! | `protection.rs` | who may speak with the processes, and whether others can listen |
 //! | `scheduler.rs` | the process that hands out tasks |
-//! | `front.rs` | its door: who the executors are, how far a job is, and whether its client is still there |
+//! | `front.rs` | its door: who the executors are, and how far a job is |
+//! | `client.rs` | the client of a job, who may go before it has ended |
 //! | `slots.rs` | what they have free |
 //! | `executor.rs` | the process that runs them |
 //! | `serve.rs` | its port: tasks come in, results are fetched |
 //! | `work_folder.rs` | its folder: results wait there |
 //! | `pool.rs` | its connections to other executors |
 //! | `task.rs` | what is done around a task there: its files are looked for, its errors say where |
+//! | `cancel.rs` | tasks that are cancelled end |
 //!
 //! # What is protected
 //!
@@ -41,6 +44,8 @@
 //! account on an executor's machine can stop the executor, cancel its tasks and remove results that wait there, through Ballista's own
 //! port on the loopback address; and whoever may submit statements reads and writes what the executors may.
 
+mod cancel;
+mod client;
 mod codec;
 mod exec;
 mod executor;
@@ -57,6 +62,7 @@ mod scheduler;
 mod serve;
 mod slots;
 mod task;
+mod task_files;
 mod terms;
 mod work_folder;
 

@@ -22,10 +22,9 @@ use datafusion::physical_expr::Partitioning;
 use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::explain::ExplainExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable, replace_children_if_necessary};
@@ -172,11 +171,6 @@ impl Dealer {
     }
 }
 
-/// An operator that makes many rows of few: a task stops between two reads of its input, and here there may be hours.
-fn pausing(node: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    Arc::new(CooperativeExec::new(node))
-}
-
 /// A plan as Ballista (55.0) deals it out to tasks without a change of its rows.
 ///
 /// # Errors
@@ -201,10 +195,7 @@ fn dealt_out(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
             let one = Partitioning::Hash(vec![lit(0)], 1);
             let right: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(Arc::clone(join.right()), one)?);
             let children = vec![Arc::clone(join.left()), right];
-            return Ok(Transformed::yes(pausing(replace_children_if_necessary(node, children)?)));
-        }
-        if node.is::<CrossJoinExec>() || node.is::<NestedLoopJoinExec>() {
-            return Ok(Transformed::yes(pausing(node)));
+            return Ok(Transformed::yes(replace_children_if_necessary(node, children)?));
         }
         if let Some(join) = node.downcast_ref::<HashJoinExec>()
             && *join.partition_mode() == PartitionMode::CollectLeft

@@ -62,11 +62,11 @@ pub async fn run_scheduler(options: SchedulerOptions, ready: impl FnOnce(SocketA
     let protection = &options.protection;
     let config = config(address, protection);
     let cluster = BallistaCluster::new_from_config(&config).await.map_err(|error| wrong(error.to_string()))?;
-    let slots = Arc::new(Slots::new(cluster.cluster_state()));
-    let cluster = BallistaCluster::new(Arc::clone(&slots) as _, cluster.job_state());
+    let (slots, jobs) = (Arc::new(Slots::new(cluster.cluster_state())), cluster.job_state());
+    let cluster = BallistaCluster::new(Arc::clone(&slots) as _, Arc::clone(&jobs));
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(config)).await;
     let scheduler = scheduler.map_err(|error| wrong(error.to_string()))?;
-    let service = SchedulerGrpcServer::new(Front::new(scheduler, slots))
+    let service = SchedulerGrpcServer::new(Front::new(scheduler, slots, jobs))
         .max_decoding_message_size(MOST_BYTES)
         .max_encoding_message_size(MOST_BYTES);
     let mut server = protection.server(create_grpc_server(&GrpcServerConfig::default()))?;

@@ -2,6 +2,8 @@
 //!
 //! Ballista's (55) own port for tasks knows neither tokens nor TLS. It is on the loopback address, and tasks reach it from here.
 
+use std::sync::Arc;
+
 use arrow_flight::flight_service_server::FlightServiceServer;
 use async_trait::async_trait;
 use ballista_core::serde::protobuf::executor_grpc_client::ExecutorGrpcClient;
@@ -10,6 +12,7 @@ use ballista_core::serde::protobuf::{
     CancelTasksParams, CancelTasksResult, KeyValuePair, LaunchMultiTaskParams, LaunchMultiTaskResult, LaunchTaskParams,
     LaunchTaskResult, RemoveJobDataParams, RemoveJobDataResult, StopExecutorParams, StopExecutorResult,
 };
+use ballista_core::serde::scheduler::TaskKey;
 use ballista_core::utils::{GrpcServerConfig, create_grpc_server};
 use ballista_executor::flight_service::BallistaFlightService;
 use tokio::net::TcpListener;
@@ -19,23 +22,25 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::Protection;
+use super::cancel::Known;
 use super::job::is_of_machines;
 use super::limits::MOST_BYTES;
 use crate::error::Error;
 
-/// Serves an executor on a port until the process ends: its results are in a folder, and it takes tasks on a port of the
-/// loopback address.
+/// Serves an executor on a port until the process ends: its results are in a folder, it takes tasks on a port of the loopback
+/// address, and somebody hears of them.
 pub(super) async fn serve(
     listener: TcpListener,
     folder: String,
     tasks: u16,
+    known: Arc<Known>,
     protection: &Protection,
 ) -> Result<(), Error> {
     let wrong = |error: tonic::transport::Error| Error::Setting(format!("executor: {error}"));
     let tasks = Endpoint::from_shared(format!("http://127.0.0.1:{tasks}")).map_err(wrong)?.connect_lazy();
     let tasks =
         ExecutorGrpcClient::new(tasks).max_encoding_message_size(MOST_BYTES).max_decoding_message_size(MOST_BYTES);
-    let tasks = ExecutorGrpcServer::new(TasksPort(tasks))
+    let tasks = ExecutorGrpcServer::new(TasksPort { tasks, known })
         .max_decoding_message_size(MOST_BYTES)
         .max_encoding_message_size(MOST_BYTES);
     let results = FlightServiceServer::new(BallistaFlightService::new(folder))
@@ -54,15 +59,25 @@ fn keep_own(settings: &mut Vec<KeyValuePair>) {
     settings.retain(|setting| !is_of_machines(&setting.key));
 }
 
-/// Ballista's own port for tasks.
-struct TasksPort(ExecutorGrpcClient<Channel>);
+/// Ballista's own port for tasks, behind this one.
+struct TasksPort {
+    tasks: ExecutorGrpcClient<Channel>,
+    known: Arc<Known>,
+}
+
+fn key(job_id: &str, stage_id: u32, task_id: u32) -> TaskKey {
+    TaskKey { job_id: job_id.to_owned().into(), stage_id: stage_id as usize, task_id: task_id as usize }
+}
 
 #[async_trait]
 impl ExecutorGrpc for TasksPort {
     async fn launch_task(&self, request: Request<LaunchTaskParams>) -> Result<Response<LaunchTaskResult>, Status> {
         let mut tasks = request.into_inner();
-        tasks.tasks.iter_mut().for_each(|task| keep_own(&mut task.props));
-        self.0.clone().launch_task(tasks).await
+        for task in &mut tasks.tasks {
+            keep_own(&mut task.props);
+            self.known.comes(key(&task.job_id, task.stage_id, task.task_id), task.stage_attempt_num);
+        }
+        self.tasks.clone().launch_task(tasks).await
     }
 
     async fn launch_multi_task(
@@ -70,26 +85,33 @@ impl ExecutorGrpc for TasksPort {
         request: Request<LaunchMultiTaskParams>,
     ) -> Result<Response<LaunchMultiTaskResult>, Status> {
         let mut tasks = request.into_inner();
-        tasks.multi_tasks.iter_mut().for_each(|task| keep_own(&mut task.props));
-        self.0.clone().launch_multi_task(tasks).await
+        for several in &mut tasks.multi_tasks {
+            keep_own(&mut several.props);
+            for task in &several.task_ids {
+                self.known.comes(key(&several.job_id, several.stage_id, task.task_id), several.stage_attempt_num);
+            }
+        }
+        self.tasks.clone().launch_multi_task(tasks).await
     }
 
     async fn stop_executor(
         &self,
         request: Request<StopExecutorParams>,
     ) -> Result<Response<StopExecutorResult>, Status> {
-        self.0.clone().stop_executor(request.into_inner()).await
+        self.tasks.clone().stop_executor(request.into_inner()).await
     }
 
     async fn cancel_tasks(&self, request: Request<CancelTasksParams>) -> Result<Response<CancelTasksResult>, Status> {
-        self.0.clone().cancel_tasks(request.into_inner()).await
+        let tasks = request.into_inner();
+        self.known.cancel(tasks.task_infos.iter().map(|task| key(&task.job_id, task.stage_id, task.task_id)));
+        self.tasks.clone().cancel_tasks(tasks).await
     }
 
     async fn remove_job_data(
         &self,
         request: Request<RemoveJobDataParams>,
     ) -> Result<Response<RemoveJobDataResult>, Status> {
-        self.0.clone().remove_job_data(request.into_inner()).await
+        self.tasks.clone().remove_job_data(request.into_inner()).await
     }
 }
 
@@ -131,7 +153,10 @@ mod tests {
             let port = listener.local_addr().expect("an address").port();
             let protection = right.clone();
             // Nobody takes tasks on port 1.
-            let served = tokio::spawn(async move { serve(listener, "/nowhere".to_owned(), 1, &protection).await });
+            let served =
+                tokio::spawn(
+                    async move { serve(listener, "/nowhere".to_owned(), 1, Arc::default(), &protection).await },
+                );
             assert_eq!(asked(&right, port).await, Some([Code::Unimplemented, Code::Unavailable]), "{right:?}");
             for wrong in wrong {
                 let said = asked(&wrong, port).await;

@@ -9,7 +9,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use ballista_core::JobId;
@@ -27,14 +26,14 @@ use parking_lot::Mutex;
 pub(super) struct Slots {
     executors: Arc<dyn ClusterState>,
     tasks: Mutex<HashMap<TaskId, ExecutorSlot>>,
-    /// Whether an executor was lost so far: otherwise no stage is begun again.
-    has_lost: AtomicBool,
     stages: Mutex<Stages>,
 }
 
 /// What stages read.
 #[derive(Default)]
 struct Stages {
+    /// The jobs that there were when tasks were handed out last.
+    jobs: HashSet<JobId>,
     /// Stages, and how often they were begun, that read each result once.
     right: HashSet<(JobId, usize, usize)>,
     /// Jobs of which one does not.
@@ -59,8 +58,8 @@ impl TaskId {
 
 impl Slots {
     pub(super) fn new(executors: Arc<dyn ClusterState>) -> Self {
-        let (tasks, has_lost, stages) = Default::default();
-        Self { executors, tasks, has_lost, stages }
+        let (tasks, stages) = Default::default();
+        Self { executors, tasks, stages }
     }
 
     /// Whether no task of a job runs any more, because rows would come twice.
@@ -81,7 +80,7 @@ impl Slots {
         if is_right {
             stages.right.insert(stage);
         } else {
-            log::warn!("job {job_id}: stage {stage_id} would read results twice, because an executor was lost");
+            log::warn!("job {job_id}: stage {stage_id} would read results twice, because some were lost");
             stages.spoilt.insert(job_id.clone());
         }
         is_right
@@ -89,12 +88,27 @@ impl Slots {
 
     /// Tasks of which their executors say that they ended.
     pub(super) async fn ended(&self, tasks: &[TaskStatus]) -> Result<()> {
-        let ended: HashSet<_> = tasks.iter().map(TaskId::ended).collect();
-        self.give_back(|task, _| ended.contains(task)).await
+        let over = {
+            let mut running = self.tasks.lock();
+            tasks.iter().filter_map(|task| running.remove(&TaskId::ended(task))).collect()
+        };
+        self.executors.unbind_tasks(over).await
     }
 
-    async fn give_back(&self, is_over: impl Fn(&TaskId, &ExecutorSlot) -> bool) -> Result<()> {
-        let over = self.tasks.lock().extract_if(|task, slot| is_over(task, slot)).map(|(_, slot)| slot).collect();
+    /// Forgets jobs that are not there any more. Of tasks that such a job had handed out and no executor has begun nobody says that
+    /// they ended.
+    async fn keep(&self, jobs: &HashMap<JobId, JobInfoCache>) -> Result<()> {
+        {
+            let mut stages = self.stages.lock();
+            if stages.jobs.len() == jobs.len() && stages.jobs.iter().all(|job| jobs.contains_key(job)) {
+                return Ok(());
+            }
+            stages.jobs = jobs.keys().cloned().collect();
+            stages.right.retain(|(job, ..)| jobs.contains_key(job));
+            stages.spoilt.retain(|job| jobs.contains_key(job));
+        }
+        let is_over = |TaskId(job, ..): &TaskId, _: &mut ExecutorSlot| !jobs.contains_key(job);
+        let over = self.tasks.lock().extract_if(is_over).map(|(_, slot)| slot).collect();
         self.executors.unbind_tasks(over).await
     }
 }
@@ -124,29 +138,22 @@ impl ClusterState for Slots {
         jobs: Arc<HashMap<JobId, JobInfoCache>>,
         executors: Option<HashSet<String>>,
     ) -> Result<Vec<BoundTask>> {
-        // Of tasks that a job had handed out and no executor has begun nobody says that they ended.
-        self.give_back(|TaskId(job, ..), _| !jobs.contains_key(job)).await?;
+        self.keep(&jobs).await?;
+        let (mut right, mut wrong) = (Vec::new(), Vec::new());
+        for (executor, task) in
+            self.executors.bind_schedulable_tasks(distribution, Arc::clone(&jobs), executors).await?
         {
-            let mut stages = self.stages.lock();
-            stages.right.retain(|(job, ..)| jobs.contains_key(job));
-            stages.spoilt.retain(|job| jobs.contains_key(job));
-        }
-        let mut bound = self.executors.bind_schedulable_tasks(distribution, Arc::clone(&jobs), executors).await?;
-        if self.has_lost.load(Ordering::Relaxed) {
-            let mut right = Vec::with_capacity(bound.len());
-            for (executor, task) in bound {
-                let is_spoilt = self.is_spoilt(task.key.job_id.as_str());
-                if !is_spoilt && self.reads_right(&task, &jobs).await {
-                    right.push((executor, task));
-                } else {
-                    self.executors.unbind_tasks(vec![(executor, task.vcores_consumed)]).await?;
-                }
+            let is_spoilt = self.is_spoilt(task.key.job_id.as_str());
+            if !is_spoilt && self.reads_right(&task, &jobs).await {
+                right.push((executor, task));
+            } else {
+                wrong.push((executor, task.vcores_consumed));
             }
-            bound = right;
         }
+        self.executors.unbind_tasks(wrong).await?;
         let slot = |(executor, task): &BoundTask| (TaskId::handed_out(task), (executor.clone(), task.vcores_consumed));
-        self.tasks.lock().extend(bound.iter().map(slot));
-        Ok(bound)
+        self.tasks.lock().extend(right.iter().map(slot));
+        Ok(right)
     }
 
     /// Nothing: what Ballista knows of places that are free is not all of it.
@@ -175,7 +182,6 @@ impl ClusterState for Slots {
     }
 
     async fn remove_executor(&self, executor: &str) -> Result<()> {
-        self.has_lost.store(true, Ordering::Relaxed);
         self.executors.remove_executor(executor).await?;
         self.tasks.lock().retain(|_, (its, _)| its != executor);
         Ok(())

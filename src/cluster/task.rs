@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use ballista_core::JobId;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
+use ballista_core::serde::scheduler::TaskKey;
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -30,12 +31,14 @@ use datafusion::prelude::SessionConfig;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Protection;
-use super::export::TaskFilesExec;
+use super::cancel::{Known, watched};
 use super::front::used;
 use super::pool::Pool;
 use super::said::marked;
+use super::task_files::TaskFilesExec;
 use super::terms::Terms;
 use super::work_folder::{is_full, no_room};
 use crate::cache::arithmetic;
@@ -69,6 +72,7 @@ struct Executor {
     protection: Protection,
     device: Device,
     full: Arc<Full>,
+    known: Arc<Known>,
 }
 
 /// Hears that there is no room for results any more.
@@ -100,13 +104,19 @@ impl Tasks {
     /// Of an executor whose results wait in a folder.
     pub(super) fn new(name: String, folder: PathBuf, protection: Protection, device: Device) -> Self {
         let inner = DefaultExecutionEngine::with_client_pool(Arc::new(Pool::default()));
-        let executor = Executor { name, folder, protection, device, full: Arc::default() };
+        let (full, known) = Default::default();
+        let executor = Executor { name, folder, protection, device, full, known };
         Self { inner, executor: Arc::new(executor) }
     }
 
     /// Who hears of a full folder.
     pub(super) fn full(&self) -> Arc<Full> {
         Arc::clone(&self.executor.full)
+    }
+
+    /// Who hears of tasks that come, and that are cancelled.
+    pub(super) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.executor.known)
     }
 }
 
@@ -132,11 +142,13 @@ impl ExecutionEngine for Tasks {
         let plan = read_by_rows(plan)?;
         let whereabouts = Whereabouts { files: files(&plan), executor: Arc::clone(&self.executor) };
         self.executor.check_terms(&plan, config.options()).map_err(|error| whereabouts.marked(error))?;
-        let ids = global_output_partition_ids;
+        let token = CancellationToken::new();
+        let plan = watched(plan, &token)?;
+        let (key, ids) = (TaskKey { job_id: job_id.clone(), stage_id, task_id }, global_output_partition_ids);
         let inner = self.inner.create_query_stage_exec(job_id, stage_id, task_id, ids, plan, work_dir, config)?;
         // The workers are those of all tasks, and what is counted is what this one does.
         let session = Session::of(config.options()).unwrap_or_default().with_own_counters();
-        Ok(Arc::new(Task { inner, whereabouts, exports, session: Arc::new(session) }))
+        Ok(Arc::new(Task { key, inner, whereabouts, exports, session: Arc::new(session), token }))
     }
 }
 
@@ -197,12 +209,15 @@ struct Whereabouts {
 
 #[derive(Debug)]
 struct Task {
+    key: TaskKey,
     inner: Arc<dyn QueryStageExecutor>,
     whereabouts: Whereabouts,
     /// Whether it writes files of an export.
     exports: bool,
     /// What the task does is counted there.
     session: Arc<Session>,
+    /// What is spawned for it hears that it is over.
+    token: CancellationToken,
 }
 
 impl Display for Task {
@@ -338,6 +353,7 @@ impl QueryStageExecutor for Task {
         task_id: usize,
         context: Arc<TaskContext>,
     ) -> Result<Vec<ShuffleWritePartition>> {
+        let _running = self.whereabouts.executor.known.begins(&self.key, &self.token)?;
         self.whereabouts.check_files().map_err(|error| self.whereabouts.marked(error))?;
         let done = self.inner.execute_query_stage(task_id, self.counted(&context)).await;
         if let Err(error) = &done

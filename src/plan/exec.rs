@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Statistics, internal_err};
+use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::equivalence::ProjectionMapping;
@@ -28,6 +28,7 @@ use datafusion::physical_plan::{
 use parking_lot::Mutex;
 
 use super::execution::{Kept, PlanId};
+use super::input::only_input;
 use super::planned::PlannedCall;
 use super::stream::{EmbedStream, StreamCall};
 #[cfg(feature = "cluster")]
@@ -215,12 +216,10 @@ impl ExecutionPlan for EmbedExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("EmbedExec has one input");
-        };
+        let input = only_input(self.name(), children)?;
         match options.children_properties {
             ChildrenPropertiesMode::Keep => Ok(Arc::new(Self {
                 input,

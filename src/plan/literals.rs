@@ -12,7 +12,7 @@ use std::task::Poll;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{ScalarValue, Statistics, internal_err};
+use datafusion::common::{ScalarValue, Statistics};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -36,6 +36,7 @@ use futures::{TryStreamExt, stream};
 use super::calls::{has_call, is_literal, parts, plan_has_call};
 use super::exec::{EmbedExec, add_counts};
 use super::execution::{Kept, PlanId};
+use super::input::only_input;
 use super::planned::PlannedCall;
 use crate::engine::{Counters, Feed, Identity, Session, values_of};
 use crate::error::Error;
@@ -264,12 +265,10 @@ impl ExecutionPlan for LiteralsExec {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return internal_err!("LiteralsExec has one input");
-        };
+        let input = only_input(self.name(), children)?;
         Ok(Arc::new(Self::new(input)?))
     }
 

@@ -13,6 +13,7 @@
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
+//! | `input.rs` | the input of an operator that has one |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `execution.rs` | what the operators of one execution share |
 //! | `dml.rs` | DELETE and UPDATE: the rule, the logical node, and the check of what is left to DataFusion |
@@ -35,6 +36,7 @@ mod dml;
 mod exec;
 mod execution;
 mod file_order;
+mod input;
 mod lift;
 mod literals;
 mod membership;
@@ -50,6 +52,8 @@ pub(crate) use binding::{has_calls, has_vectors, with_fingerprints};
 pub use codec::EmbedCodec;
 #[cfg(feature = "cluster")]
 pub(crate) use file_order::without_file_order;
+#[cfg(feature = "cluster")]
+pub(crate) use input::only_input;
 #[cfg(feature = "stages")]
 pub(crate) use lift::fail_on_broken_rule;
 #[cfg(feature = "cluster")]

@@ -31,11 +31,11 @@ for host in "$near" "$far"; do
     ip -n "$host" link set cable up
 done
 
-on() { ip netns exec "$@"; }
+# Not in a function: what is killed at the end would be a shell around the process.
 export EMBEDSQL_TOKEN=$tag-a-token-of-this-run EMBEDSQL_CERTIFICATES=tests/fixtures/tls
-on "$head" "$program" scheduler --bind 10.77.0.1:50050 &
-on "$near" "$program" executor --scheduler 10.77.0.1:50050 --bind 10.77.0.2:50051 --tasks 1 &
-on "$far" "$program" executor --scheduler 10.77.0.1:50050 --bind 10.77.0.3:50051 --tasks 1 &
+ip netns exec "$head" "$program" scheduler --bind 10.77.0.1:50050 &
+ip netns exec "$near" "$program" executor --scheduler 10.77.0.1:50050 --bind 10.77.0.2:50051 --tasks 1 &
+ip netns exec "$far" "$program" executor --scheduler 10.77.0.1:50050 --bind 10.77.0.3:50051 --tasks 1 &
 
 model=(--model tests/fixtures/tiny-bert)
 rows=${ROWS:-40000}

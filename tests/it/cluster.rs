@@ -608,6 +608,68 @@ async fn a_job_that_nobody_waits_for_is_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_client_goes_before_it_has_a_place_is_cancelled() {
+    let folder = tables().await;
+    let log = folder.path().join("log");
+    let scheduler = Process::start_with(&["scheduler", "--bind", "127.0.0.1:0"], |command| {
+        command.env("EMBEDSQL_LOG", "info").stderr(fs::File::create(&log).expect("a file"));
+    });
+    let _executor = Process::executor(&scheduler, &[]);
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    let cancelled = || fs::read_to_string(&log).expect("a log").matches("its client is gone").count();
+    let first = long_job(&there).await;
+    long_job(&there).await.abort();
+    while cancelled() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!first.is_finished(), "nobody else's job is cancelled");
+    first.abort();
+    assert_eq!(rows_of(&run(&there, "SELECT count(*) FROM docs").await), ["300"]);
+    assert!(cancelled() >= 2, "{}", cancelled());
+}
+
+/// Seconds of a core that a process has used.
+#[cfg(target_os = "linux")]
+fn core_seconds(process: &Process) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.child.id())).expect("it runs");
+    let ticks = stat.split_whitespace().skip(13).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
+    ticks.sum::<f64>() / 100.0
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_computes_nothing_more() {
+    let scheduler = Process::scheduler();
+    let executor = Process::executor(&scheduler, &[]);
+    let folder = tables().await;
+    let there = on(&scheduler);
+    with_tables(&there, folder.path()).await;
+    for from in [
+        "docs a CROSS JOIN docs b CROSS JOIN docs c CROSS JOIN docs d",
+        "docs a JOIN docs b ON a.id + b.id >= 0 JOIN docs c ON b.id + c.id >= 0 JOIN docs d ON a.id + d.id >= 0",
+        "docs a JOIN docs b ON a.grp = b.grp JOIN docs c ON b.grp = c.grp JOIN docs d ON c.grp = d.grp",
+        "docs a JOIN (SELECT b.grp FROM docs b JOIN docs c USING (grp) JOIN docs d USING (grp) JOIN docs e USING (grp)) x \
+         ON a.grp = x.grp AND length(a.title) + x.grp < 0",
+    ] {
+        let sql = format!("SELECT sum(length(repeat(a.title, 100))) FROM {from}");
+        let query = there.sql(&sql).await.expect("planned");
+        let running = tokio::spawn(async move { query.collect().await });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!running.is_finished(), "it takes minutes: {sql}");
+        running.abort();
+        let stops = async {
+            let mut used = f64::NAN;
+            while used.is_nan() || core_seconds(&executor) - used > 0.1 {
+                used = core_seconds(&executor);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), stops).await.expect(&sql);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn machines_that_compute_differently_share_no_statement_unless_they_may() {
     let scheduler = Process::scheduler();
     let folder = tables().await;
