@@ -42,6 +42,7 @@
 //! | `engine/` | texts -> tokens -> model batches -> vectors; the only owner of threads and counters |
 //! | `model/` | a model directory -> a ready model: where files come from, description, tokenizer, encoder, pooling |
 //! | `kernels/` | CPU arithmetic: packed matrices, attention, normalisation; the only `unsafe` code |
+//! | `embedder.rs` | vectors of texts that a program has in its hands, without SQL |
 //! | `models.rs` | the models of this machine: what is there, fetching ahead, trying one out |
 //! | `files/` | reading: what a name stands for; stores: what an address leads to, and who we are there; writing: a file, an object or a folder is there complete or not there; what may be removed |
 //! | `session.rs` | the session that program, wheel and cluster share |
@@ -118,6 +119,7 @@ mod access;
 pub mod cache;
 #[cfg(feature = "cluster")]
 pub mod cluster;
+mod embedder;
 mod engine;
 mod error;
 pub mod expr_fn;
@@ -141,6 +143,7 @@ pub mod stages;
 mod state;
 
 pub use access::{Access, Download, Event};
+pub use embedder::Embedder;
 pub use engine::Counts;
 pub use error::Error;
 pub use options::{Device, EmbedOptions, Precision, parse_size};

@@ -184,7 +184,7 @@ fn vectors(model: &Model) -> Result<(Vec<Vec<f32>>, f64)> {
     let joined = (0..SENTENCES.len()).map(|i| [SENTENCES[i], SENTENCES[(i + 3) % 8], SENTENCES[(i + 5) % 8]].join(" "));
     let texts: Vec<String> = SENTENCES.iter().map(|&text| text.to_owned()).chain(joined).collect();
     let batch = model.batch_of(Role::Plain, &texts)?;
-    let unpooled = model.unpooled(Role::Plain, description.max_tokens)?;
+    let unpooled = model.unpooled(description.prompt(Role::Plain), description.max_tokens)?;
     let pass = Pass { unpooled, dimensions: description.dim, go_on: &|| true };
     let mut scratch = Scratch::default();
     let vectors = model.encode(&batch, &pass, &mut scratch)?;

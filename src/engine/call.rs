@@ -15,6 +15,8 @@ pub(crate) struct Call {
     pub(crate) model: String,
     /// Which prompt goes before each text.
     pub(crate) role: Role,
+    /// Instead of the role's.
+    pub(crate) prompt: Option<String>,
     pub(crate) precision: Precision,
     /// As `embed.max_tokens`.
     pub(crate) max_tokens: usize,
@@ -29,6 +31,7 @@ impl Call {
         Self {
             model: model.unwrap_or(&options.model).to_owned(),
             role,
+            prompt: None,
             precision: options.precision,
             max_tokens: options.max_tokens,
             truncate: options.truncate,
@@ -45,6 +48,11 @@ impl Call {
             .max_tokens(self.max_tokens)
             .truncate(self.truncate)
             .dimensions(self.dimensions)
+    }
+
+    /// What goes before each text.
+    pub(super) fn prompt<'a>(&'a self, description: &'a Description) -> &'a str {
+        self.prompt.as_deref().unwrap_or_else(|| description.prompt(self.role))
     }
 
     /// Length of a vector: the model's, or `embed.dimensions` of it.
@@ -137,7 +145,7 @@ impl Machine {
         }
         let (place, description) = (self.place(call), &model.description);
         let limits = VectorLimits { max_tokens, dimensions, truncate: call.truncate };
-        let (fingerprint, prompt) = (self.fingerprint(model)?, description.prompt(call.role));
+        let (fingerprint, prompt) = (self.fingerprint(model)?, call.prompt(description));
         let key = SpaceKey::new(&description.name, fingerprint, place, &model::kernel_path()?, prompt, limits);
         Ok(Some(Cache::open(cache)?.space(key, *cache_size as u64)))
     }

@@ -163,7 +163,7 @@ impl Loaded {
         let options = &machine.options;
         let tokens = if options.batch_tokens == 0 { model.batch_tokens() } else { options.batch_tokens };
         let limits = Limits { tokens, texts: options.batch_size, shape: model.shape() };
-        Ok(Self { unpooled: model.unpooled(call.role, max_tokens)?, model, limits })
+        Ok(Self { unpooled: model.unpooled(call.prompt(&model.description), max_tokens)?, model, limits })
     }
 }
 

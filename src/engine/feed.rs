@@ -85,7 +85,7 @@ impl Feed {
         let (lane, concurrency) = (lane_of(place.device), machine.concurrency(place));
         let encoding = Encoding {
             running: Arc::clone(&query.running),
-            prompt: description.prompt(call.role).to_owned(),
+            prompt: call.prompt(description).to_owned(),
             counters: [query.counters(description, place), counters],
             call: call.clone(),
             machine: machine.clone(),

@@ -223,6 +223,16 @@ impl Description {
         &self.architecture.name
     }
 
+    /// The prompts by their names.
+    pub(crate) fn prompts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.prompts.by_name.iter().map(|(name, prompt)| (name.as_str(), prompt.as_str()))
+    }
+
+    /// The name of the prompt of a plain call.
+    pub(crate) fn default_prompt(&self) -> Option<&str> {
+        self.prompts.default.as_deref()
+    }
+
     /// The prompt of a role, empty where the model has none.
     pub(crate) fn prompt(&self, role: Role) -> &str {
         // As sentence-transformers 6 does it: the roles have their own prompt or none, only the plain call has a default.

@@ -48,9 +48,8 @@ impl Model {
         Self::load(files, description, Place { device: Device::Cpu, precision: Precision::F32 })
     }
 
-    /// First tokens of a text that are not pooled, because they are a role's prompt and this model leaves it out.
-    pub(crate) fn unpooled(&self, role: Role, max_tokens: usize) -> Result<usize> {
-        let prompt = self.description.prompt(role);
+    /// First tokens of a text that are not pooled, because they are a prompt and this model leaves it out.
+    pub(crate) fn unpooled(&self, prompt: &str, max_tokens: usize) -> Result<usize> {
         if self.description.include_prompt || prompt.is_empty() {
             return Ok(0);
         }

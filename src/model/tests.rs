@@ -94,7 +94,7 @@ fn encode(model: &Model, texts: &[String], role: Role, size: usize) -> Vec<Vec<f
     let mut scratch = Scratch::default();
     let mut vectors = Vec::new();
     let dimensions = model.description.dim;
-    let unpooled = model.unpooled(role, model.description.max_tokens).expect("prompt");
+    let unpooled = model.unpooled(model.description.prompt(role), model.description.max_tokens).expect("prompt");
     let pass = Pass { unpooled, dimensions, go_on: &|| true };
     for texts in texts.chunks(size) {
         let batch = model.batch_of(role, texts).expect("tokens");

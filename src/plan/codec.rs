@@ -262,6 +262,8 @@ struct CallMessage {
     truncate: bool,
     #[prost(uint64, tag = "6")]
     dimensions: u64,
+    #[prost(string, optional, tag = "7")]
+    prompt: Option<String>,
 }
 
 impl From<&Call> for CallMessage {
@@ -273,6 +275,7 @@ impl From<&Call> for CallMessage {
             max_tokens: call.max_tokens as u64,
             truncate: call.truncate,
             dimensions: call.dimensions as u64,
+            prompt: call.prompt.clone(),
         }
     }
 }
@@ -286,6 +289,7 @@ impl TryFrom<&CallMessage> for Call {
         Ok(Self {
             model: message.model.clone(),
             role,
+            prompt: message.prompt.clone(),
             precision: message.precision.parse()?,
             max_tokens: message.max_tokens as usize,
             truncate: message.truncate,
