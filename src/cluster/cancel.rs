@@ -230,17 +230,19 @@ mod tests {
     #[tokio::test]
     async fn rows_of_a_task_end_with_an_error_when_it_is_cancelled() {
         let empty = || Arc::new(EmptyExec::new(Arc::new(Schema::empty()))) as Arc<dyn ExecutionPlan>;
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(CrossJoinExec::new(empty(), empty()));
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(CrossJoinExec::new(plan, empty()));
+        // A join remembers its left side, so each run has its own.
+        let plan = || {
+            let below: Arc<dyn ExecutionPlan> = Arc::new(CrossJoinExec::new(empty(), empty()));
+            Arc::new(CrossJoinExec::new(below, empty())) as Arc<dyn ExecutionPlan>
+        };
         let token = CancellationToken::new();
-        let same = watched(Arc::clone(&plan), &token).expect("a plan");
-        let shown = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
-        assert_eq!(shown(&same), shown(&plan), "it looks the same");
-        assert_eq!(same.output_partitioning().partition_count(), plan.output_partitioning().partition_count());
-        let rows = async || collect(Arc::clone(&same), Arc::default()).await;
-        assert_eq!(rows().await.expect("no rows").len(), 0);
+        let same = || watched(plan(), &token).expect("a plan");
+        let shown = |plan: Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
+        assert_eq!(shown(same()), shown(plan()), "it looks the same");
+        assert_eq!(same().output_partitioning().partition_count(), plan().output_partitioning().partition_count());
+        assert_eq!(collect(same(), Arc::default()).await.expect("no rows").len(), 0);
         token.cancel();
-        let error = rows().await.expect_err("it was cancelled").to_string();
+        let error = collect(same(), Arc::default()).await.expect_err("it was cancelled").to_string();
         assert!(error.contains("Task cancelled"), "{error}");
     }
 }

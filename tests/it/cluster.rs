@@ -649,8 +649,8 @@ async fn a_cancelled_task_computes_nothing_more() {
         "docs a CROSS JOIN docs b CROSS JOIN docs c CROSS JOIN docs d",
         "docs a JOIN docs b ON a.id + b.id >= 0 JOIN docs c ON b.id + c.id >= 0 JOIN docs d ON a.id + d.id >= 0",
         "docs a JOIN docs b ON a.grp = b.grp JOIN docs c ON b.grp = c.grp JOIN docs d ON c.grp = d.grp",
-        "docs a JOIN (SELECT b.grp FROM docs b JOIN docs c USING (grp) JOIN docs d USING (grp) JOIN docs e USING (grp)) x \
-         ON a.grp = x.grp AND length(a.title) + x.grp < 0",
+        "docs a JOIN (SELECT b.grp, b.id FROM docs b JOIN docs c ON b.grp = c.grp JOIN docs d ON c.grp = d.grp \
+         JOIN docs e ON d.grp = e.grp) x ON a.grp = x.grp AND a.id + x.id < 0",
     ] {
         let sql = format!("SELECT sum(length(repeat(a.title, 100))) FROM {from}");
         let query = there.sql(&sql).await.expect("planned");
