@@ -141,7 +141,7 @@ fn panic_message(payload: &dyn Any) -> &str {
 }
 
 /// The root message of an error, on one line, without the layers DataFusion wraps around it.
-pub(crate) fn one_line(error: &DataFusionError) -> String {
+pub fn one_line(error: &DataFusionError) -> String {
     let message = root_message(error);
     reworded(&message).unwrap_or_else(|| tidy(&message))
 }

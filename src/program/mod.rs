@@ -54,6 +54,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+pub use self::failure::one_line;
+
 use self::args::{Action, Args, Source};
 use self::failure::Failure;
 use self::job::Job;

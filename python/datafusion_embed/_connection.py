@@ -1,0 +1,150 @@
+"""SQL with `embed`, over files, stores and the data frames of a program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _native
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+
+def connect(
+    *,
+    model: str | os.PathLike[str] | None = None,
+    arithmetic: str | None = None,
+    device: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    cluster: str | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Connection:
+    """A session: SQL over files by their names, `embed(text)` and its sisters.
+
+    `model`, `arithmetic` ("f32", "bf16", "int8"), `device`, `cache` (a folder in which vectors are kept) and `threads` are those of the
+    program; `settings` are all others by their names, such as {"embed.max_tokens": 256}. `memory_limit` is in bytes. With `cluster`
+    ("host:port") statements that read files run there.
+    """
+    own: dict[str, object] = {
+        "embed.model": model,
+        "embed.precision": arithmetic,
+        "embed.device": device,
+        "embed.cache": cache,
+        "embed.concurrency": threads,
+        "datafusion.execution.target_partitions": threads,
+    }
+    given = {key: value for key, value in own.items() if value is not None} | dict(settings or {})
+    return Connection(_native.Connection({key: _setting(value) for key, value in given.items()}, cluster, memory_limit))
+
+
+def _setting(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Connection:
+    """A session that `connect` made."""
+
+    def __init__(self, native: _native.Connection) -> None:
+        self._native = native
+
+    def sql(self, statement: str, parameters: Sequence[object] | Mapping[str, object] | None = None, **tables: object) -> Results:
+        """A statement: a query runs when its rows are asked for, everything else now.
+
+        Parameters are `$1`, `$2` of a list or `$name` of a dict. An object with an Arrow stream (pyarrow, polars, pandas, duckdb) is a table by
+        the name of a keyword, or of a variable where the call stands.
+        """
+        own = {name: _streamed(table) for name, table in tables.items()}
+        return Results(self._native.sql(statement, _plain(parameters), own, _variables(sys._getframe(1))))
+
+    def register(self, name: str, table: object) -> None:
+        """Makes an object with an Arrow stream a table."""
+        self._native.register(name, _streamed(table))
+
+    def unregister(self, name: str) -> None:
+        """Takes a table away. Raises ValueError where there is none."""
+        if not self._native.unregister(name):
+            raise ValueError(f"there is no table {name!r}")
+
+
+def _plain(parameters: Any) -> Any:
+    """Parameters without types of NumPy's."""
+    if isinstance(parameters, Mapping):
+        return {name: _plain(value) for name, value in parameters.items()}
+    if isinstance(parameters, (list, tuple)):
+        return [_plain(value) for value in parameters]
+    return parameters.tolist() if isinstance(parameters, (np.ndarray, np.generic)) else parameters
+
+
+def _variables(frame: Any) -> Callable[[str], object]:
+    """Finds tables among the variables of a frame."""
+
+    def find(name: str) -> object:
+        for variables in (frame.f_locals, frame.f_globals):
+            if name in variables and _is_table(variables[name]):
+                return _streamed(variables[name])
+        return None
+
+    return find
+
+
+def _is_table(value: object) -> bool:
+    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__") or isinstance(value, Results)
+
+
+def _streamed(table: object) -> object:
+    if not _is_table(table):
+        raise TypeError(f"a table is an object with __arrow_c_stream__ (pyarrow, polars, pandas 2.2, duckdb), not {type(table).__name__}")
+    return table
+
+
+class Results:
+    """Rows of a statement: any library that knows Arrow's stream reads them."""
+
+    def __init__(self, native: _native.Results) -> None:
+        self._native = native
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._native.__arrow_c_stream__(requested_schema)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """A table of pyarrow."""
+        import pyarrow
+
+        return pyarrow.table(self._native.collect())
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame of pandas, by pyarrow."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> polars.DataFrame:
+        """A data frame of polars."""
+        import polars
+
+        return polars.DataFrame(self._native.collect())
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows as tuples of Python's own values, by pyarrow."""
+        table = self.to_arrow()
+        columns = [column.to_pylist() for column in table.columns]
+        return list(zip(*columns, strict=True)) if columns else []
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        rows = self.fetchall()
+        return rows[0] if rows else None
+
+    def show(self, rows: int = 20) -> None:
+        """Prints the first rows."""
+        print(self._native.show(rows))
+
+    def __repr__(self) -> str:
+        return self._native.show(20)

@@ -1,0 +1,208 @@
+//! A session: SQL to results.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::datasource::{MemTable, TableProvider};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion_embed::SessionOptions;
+use datafusion_embed::cluster::Cluster;
+use datafusion_embed::files::Stores;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use pyo3_arrow::input::AnyRecordBatch;
+
+use crate::errors::{of_embed, of_query};
+use crate::results::Results;
+use crate::waiting::{check_process, runtime, wait};
+
+/// A session with files, stores and `embed`, as the program embedsql has it.
+#[pyclass(frozen, module = "datafusion_embed._native")]
+pub(crate) struct Connection {
+    ctx: SessionContext,
+    planning: Mutex<()>,
+}
+
+#[pymethods]
+impl Connection {
+    /// With settings by their names, such as `embed.model`.
+    #[new]
+    #[pyo3(signature = (settings, cluster = None, memory_limit = None))]
+    fn new(settings: HashMap<String, String>, cluster: Option<&str>, memory_limit: Option<usize>) -> PyResult<Self> {
+        check_process()?;
+        let mut options = SessionOptions::default();
+        for (key, value) in &settings {
+            options.config.options_mut().set(key, value).map_err(|error| of_query(&error))?;
+        }
+        options.stores = Stores::all();
+        options.memory_limit = memory_limit;
+        if let Some(address) = cluster {
+            options = options.on_cluster(Cluster::new(address).map_err(|error| of_embed(&error))?);
+        }
+        // Planning may wait for files, on the runtime's threads.
+        let _inside = runtime()?.enter();
+        let ctx = datafusion_embed::session(options).map_err(|error| of_query(&error))?;
+        Ok(Self { ctx, planning: Mutex::new(()) })
+    }
+
+    /// Plans a statement. One that is no query runs now, a query when its rows are asked for. `tables` are tables of this statement
+    /// alone, by name; `find` gives an object for a name that is no table here, or None.
+    #[pyo3(signature = (statement, parameters, tables, find))]
+    fn sql(
+        &self,
+        py: Python<'_>,
+        statement: &str,
+        parameters: Option<Bound<'_, PyAny>>,
+        tables: HashMap<String, AnyRecordBatch>,
+        find: Bound<'_, PyAny>,
+    ) -> PyResult<Results> {
+        let parameters = parameters.map(|given| values(&given)).transpose()?;
+        let frame = self.planned(py, statement, parameters, tables, &find)?;
+        let frame = match frame.logical_plan() {
+            LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => self.run(py, at_once(&self.ctx, frame))?,
+            _ => frame,
+        };
+        Ok(Results::new(self.ctx.clone(), frame))
+    }
+
+    /// Makes an object with `__arrow_c_stream__` a table of the session; its batches are not copied.
+    fn register(&self, name: &str, rows: AnyRecordBatch) -> PyResult<()> {
+        self.put(name, table(rows)?).map(drop)
+    }
+
+    /// Takes a table away.
+    fn unregister(&self, name: &str) -> PyResult<bool> {
+        Ok(self.ctx.deregister_table(name).map_err(|error| of_query(&error))?.is_some())
+    }
+}
+
+impl Connection {
+    /// Makes a table known, and gives the one that had the name.
+    fn put(&self, name: &str, table: Arc<dyn TableProvider>) -> PyResult<Option<Arc<dyn TableProvider>>> {
+        let former = self.ctx.deregister_table(name).map_err(|error| of_query(&error))?;
+        self.ctx.register_table(name, table).map_err(|error| of_query(&error))?;
+        Ok(former)
+    }
+
+    /// A statement with tables of its own.
+    fn planned(
+        &self,
+        py: Python<'_>,
+        statement: &str,
+        parameters: Option<ParamValues>,
+        mut tables: HashMap<String, AnyRecordBatch>,
+        find: &Bound<'_, PyAny>,
+    ) -> PyResult<DataFrame> {
+        // Whoever plans at the same time sees no table of another statement.
+        let _alone =
+            self.planning.lock_py_attached(py).map_err(|_| PyRuntimeError::new_err("a statement ended by a panic"))?;
+        for name in self.unknown_tables(statement) {
+            if let Entry::Vacant(place) = tables.entry(name) {
+                let found = find.call1((place.key(),))?;
+                if !found.is_none() {
+                    place.insert(found.extract()?);
+                }
+            }
+        }
+        let tables = tables.into_iter().map(|(name, rows)| Ok((name, table(rows)?)));
+        let mut former = Vec::new();
+        for (name, table) in tables.collect::<PyResult<Vec<_>>>()? {
+            former.push((self.put(&name, table)?, name));
+        }
+        let frame = self.run(py, async {
+            let frame = self.ctx.sql(statement).await?;
+            match parameters {
+                Some(parameters) => frame.with_param_values(parameters),
+                None => Ok(frame),
+            }
+        });
+        for (table, name) in former {
+            self.ctx.deregister_table(&*name).map_err(|error| of_query(&error))?;
+            if let Some(table) = table {
+                self.ctx.register_table(&*name, table).map_err(|error| of_query(&error))?;
+            }
+        }
+        frame
+    }
+
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl Future<Output = Result<T, DataFusionError>> + Send,
+    ) -> PyResult<T> {
+        let runtime = runtime()?;
+        let done = wait(py, || runtime.block_on(work), || datafusion_embed::cancel(&self.ctx), |_| Ok(()))?;
+        done.map_err(|error| of_query(&error))
+    }
+
+    /// Names of tables in a statement that nobody knows here; of one that cannot be read, none.
+    fn unknown_tables(&self, statement: &str) -> Vec<String> {
+        let state = self.ctx.state();
+        let dialect = state.config_options().sql_parser.dialect;
+        let Ok(parsed) = state.sql_to_statement(statement, &dialect) else { return Vec::new() };
+        let Ok(tables) = state.resolve_table_references(&parsed) else { return Vec::new() };
+        let bare = tables.iter().filter(|table| table.schema().is_none());
+        bare.map(|table| table.table().to_owned())
+            .filter(|name| !self.ctx.table_exist(name.as_str()).unwrap_or(true))
+            .collect()
+    }
+}
+
+/// Rows of another library as a table; they are not copied.
+fn table(rows: AnyRecordBatch) -> PyResult<Arc<dyn TableProvider>> {
+    let (batches, schema) = rows.into_table()?.into_inner();
+    Ok(Arc::new(MemTable::try_new(schema, vec![batches]).map_err(|error| of_query(&error))?))
+}
+
+/// The result of a statement that is run now.
+async fn at_once(ctx: &SessionContext, frame: DataFrame) -> Result<DataFrame, DataFusionError> {
+    let rows = frame.collect().await?;
+    ctx.read_batches(rows)
+}
+
+/// Parameters: a list for `$1`, `$2`, or a dict for `$name`.
+fn values(given: &Bound<'_, PyAny>) -> PyResult<ParamValues> {
+    if let Ok(named) = given.extract::<HashMap<String, Bound<'_, PyAny>>>() {
+        let named = named.into_iter().map(|(name, value)| Ok((name, scalar(&value)?))).collect::<PyResult<Vec<_>>>()?;
+        return Ok(ParamValues::from(named));
+    }
+    let listed = given.try_iter()?.map(|value| scalar(&value?)).collect::<PyResult<Vec<_>>>()?;
+    Ok(ParamValues::from(listed))
+}
+
+fn scalar(value: &Bound<'_, PyAny>) -> PyResult<ScalarValue> {
+    if value.is_none() {
+        return Ok(ScalarValue::Null);
+    }
+    // A bool is an int in Python.
+    if value.is_instance_of::<PyBool>() {
+        return Ok(ScalarValue::from(value.extract::<bool>()?));
+    }
+    if value.is_instance_of::<PyInt>() {
+        return Ok(ScalarValue::from(value.extract::<i64>()?));
+    }
+    if value.is_instance_of::<PyFloat>() {
+        return Ok(ScalarValue::from(value.extract::<f64>()?));
+    }
+    if value.is_instance_of::<PyString>() {
+        return Ok(ScalarValue::from(value.extract::<String>()?));
+    }
+    if value.is_instance_of::<PyBytes>() {
+        return Ok(ScalarValue::Binary(Some(value.extract::<Vec<u8>>()?)));
+    }
+    if let Ok(list) = value.extract::<Vec<f32>>() {
+        let values: Vec<_> = list.into_iter().map(|x| ScalarValue::Float32(Some(x))).collect();
+        let list = ScalarValue::new_list(&values, &datafusion::arrow::datatypes::DataType::Float32, true);
+        return Ok(ScalarValue::List(list));
+    }
+    let kind = value.get_type().name()?;
+    Err(PyTypeError::new_err(format!(
+        "a parameter is None, bool, int, float, str, bytes or a list of floats, not {kind}"
+    )))
+}

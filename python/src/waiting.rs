@@ -1,0 +1,74 @@
+//! Work that takes long: without the GIL, and Ctrl-C stops it.
+
+use std::process;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+
+/// How often Python is asked whether somebody has pressed Ctrl-C, and told how far the work is.
+const LOOKS: Duration = Duration::from_millis(100);
+
+/// Does work on another thread while this one waits. `look` is called again and again meanwhile; where that fails, or Ctrl-C was
+/// pressed, `cancel` makes the work end.
+pub(crate) fn wait<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> T + Send,
+    cancel: impl Fn(),
+    mut look: impl FnMut(Python<'_>) -> PyResult<()>,
+) -> PyResult<T> {
+    check_process()?;
+    thread::scope(|scope| {
+        let (done, hears) = channel();
+        let hears = Mutex::new(hears);
+        scope.spawn(move || {
+            // Whoever waits is there until this ends.
+            let _ = done.send(work());
+        });
+        let mut stopped = None;
+        loop {
+            match py.detach(|| hears.lock().map_err(|_| RecvTimeoutError::Disconnected)?.recv_timeout(LOOKS)) {
+                Ok(result) => return stopped.map_or(Ok(result), Err),
+                Err(RecvTimeoutError::Timeout) => {
+                    if stopped.is_none()
+                        && let Err(error) = py.check_signals().and_then(|()| look(py))
+                    {
+                        cancel();
+                        stopped = Some(error);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(PyRuntimeError::new_err("the work ended by a panic, which is a bug"));
+                }
+            }
+        }
+    })
+}
+
+/// A child of fork has none of the threads that its parent had, and would wait for them for ever.
+///
+/// # Errors
+///
+/// `RuntimeError` in a process that was forked off one in which something ran.
+pub(crate) fn check_process() -> PyResult<()> {
+    static FIRST: OnceLock<u32> = OnceLock::new();
+    let (first, here) = (*FIRST.get_or_init(process::id), process::id());
+    if first == here {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!(
+        "datafusion_embed was used in process {first}, of which this one, {here}, was forked: its threads are not here; use \
+         multiprocessing's start method 'spawn', or use the package for the first time in the child"
+    )))
+}
+
+/// The runtime of all sessions.
+pub(crate) fn runtime() -> PyResult<&'static Runtime> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| Builder::new_multi_thread().enable_all().build());
+    runtime.as_ref().map_err(|error| PyRuntimeError::new_err(format!("no threads: {error}")))
+}
