@@ -48,7 +48,7 @@ def torch_class(options):
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(options.threads)
-    return SentenceTransformer(options.model, device="cpu")
+    return SentenceTransformer(options.model, device="cpu", model_kwargs={"dtype": torch.float32})
 
 
 def own_class(arithmetic):
@@ -68,7 +68,7 @@ class Theirs:
         from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(threads)
-        self.model = SentenceTransformer(model, device="cpu")
+        self.model = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": torch.float32})
 
     def __call__(self, batch):
         return {**batch, "embedding": self.model.encode(list(batch["body"]), normalize_embeddings=True)}
@@ -110,12 +110,11 @@ def by_sql(arithmetic):
         con = datafusion_embed.connect(model=options.model, arithmetic=arithmetic, threads=options.threads)
         con.sql("SELECT embed('one')").fetchall()
         first = time.perf_counter() - START
+        rows = pa.table({"body": texts(options)})
         begin = time.perf_counter()
-        query = f"SELECT embed(body) AS v FROM '{options.file}' WHERE body IS NOT NULL LIMIT {options.rows}"
-        vectors = con.sql(query).to_arrow()["v"].combine_chunks()
+        vectors = con.sql("SELECT embed(body) AS v FROM rows", rows=rows).to_arrow()["v"].combine_chunks()
         took = time.perf_counter() - begin
-        values = np.asarray(pa.concat_arrays([vectors.flatten()] if isinstance(vectors, pa.Array) else [c.flatten() for c in vectors.chunks]))
-        return first, took, values.reshape(len(vectors), -1)
+        return first, took, np.asarray(vectors.flatten()).reshape(len(vectors), -1)
 
     return run
 
