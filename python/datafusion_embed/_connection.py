@@ -106,6 +106,13 @@ def _streamed(table: object) -> object:
     return table
 
 
+def _tuples(rows: Any) -> list[tuple[Any, ...]]:
+    import pyarrow
+
+    columns = [column.to_pylist() for column in pyarrow.table(rows).columns]
+    return list(zip(*columns, strict=True)) if columns else []
+
+
 class Results:
     """Rows of a statement: any library that knows Arrow's stream reads them."""
 
@@ -133,13 +140,11 @@ class Results:
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """All rows as tuples of Python's own values, by pyarrow."""
-        table = self.to_arrow()
-        columns = [column.to_pylist() for column in table.columns]
-        return list(zip(*columns, strict=True)) if columns else []
+        return _tuples(self._native.collect())
 
     def fetchone(self) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-        rows = self.fetchall()
+        """The first row, or None; no more than that is computed."""
+        rows = _tuples(self._native.collect(1))
         return rows[0] if rows else None
 
     def show(self, rows: int = 20) -> None:

@@ -14,15 +14,17 @@ from haystack import Document, component
 from .arrow import Named, model_of
 
 
-@component
-class TextEmbedder:
-    """The vector of a query."""
-
+class _Embedder:
     def __init__(self, model: Named = None, **settings: Any) -> None:
         self._model = model_of(model, **settings)
 
     def warm_up(self) -> None:
         """Nothing: the model is there."""
+
+
+@component
+class TextEmbedder(_Embedder):
+    """The vector of a query."""
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
@@ -31,14 +33,8 @@ class TextEmbedder:
 
 
 @component
-class DocumentEmbedder:
+class DocumentEmbedder(_Embedder):
     """The vectors of documents."""
-
-    def __init__(self, model: Named = None, **settings: Any) -> None:
-        self._model = model_of(model, **settings)
-
-    def warm_up(self) -> None:
-        """Nothing: the model is there."""
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ use pyo3_arrow::input::AnyRecordBatch;
 
 use crate::errors::{of_embed, of_query};
 use crate::results::Results;
-use crate::waiting::{check_process, runtime, wait};
+use crate::waiting::{check_process, runtime, wait_for};
 
 /// A session with files, stores and `embed`, as the program embedsql has it.
 #[pyclass(frozen, module = "datafusion_embed._native")]
@@ -65,7 +65,7 @@ impl Connection {
         let parameters = parameters.map(|given| values(&given)).transpose()?;
         let frame = self.planned(py, statement, parameters, tables, &find)?;
         let frame = match frame.logical_plan() {
-            LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => self.run(py, at_once(&self.ctx, frame))?,
+            LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => wait_for(py, &self.ctx, at_once(&self.ctx, frame))?,
             _ => frame,
         };
         Ok(Results::new(self.ctx.clone(), frame))
@@ -115,7 +115,7 @@ impl Connection {
         for (name, table) in tables.collect::<PyResult<Vec<_>>>()? {
             former.push((self.put(&name, table)?, name));
         }
-        let frame = self.run(py, async {
+        let frame = wait_for(py, &self.ctx, async {
             let frame = self.ctx.sql(statement).await?;
             match parameters {
                 Some(parameters) => frame.with_param_values(parameters),
@@ -129,16 +129,6 @@ impl Connection {
             }
         }
         frame
-    }
-
-    fn run<T: Send>(
-        &self,
-        py: Python<'_>,
-        work: impl Future<Output = Result<T, DataFusionError>> + Send,
-    ) -> PyResult<T> {
-        let runtime = runtime()?;
-        let done = wait(py, || runtime.block_on(work), || datafusion_embed::cancel(&self.ctx), |_| Ok(()))?;
-        done.map_err(|error| of_query(&error))
     }
 
     /// Names of tables in a statement that nobody knows here; of one that cannot be read, none.

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::of_embed;
-use crate::waiting::wait;
+use crate::waiting::{wait, wait_and_look};
 
 /// A model and the settings that it runs with.
 #[pyclass(frozen, module = "datafusion_embed._native")]
@@ -44,7 +44,7 @@ impl Model {
             .cache(cache)
             .offline(offline)
             .concurrency(threads);
-        let found = wait(py, || Embedder::new(options, Access::default()), || {}, |_| Ok(()))?;
+        let found = wait(py, || Embedder::new(options, Access::default()), || {})?;
         Ok(Self { inner: Arc::new(found.map_err(|error| of_embed(&error))?) })
     }
 
@@ -62,14 +62,14 @@ impl Model {
             Some(look) => look.call1((self.inner.counts().rows() - before,)).map(|_| ()),
             None => Ok(()),
         };
-        let vectors = wait(py, || self.inner.embed(&texts, prompt), || self.inner.cancel(), look)?;
+        let vectors = wait_and_look(py, || self.inner.embed(&texts, prompt), || self.inner.cancel(), look)?;
         let vectors = vectors.map_err(|error| of_embed(&error))?;
         PyArray1::from_vec(py, vectors).reshape([texts.len(), self.inner.dim()])
     }
 
     /// Tokens of each text before it is cut, special tokens counted.
     fn count_tokens(&self, py: Python<'_>, texts: Vec<String>) -> PyResult<Vec<usize>> {
-        let counts = wait(py, || self.inner.count_tokens(&texts), || self.inner.cancel(), |_| Ok(()))?;
+        let counts = wait(py, || self.inner.count_tokens(&texts), || self.inner.cancel())?;
         counts.map_err(|error| of_embed(&error))
     }
 

@@ -15,7 +15,7 @@ use pyo3_arrow::{PySchema, PyTable};
 use tokio::runtime::Handle;
 
 use crate::errors::of_query;
-use crate::waiting::{runtime, wait};
+use crate::waiting::{runtime, wait_for};
 
 /// A query that runs when its rows are asked for, each time anew; of a statement that is no query, its result.
 #[pyclass(frozen, module = "datafusion_embed._native")]
@@ -27,6 +27,15 @@ pub(crate) struct Results {
 impl Results {
     pub(crate) fn new(ctx: SessionContext, frame: DataFrame) -> Self {
         Self { ctx, frame }
+    }
+
+    /// The query, or one for its first rows.
+    fn first(&self, rows: Option<usize>) -> PyResult<DataFrame> {
+        let frame = self.frame.clone();
+        match rows {
+            Some(rows) => frame.limit(0, Some(rows)).map_err(|error| of_query(&error)),
+            None => Ok(frame),
+        }
     }
 
     fn schema(&self) -> SchemaRef {
@@ -43,31 +52,18 @@ impl Results {
         self.schema().into()
     }
 
-    /// All rows, in memory.
-    fn collect(&self, py: Python<'_>) -> PyResult<PyTable> {
-        let (runtime, frame) = (runtime()?, self.frame.clone());
-        let rows = wait(
-            py,
-            || runtime.block_on(async { frame.collect().await }),
-            || datafusion_embed::cancel(&self.ctx),
-            |_| Ok(()),
-        )?;
-        let rows = rows.map_err(|error| of_query(&error))?;
+    /// All rows in memory, or the first ones.
+    #[pyo3(signature = (rows = None))]
+    fn collect(&self, py: Python<'_>, rows: Option<usize>) -> PyResult<PyTable> {
+        let rows = wait_for(py, &self.ctx, self.first(rows)?.collect())?;
         let schema = rows.first().map_or_else(|| self.schema(), RecordBatch::schema);
         PyTable::try_new(rows, schema)
     }
 
     /// The first rows as a table for people.
     fn show(&self, py: Python<'_>, rows: usize) -> PyResult<String> {
-        let runtime = runtime()?;
-        let frame = self.frame.clone().limit(0, Some(rows)).map_err(|error| of_query(&error))?;
-        let text = wait(
-            py,
-            || runtime.block_on(async { frame.to_string().await }),
-            || datafusion_embed::cancel(&self.ctx),
-            |_| Ok(()),
-        )?;
-        text.map_err(|error| of_query(&error))
+        let frame = self.first(Some(rows))?;
+        wait_for(py, &self.ctx, async { frame.to_string().await })
     }
 
     /// Arrow's C stream: batches are computed as they are read.
@@ -77,16 +73,9 @@ impl Results {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        let (runtime, frame) = (runtime()?, self.frame.clone());
-        let stream = wait(
-            py,
-            || runtime.block_on(async { frame.execute_stream().await }),
-            || datafusion_embed::cancel(&self.ctx),
-            |_| Ok(()),
-        )?;
-        let stream = stream.map_err(|error| of_query(&error))?;
+        let stream = wait_for(py, &self.ctx, self.frame.clone().execute_stream())?;
         let schema = stream.schema();
-        let batches = Batches { stream, runtime: runtime.handle().clone() };
+        let batches = Batches { stream, runtime: runtime()?.handle().clone() };
         let rows = Field::new_struct("", schema.fields().clone(), false).with_metadata(schema.metadata().clone());
         let batches = batches.map(|batch| batch.map(|batch| Arc::new(StructArray::from(batch)) as ArrayRef));
         let batches = ArrayIterator::new(batches, Arc::new(rows));

@@ -6,16 +6,35 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::errors::of_query;
+
 /// How often Python is asked whether somebody has pressed Ctrl-C, and told how far the work is.
 const LOOKS: Duration = Duration::from_millis(100);
 
-/// Does work on another thread while this one waits. `look` is called again and again meanwhile; where that fails, or Ctrl-C was
-/// pressed, `cancel` makes the work end.
-pub(crate) fn wait<T: Send>(
+/// Does work on another thread while this one waits; where Ctrl-C was pressed, `cancel` makes it end.
+pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send, cancel: impl Fn()) -> PyResult<T> {
+    wait_and_look(py, work, cancel, |_| Ok(()))
+}
+
+/// The same for a step of a statement of a session.
+pub(crate) fn wait_for<T: Send>(
+    py: Python<'_>,
+    ctx: &SessionContext,
+    step: impl Future<Output = Result<T, DataFusionError>> + Send,
+) -> PyResult<T> {
+    let runtime = runtime()?;
+    let done = wait(py, || runtime.block_on(step), || datafusion_embed::cancel(ctx))?;
+    done.map_err(|error| of_query(&error))
+}
+
+/// The same where `look` is called again and again meanwhile; where that fails the work ends too.
+pub(crate) fn wait_and_look<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> T + Send,
     cancel: impl Fn(),
