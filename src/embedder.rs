@@ -106,6 +106,6 @@ impl Embedder {
 
     /// What was done so far.
     pub fn counts(&self) -> Counts {
-        self.session.usage().into_iter().map(|model| model.counts).fold(Counts::default(), std::ops::Add::add)
+        self.session.counts()
     }
 }

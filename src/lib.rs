@@ -152,7 +152,6 @@ pub use plan::EmbedCodec;
 pub use plan::EmbedPlanner;
 pub use session::SessionOptions;
 
-use std::ops::Add;
 use std::sync::Arc;
 
 use datafusion::error::Result;
@@ -260,8 +259,7 @@ pub fn cancel(ctx: &SessionContext) {
 /// What the embed functions have done in this session so far, all models together: for a program that shows how far a query
 /// is. `embed_models()` has the same numbers by model, and the metrics of an `EmbedExec` by query.
 pub fn counts(ctx: &SessionContext) -> Counts {
-    let usage = session_of(ctx).map(|session| session.usage()).unwrap_or_default();
-    usage.iter().map(|model| model.counts).fold(Counts::default(), Add::add)
+    session_of(ctx).map(|session| session.counts()).unwrap_or_default()
 }
 
 /// The devices that this build can use.

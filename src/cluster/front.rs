@@ -339,9 +339,8 @@ impl<S: SchedulerGrpc> SchedulerGrpc for Front<S> {
 
     async fn execute_query_push(
         &self,
-        request: Request<ExecuteQueryParams>,
+        mut request: Request<ExecuteQueryParams>,
     ) -> Result<Response<Self::ExecuteQueryPushStream>, Status> {
-        let mut request = request;
         let name = client::name(request.get_mut());
         let (metadata, said, extensions) = self.inner.execute_query_push(request).await?.into_parts();
         let said = Watched::new(said, name, Arc::clone(&self.inner), Arc::clone(&self.all));

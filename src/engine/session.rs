@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,7 @@ use datafusion::error::Result as DataFusionResult;
 use parking_lot::{Mutex, RwLock};
 
 use super::call::{Call, Machine};
-use super::counters::ModelUse;
+use super::counters::{Counts, ModelUse};
 use super::feed::Feed;
 use super::identity::{Identity, Planned};
 use super::query::{Common, Query};
@@ -192,6 +193,11 @@ impl Session {
     /// What was done so far in this process with each model of this session.
     pub(crate) fn usage(&self) -> Vec<ModelUse> {
         self.common.registry.usage()
+    }
+
+    /// The same, all models together.
+    pub(crate) fn counts(&self) -> Counts {
+        self.usage().into_iter().map(|model| model.counts).fold(Counts::default(), Add::add)
     }
 
     /// What was done so far with each model on other machines, for this session.
