@@ -7,8 +7,8 @@ use datafusion::config::ConfigOptions;
 use crate::access::Access;
 use crate::engine::{Call, Counts, Machine, Planned, Session};
 use crate::error::Result;
-use crate::model::{Found, Role};
-use crate::options::EmbedOptions;
+use crate::model::{Found, Role, resolved};
+use crate::options::{Device, EmbedOptions};
 
 /// A model and the settings that it runs with: the vectors are those of `embed` in a session with these settings, to the bit.
 ///
@@ -38,8 +38,8 @@ impl Embedder {
     /// # Errors
     ///
     /// [`Error::Model`](crate::Error::Model) where the model is not found or does not run here, [`Error::Setting`](crate::Error::Setting)
-    /// where it would have to come from where `access` does not allow it, [`Error::Limit`](crate::Error::Limit) for more dimensions than it
-    /// has.
+    /// where it would have to come from where `access` does not allow it, [`Error::Limit`](crate::Error::Limit) for more dimensions or
+    /// tokens than it has.
     pub fn new(options: EmbedOptions, access: Access) -> Result<Self> {
         let session = Session::default();
         session.set_access(access.with_own_model(&options.model));
@@ -49,6 +49,7 @@ impl Embedder {
         let call = Call::new(&options, Role::Plain, None);
         let found = session.find(&call, options.offline)?;
         let dim = call.dimensions(&found.description)?;
+        call.limit(&found.description)?;
         Ok(Self { session, options, machine, found, dim })
     }
 
@@ -87,6 +88,11 @@ impl Embedder {
     /// Tokens after which a text is cut by the model itself; `None` where it has no limit.
     pub fn max_tokens(&self) -> Option<usize> {
         self.found.description.limit()
+    }
+
+    /// Where the model is computed; of [`Device::Auto`] the device that it means here.
+    pub fn device(&self) -> Device {
+        resolved(self.options.device)
     }
 
     /// The prompts that the model knows, by name.

@@ -149,7 +149,7 @@ pub use error::Error;
 pub use options::{Device, EmbedOptions, Precision, parse_size};
 #[cfg(feature = "cluster")]
 pub use plan::EmbedCodec;
-pub use plan::EmbedPlanner;
+pub use plan::{EmbedPlanner, Expected};
 pub use session::SessionOptions;
 
 use std::sync::Arc;

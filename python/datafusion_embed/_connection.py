@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _native
+from . import _native, _progress
 
 if TYPE_CHECKING:
     import pandas
@@ -26,13 +26,18 @@ def connect(
     threads: int | None = None,
     memory_limit: int | None = None,
     cluster: str | None = None,
+    token: str | None = None,
+    certificates: str | os.PathLike[str] | None = None,
     settings: Mapping[str, object] | None = None,
+    show_progress_bar: bool | None = None,
 ) -> Connection:
     """A session: SQL over files by their names, `embed(text)` and its sisters.
 
     `model`, `arithmetic` ("f32", "bf16", "int8"), `device`, `cache` (a folder in which vectors are kept) and `threads` are those of the
     program; `settings` are all others by their names, such as {"embed.max_tokens": 256}. `memory_limit` is in bytes. With `cluster`
-    ("host:port") statements that read files run there.
+    ("host:port") statements that read files run there; its `token` and its folder of `certificates` are otherwise those of EMBEDSQL_TOKEN
+    and EMBEDSQL_CERTIFICATES. `show_progress_bar` is for what takes longer than a second; None is yes for those who
+    log at INFO or DEBUG.
     """
     own: dict[str, object] = {
         "embed.model": model,
@@ -43,7 +48,18 @@ def connect(
         "datafusion.execution.target_partitions": threads,
     }
     given = {key: value for key, value in own.items() if value is not None} | dict(settings or {})
-    return Connection(_native.Connection({key: _setting(value) for key, value in given.items()}, cluster, memory_limit))
+    native = _native.Connection(
+        {key: _setting(value) for key, value in given.items()},
+        cluster=cluster,
+        token=token or os.environ.get("EMBEDSQL_TOKEN") or None,
+        certificates=certificates or os.environ.get("EMBEDSQL_CERTIFICATES") or None,
+        memory_limit=memory_limit,
+    )
+    return Connection(native, show_progress_bar)
+
+
+#: Seconds that a statement may take before there is a bar.
+PATIENCE = 1.0
 
 
 def _setting(value: object) -> str:
@@ -53,8 +69,9 @@ def _setting(value: object) -> str:
 class Connection:
     """A session that `connect` made."""
 
-    def __init__(self, native: _native.Connection) -> None:
+    def __init__(self, native: _native.Connection, show_progress_bar: bool | None = None) -> None:
         self._native = native
+        self._show_progress_bar = show_progress_bar
 
     def sql(self, statement: str, parameters: Sequence[object] | Mapping[str, object] | None = None, **tables: object) -> Results:
         """A statement: a query runs when its rows are asked for, everything else now.
@@ -63,7 +80,10 @@ class Connection:
         the name of a keyword, or of a variable where the call stands.
         """
         own = {name: _streamed(table) for name, table in tables.items()}
-        return Results(self._native.sql(statement, _plain(parameters), own, _variables(sys._getframe(1))))
+        find = _variables(sys._getframe(1))
+        with _progress.bar(self._show_progress_bar, delay=PATIENCE) as look:
+            results = self._native.sql(statement, _plain(parameters), own, find, look)
+        return Results(results, self._show_progress_bar)
 
     def register(self, name: str, table: object) -> None:
         """Makes an object with an Arrow stream a table."""
@@ -116,8 +136,9 @@ def _tuples(rows: Any) -> list[tuple[Any, ...]]:
 class Results:
     """Rows of a statement: any library that knows Arrow's stream reads them."""
 
-    def __init__(self, native: _native.Results) -> None:
+    def __init__(self, native: _native.Results, show_progress_bar: bool | None = None) -> None:
         self._native = native
+        self._show_progress_bar = show_progress_bar
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self._native.__arrow_c_stream__(requested_schema)
@@ -126,7 +147,7 @@ class Results:
         """A table of pyarrow."""
         import pyarrow
 
-        return pyarrow.table(self._native.collect())
+        return pyarrow.table(self._collect())
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame of pandas, by pyarrow."""
@@ -136,20 +157,28 @@ class Results:
         """A data frame of polars."""
         import polars
 
-        return polars.DataFrame(self._native.collect())
+        return polars.DataFrame(self._collect())
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """All rows as tuples of Python's own values, by pyarrow."""
-        return _tuples(self._native.collect())
+        return _tuples(self._collect())
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """The first row, or None; no more than that is computed."""
-        rows = _tuples(self._native.collect(1))
+        rows = _tuples(self._collect(1))
         return rows[0] if rows else None
 
     def show(self, rows: int = 20) -> None:
         """Prints the first rows."""
-        print(self._native.show(rows))
+        print(self._table(rows))
 
     def __repr__(self) -> str:
-        return self._native.show(20)
+        return self._table(20)
+
+    def _table(self, rows: int) -> str:
+        with _progress.bar(self._show_progress_bar, delay=PATIENCE) as look:
+            return self._native.show(rows, look)
+
+    def _collect(self, rows: int | None = None) -> Any:
+        with _progress.bar(self._show_progress_bar, delay=PATIENCE) as look:
+            return self._native.collect(rows, look)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,22 @@ logger = logging.getLogger(__name__)
 
 #: The names under which a model may have the prompt of documents, in the order in which they are looked for.
 DOCUMENTS = ("document", "passage", "corpus")
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_former_name(call: Method) -> Method:
+    """`sentences` was the name of `inputs` before sentence-transformers 6, and is still taken there."""
+
+    @wraps(call)
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        if "sentences" in kwargs:
+            logger.warning("sentences is called inputs now")
+            former = kwargs.pop("sentences")
+            kwargs.setdefault("inputs", former)
+        return call(*args, **kwargs)
+
+    return cast("Method", renamed)
 
 
 class SentenceTransformer:
@@ -37,7 +54,7 @@ class SentenceTransformer:
         model_name_or_path: str | os.PathLike[str] | None = None,
         *,
         modules: object | None = None,
-        device: str | None = None,
+        device: object | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | None = None,
@@ -89,6 +106,7 @@ class SentenceTransformer:
         self._similarity = checked(similarity_fn_name or "cosine")
         self.truncate_dim = _dimensions(truncate_dim)
 
+    @_with_former_name
     def encode(
         self,
         inputs: str | Sequence[str],
@@ -97,10 +115,10 @@ class SentenceTransformer:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
-        precision: str = "float32",
+        precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | Sequence[str] | None = None,
+        device: object | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         pool: object | None = None,
@@ -112,21 +130,23 @@ class SentenceTransformer:
         Equal texts go through the model once. `batch_size`, `pool` and `chunk_size` are read and change nothing: model batches are
         cut by tokens, and all cores are used.
         """
+        kwargs.pop("task", None)  # only a model with a part for each task would ask for it, which is refused
         if kwargs:
             raise ValueError(f"encode does not know {', '.join(map(repr, sorted(kwargs)))}")
         if batch_size <= 0:
             raise ValueError(f"batch_size is {batch_size}: it is 1 or more")
+        precision = precision or "float32"
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: it is one of {', '.join(PRECISIONS)}")
         if output_value != "sentence_embedding":
             raise NotImplementedError(f"output_value={output_value!r}: only vectors of whole texts")
-        if device is not None and device != self.device:
-            raise NotImplementedError(f"device {device!r}: a model stays on the device that it was made for")
+        for wanted in device if isinstance(device, (list, tuple)) else [device]:
+            self.to(wanted)
         is_one = isinstance(inputs, str) or not hasattr(inputs, "__len__")
         texts = _texts([inputs] if is_one else inputs)
         prefix = self._prompt(prompt, prompt_name)
         cut = _dimensions(truncate_dim) or self.truncate_dim
-        with _progress.bar(len(texts), _progress.wanted(show_progress_bar)) as look:
+        with _progress.bar(show_progress_bar, len(texts)) as look:
             vectors = self._model.embed(texts, prefix, look)
         if cut is not None:
             vectors = vectors[:, :cut]
@@ -139,19 +159,19 @@ class SentenceTransformer:
             return _tensor(quantized[0]) if is_one else [_tensor(row) for row in quantized]
         return quantized[0] if is_one else quantized
 
+    @_with_former_name
     def encode_query(self, inputs: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **kwargs: Any) -> Any:
         """As `encode`, with the prompt of queries where no other is given."""
-        kwargs.pop("task", None)
         if prompt is None and prompt_name is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(inputs, prompt_name=prompt_name, prompt=prompt, **kwargs)
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="query", **kwargs)
 
+    @_with_former_name
     def encode_document(self, inputs: str | Sequence[str], prompt_name: str | None = None, prompt: str | None = None, **kwargs: Any) -> Any:
         """As `encode`, with the prompt of documents where no other is given."""
-        kwargs.pop("task", None)
         if prompt is None and prompt_name is None:
             prompt_name = next((name for name in DOCUMENTS if name in self.prompts), None)
-        return self.encode(inputs, prompt_name=prompt_name, prompt=prompt, **kwargs)
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, task="document", **kwargs)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """`[rows of the first, rows of the second]`: a tensor where torch is there, else an array."""
@@ -192,10 +212,20 @@ class SentenceTransformer:
         self._model = _native.Model(self._name, **settings)
         self._settings = settings
 
+    def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Tokens of each text before it is cut, with the special ones; of this package alone."""
+        return self._model.count_tokens(_texts(inputs))
+
     @property
-    def device(self) -> str:
-        """Where the model is computed: "cpu", "cuda" or "metal"; "auto" is the best that there is."""
-        return str(self._settings["device"])
+    def device(self) -> _Device:
+        """Where the model is computed: "cpu", "cuda:0" or "mps"."""
+        return _Device({"metal": "mps"}.get(self._model.device, self._model.device))
+
+    def to(self, device: object | None) -> SentenceTransformer:
+        """The model itself. Raises NotImplementedError for another device than its own."""
+        if device is not None and str(device) not in (self.device, self.device.type):
+            raise NotImplementedError(f"device {str(device)!r}: a model stays on the device that it was made for, {str(self.device)!r}")
+        return self
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -205,6 +235,9 @@ class SentenceTransformer:
             yield
         finally:
             self.truncate_dim = former
+
+    #: The name that it had before sentence-transformers 6.
+    truncate_sentence_embeddings = truncate_embeddings
 
     def start_multi_process_pool(self, target_devices: object | None = None) -> dict[str, object]:
         """Nothing: one process uses all cores."""
@@ -216,6 +249,11 @@ class SentenceTransformer:
     def eval(self) -> SentenceTransformer:
         """The model itself: it is never trained."""
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ELSEWHERE:
+            raise NotHere(f"{name}: not here, where texts become vectors and nothing else; sentence-transformers has it")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process reads the model again.
@@ -241,6 +279,17 @@ class SentenceTransformer:
         return self.prompts[name]
 
 
+class NotHere(AttributeError, NotImplementedError):
+    """What the class of sentence-transformers has, and this one has not."""
+
+
+#: Training, saving, and the parts of a model.
+_ELSEWHERE = frozenset(
+    """add_adapter active_adapters delete_adapter disable_adapters enable_adapters evaluate fit forward half load_adapter
+    model_card_data modules named_parameters parameters preprocess push_to_hub save save_pretrained save_to_hub
+    set_adapter set_pooling_include_prompt smart_batching_collate state_dict tokenize tokenizer train""".split()
+)
+
 _REFUSED = {
     "modules": "a model is its directory or hub id",
     "cache_folder": "set HF_HOME or HF_HUB_CACHE",
@@ -250,10 +299,26 @@ _REFUSED = {
 }
 
 
-def _device(device: str | None) -> str:
+class _Device(str):
+    """A name that is equal to torch's device of the same name, without torch."""
+
+    @property
+    def type(self) -> str:
+        return self.split(":")[0]
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, str(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def _device(device: object) -> str:
     if device is None:
         return "auto"
-    return {"mps": "metal"}.get(device, device.split(":")[0])
+    return {"mps": "metal"}.get(str(device), str(device))
 
 
 def _dimensions(wanted: int | None) -> int | None:

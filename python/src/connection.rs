@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::{MemTable, TableProvider};
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
-use datafusion_embed::SessionOptions;
-use datafusion_embed::cluster::Cluster;
+use datafusion_embed::cluster::{Cluster, Protection};
 use datafusion_embed::files::Stores;
+use datafusion_embed::{Error, SessionOptions};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -20,7 +20,7 @@ use pyo3_arrow::input::AnyRecordBatch;
 
 use crate::errors::{of_embed, of_query};
 use crate::results::Results;
-use crate::waiting::{check_process, runtime, wait_for};
+use crate::waiting::{check_process, rows, runtime, wait_for};
 
 /// A session with files, stores and `embed`, as the program embedsql has it.
 #[pyclass(frozen, module = "datafusion_embed._native")]
@@ -31,10 +31,16 @@ pub(crate) struct Connection {
 
 #[pymethods]
 impl Connection {
-    /// With settings by their names, such as `embed.model`.
+    /// With settings by their names, such as `embed.model`; `token` and `certificates` are those of the cluster.
     #[new]
-    #[pyo3(signature = (settings, cluster = None, memory_limit = None))]
-    fn new(settings: HashMap<String, String>, cluster: Option<&str>, memory_limit: Option<usize>) -> PyResult<Self> {
+    #[pyo3(signature = (settings, *, cluster = None, token = None, certificates = None, memory_limit = None))]
+    fn new(
+        settings: HashMap<String, String>,
+        cluster: Option<&str>,
+        token: Option<&str>,
+        certificates: Option<PathBuf>,
+        memory_limit: Option<usize>,
+    ) -> PyResult<Self> {
         check_process()?;
         let mut options = SessionOptions::default();
         for (key, value) in &settings {
@@ -43,7 +49,8 @@ impl Connection {
         options.stores = Stores::all();
         options.memory_limit = memory_limit;
         if let Some(address) = cluster {
-            options = options.on_cluster(Cluster::new(address).map_err(|error| of_embed(&error))?);
+            let cluster = cluster_at(address, token, certificates.as_deref()).map_err(|error| of_embed(&error))?;
+            options = options.on_cluster(cluster);
         }
         // Planning may wait for files, on the runtime's threads.
         let _inside = runtime()?.enter();
@@ -52,8 +59,9 @@ impl Connection {
     }
 
     /// Plans a statement. One that is no query runs now, a query when its rows are asked for. `tables` are tables of this statement
-    /// alone, by name; `find` gives an object for a name that is no table here, or None.
-    #[pyo3(signature = (statement, parameters, tables, find))]
+    /// alone, by name; `find` gives an object for a name that is no table here, or None; `look` is called with the rows that are embedded
+    /// so far and how many there will be.
+    #[pyo3(signature = (statement, parameters, tables, find, look = None))]
     fn sql(
         &self,
         py: Python<'_>,
@@ -61,11 +69,15 @@ impl Connection {
         parameters: Option<Bound<'_, PyAny>>,
         tables: HashMap<String, AnyRecordBatch>,
         find: Bound<'_, PyAny>,
+        look: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Results> {
         let parameters = parameters.map(|given| values(&given)).transpose()?;
         let frame = self.planned(py, statement, parameters, tables, &find)?;
         let frame = match frame.logical_plan() {
-            LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => wait_for(py, &self.ctx, at_once(&self.ctx, frame))?,
+            LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => {
+                let done = rows(py, &self.ctx, frame, look.as_ref())?;
+                self.ctx.read_batches(done).map_err(|error| of_query(&error))?
+            }
             _ => frame,
         };
         Ok(Results::new(self.ctx.clone(), frame))
@@ -144,16 +156,22 @@ impl Connection {
     }
 }
 
+/// A cluster, with what its ports are protected by.
+fn cluster_at(address: &str, token: Option<&str>, certificates: Option<&Path>) -> Result<Cluster, Error> {
+    let mut protection = Protection::default();
+    if let Some(token) = token {
+        protection = protection.with_token(token)?;
+    }
+    if let Some(folder) = certificates {
+        protection = protection.with_certificates(folder)?;
+    }
+    Ok(Cluster::new(address)?.protected_by(protection))
+}
+
 /// Rows of another library as a table; they are not copied.
 fn table(rows: AnyRecordBatch) -> PyResult<Arc<dyn TableProvider>> {
     let (batches, schema) = rows.into_table()?.into_inner();
     Ok(Arc::new(MemTable::try_new(schema, vec![batches]).map_err(|error| of_query(&error))?))
-}
-
-/// The result of a statement that is run now.
-async fn at_once(ctx: &SessionContext, frame: DataFrame) -> Result<DataFrame, DataFusionError> {
-    let rows = frame.collect().await?;
-    ctx.read_batches(rows)
 }
 
 /// Parameters: a list for `$1`, `$2`, or a dict for `$name`.

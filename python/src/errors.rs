@@ -3,7 +3,9 @@
 use datafusion::error::DataFusionError;
 use datafusion_embed::Error;
 use pyo3::PyErr;
-use pyo3::exceptions::{PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{
+    PyFileNotFoundError, PyKeyboardInterrupt, PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError,
+};
 
 /// `ValueError` for what a caller has written, `OSError` for what lies somewhere, `RuntimeError` for the rest.
 pub(crate) fn of_embed(error: &Error) -> PyErr {
@@ -34,6 +36,7 @@ pub(crate) fn of_query(error: &DataFusionError) -> PyErr {
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
         | DataFusionError::Configuration(_) => PyValueError::new_err(line),
+        DataFusionError::NotImplemented(_) => PyNotImplementedError::new_err(line),
         DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => PyOSError::new_err(line),
         _ => PyRuntimeError::new_err(line),
     }

@@ -85,6 +85,12 @@ impl Model {
         self.inner.max_tokens()
     }
 
+    /// Where the model is computed.
+    #[getter]
+    fn device(&self) -> String {
+        self.inner.device().to_string()
+    }
+
     /// The prompts that the model knows, by name.
     #[getter]
     fn prompts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StructArray};
 use datafusion::arrow::datatypes::{Field, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
@@ -15,7 +16,7 @@ use pyo3_arrow::{PySchema, PyTable};
 use tokio::runtime::Handle;
 
 use crate::errors::of_query;
-use crate::waiting::{runtime, wait_for};
+use crate::waiting::{rows, runtime, wait_for};
 
 /// A query that runs when its rows are asked for, each time anew; of a statement that is no query, its result.
 #[pyclass(frozen, module = "datafusion_embed._native")]
@@ -52,18 +53,20 @@ impl Results {
         self.schema().into()
     }
 
-    /// All rows in memory, or the first ones.
-    #[pyo3(signature = (rows = None))]
-    fn collect(&self, py: Python<'_>, rows: Option<usize>) -> PyResult<PyTable> {
-        let rows = wait_for(py, &self.ctx, self.first(rows)?.collect())?;
+    /// All rows in memory, or the first ones. `look` is called with the rows that are embedded so far and how many there will be.
+    #[pyo3(signature = (first = None, look = None))]
+    fn collect(&self, py: Python<'_>, first: Option<usize>, look: Option<Bound<'_, PyAny>>) -> PyResult<PyTable> {
+        let rows = rows(py, &self.ctx, self.first(first)?, look.as_ref())?;
         let schema = rows.first().map_or_else(|| self.schema(), RecordBatch::schema);
         PyTable::try_new(rows, schema)
     }
 
     /// The first rows as a table for people.
-    fn show(&self, py: Python<'_>, rows: usize) -> PyResult<String> {
-        let frame = self.first(Some(rows))?;
-        wait_for(py, &self.ctx, async { frame.to_string().await })
+    #[pyo3(signature = (first, look = None))]
+    fn show(&self, py: Python<'_>, first: usize, look: Option<Bound<'_, PyAny>>) -> PyResult<String> {
+        let rows = rows(py, &self.ctx, self.first(Some(first))?, look.as_ref())?;
+        let table = pretty_format_batches_with_schema(self.schema(), &rows);
+        table.map(|table| table.to_string()).map_err(|error| of_query(&error.into()))
     }
 
     /// Arrow's C stream: batches are computed as they are read.

@@ -2,12 +2,16 @@
 
 use std::process;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::SessionContext;
+use datafusion::physical_plan;
+use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion_embed::cluster::Cluster;
+use datafusion_embed::{Expected, counts};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
@@ -31,6 +35,32 @@ pub(crate) fn wait_for<T: Send>(
     let runtime = runtime()?;
     let done = wait(py, || runtime.block_on(step), || datafusion_embed::cancel(ctx))?;
     done.map_err(|error| of_query(&error))
+}
+
+/// All rows of a query. `look` is called with the rows that are embedded so far, and how many there will be, or None; of a query
+/// that embeds nothing it hears nothing.
+pub(crate) fn rows(
+    py: Python<'_>,
+    ctx: &SessionContext,
+    query: DataFrame,
+    look: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<RecordBatch>> {
+    let runtime = runtime()?;
+    let task = Arc::new(query.task_ctx());
+    let plan = wait_for(py, ctx, query.create_physical_plan())?;
+    let (expected, before) = (Expected::of(&plan), embedded(ctx));
+    let look = |_: Python<'_>| match look {
+        Some(look) if expected.operators > 0 => look.call1((embedded(ctx) - before, expected.rows)).map(|_| ()),
+        _ => Ok(()),
+    };
+    let run = || runtime.block_on(physical_plan::collect(plan, task));
+    wait_and_look(py, run, || datafusion_embed::cancel(ctx), look)?.map_err(|error| of_query(&error))
+}
+
+/// Rows that the statements of a session have embedded so far, here and on its cluster.
+fn embedded(ctx: &SessionContext) -> u64 {
+    let there = ctx.state_ref().read().config().get_extension::<Cluster>().map_or(0, |cluster| cluster.work().rows);
+    counts(ctx).rows() + there
 }
 
 /// The same where `look` is called again and again meanwhile; where that fails the work ends too.

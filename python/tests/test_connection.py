@@ -121,3 +121,20 @@ def test_threads_share_a_connection_and_not_their_tables(con: Connection) -> Non
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(own, range(200)))
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, show: bool) -> None:
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("datafusion_embed._connection.PATIENCE", 0.01)
+    con = datafusion_embed.connect(show_progress_bar=show)
+    rows = pa.table({"text": [f"text {number}, which is a little longer than the others are" for number in range(400)]})
+    con.sql("SELECT 1 FROM rows").fetchall()
+    assert capsys.readouterr().err == ""
+    assert len(con.sql("SELECT embed(text) FROM rows").fetchall()) == 400
+    assert ("400/400" in capsys.readouterr().err) == show
+
+
+def test_two_statements_at_once(con: Connection) -> None:
+    with pytest.raises(NotImplementedError, match="single"):
+        con.sql("SELECT 1; SELECT 2")

@@ -51,6 +51,18 @@ def test_polars(model: SentenceTransformer) -> None:
         assert lazy.collect().equals(eager)
 
 
+def test_pandas(model: SentenceTransformer) -> None:
+    pd = pytest.importorskip("pandas")
+    import datafusion_embed.pandas
+
+    frame = pd.DataFrame({"body": TEXTS}, index=[3, 3, 1, 0])
+    for vectors in (frame["body"].embed.text(model), datafusion_embed.pandas.embed(frame["body"], TINY)):
+        assert vectors.index.tolist() == [3, 3, 1, 0] and vectors.name == "body"
+        agrees(model, vectors.tolist())
+    assert datafusion_embed.pandas.embed(frame["body"][:0], model).tolist() == []
+    assert datafusion_embed.pandas.embed(frame["body"][1:2], model).tolist() == [None]
+
+
 def test_ray(model: SentenceTransformer) -> None:
     ray = pytest.importorskip("ray")
     from datafusion_embed.ray import TextEmbedder
@@ -145,6 +157,11 @@ def test_datafusion(model: SentenceTransformer) -> None:
     datafusion_embed.datafusion.register(ctx, TINY)
     ctx.from_pydict({"id": [0, 1, 2, 3], "body": TEXTS}, "docs")
     agrees(model, ctx.sql("SELECT embed(body) AS v FROM docs ORDER BY id").to_pydict()["v"])
+    # The other way round only the rows that are left are embedded.
+    con = datafusion_embed.connect(model=TINY)
+    found = con.sql("SELECT embed(body) AS v FROM docs WHERE id = 2", docs=ctx.table("docs")).fetchall()
+    assert (np.array(found[0][0], np.float32) == expected(model)[2]).all()
+    assert con.sql("SELECT rows_embedded FROM embed_models()").fetchall() == [(1,)]
 
 
 def test_arrow(model: SentenceTransformer) -> None:

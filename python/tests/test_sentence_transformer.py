@@ -133,6 +133,41 @@ def test_max_seq_length(texts: list[str]) -> None:
     assert (model.encode(text) != whole).any() and (model.encode(text) == model.encode(text + " garden")).all()
 
 
+def test_more_tokens_than_the_model_has(model: SentenceTransformer) -> None:
+    copy = SentenceTransformer(TINY)
+    with pytest.raises(ValueError, match="100 .* 64 positions"):
+        copy.max_seq_length = 100
+    assert copy.max_seq_length == model.max_seq_length
+    assert copy.count_tokens(["a bicycle", ""])[1] == 2
+
+
+def test_names_of_older_versions(model: SentenceTransformer, caplog: pytest.LogCaptureFixture) -> None:
+    assert (model.encode(sentences=["a"]) == model.encode(["a"])).all()
+    assert "inputs" in caplog.text
+    assert (model.encode_query(sentences=["a"]) == model.encode_query(["a"])).all()
+    with model.truncate_sentence_embeddings(8):
+        assert model.get_sentence_embedding_dimension() == 8
+    assert (model.encode(["a"], precision=None) == model.encode(["a"])).all()
+
+
+def test_what_is_not_here_says_so(model: SentenceTransformer) -> None:
+    for name in ("fit", "save", "tokenizer"):
+        assert not hasattr(model, name)
+        with pytest.raises(NotImplementedError, match="not here"):
+            getattr(model, name)
+    with pytest.raises(AttributeError, match="nosuch"):
+        model.nosuch  # noqa: B018
+
+
+def test_device(model: SentenceTransformer) -> None:
+    assert model.device == "cpu" and model.device.type == "cpu" and model.to("cpu") is model
+    assert (model.encode("a", device=["cpu", "cpu"]) == model.encode("a")).all()
+    with pytest.raises(NotImplementedError, match="cuda.*cpu"):
+        model.encode("a", device="cuda")
+    torch = pytest.importorskip("torch")
+    assert model.device == torch.device("cpu") == model.device and torch.zeros(1, device=model.device).device == model.device
+
+
 def test_another_process_reads_the_model_again(model: SentenceTransformer, texts: list[str]) -> None:
     copy = pickle.loads(pickle.dumps(model))
     assert (copy.encode_query(texts) == model.encode_query(texts)).all()

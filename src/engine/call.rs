@@ -69,7 +69,7 @@ impl Call {
     }
 
     /// Truncation length: the model's, or `embed.max_tokens` where the model has that many positions.
-    pub(super) fn limit(&self, description: &Description) -> Result<usize> {
+    pub(crate) fn limit(&self, description: &Description) -> Result<usize> {
         let positions = description.architecture.positions;
         match self.max_tokens {
             0 => Ok(description.max_tokens),

@@ -13,6 +13,7 @@
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
+//! | `expected.rs` | the rows that a plan will embed, for whoever shows how far it is |
 //! | `input.rs` | the input of an operator that has one |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
 //! | `execution.rs` | what the operators of one execution share |
@@ -35,6 +36,7 @@ mod codec;
 mod dml;
 mod exec;
 mod execution;
+mod expected;
 mod file_order;
 mod input;
 mod lift;
@@ -50,6 +52,7 @@ mod stream;
 pub(crate) use binding::{has_calls, has_vectors, with_fingerprints};
 #[cfg(feature = "cluster")]
 pub use codec::EmbedCodec;
+pub use expected::Expected;
 #[cfg(feature = "cluster")]
 pub(crate) use file_order::without_file_order;
 #[cfg(feature = "cluster")]

@@ -6,16 +6,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use datafusion::common::stats::Precision;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::prelude::SessionContext;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
-use crate::counts;
 use crate::files::Stores;
+use crate::{Expected, counts};
 
 /// A query that is done sooner shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,14 +54,13 @@ impl Progress {
         if quiet || !io::stderr().is_terminal() {
             return None;
         }
-        let mut total = Total::default();
-        plan.into_iter().for_each(|plan| total.add(plan));
+        let expected = plan.map(Expected::of).unwrap_or_default();
         let bar = ProgressBar::hidden();
         let (end, ended) = channel();
         let (ctx, shown) = (ctx.clone(), bar.clone());
         // A thread, because a worker that a plain call of embed holds polls no timers.
         let thread = thread::Builder::new().name("progress".to_owned());
-        let thread = thread.spawn(move || draw(&ctx, &stores, &shown, &total, &ended)).ok()?;
+        let thread = thread.spawn(move || draw(&ctx, &stores, &shown, &expected, &ended)).ok()?;
         Some(Self { bar, drawing: Some((end, thread)) })
     }
 
@@ -118,7 +115,7 @@ impl Done {
 }
 
 /// Keeps the line true until the other end of `ended` is gone.
-fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, total: &Total, ended: &Receiver<()>) {
+fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, expected: &Expected, ended: &Receiver<()>) {
     let (start, before) = (Instant::now(), Done::of(ctx));
     let mut wait = PATIENCE;
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
@@ -127,14 +124,14 @@ fn draw(ctx: &SessionContext, stores: &Stores, bar: &ProgressBar, total: &Total,
         let trouble = stores.trouble().filter(|(_, since, _)| *since > LASTS);
         let trouble =
             trouble.map(|(store, since, what)| format!("{store}: {what} for {} s, trying again", since.as_secs()));
-        let is_news = total.operators > 0 || done.all_tasks > 0 || trouble.is_some();
-        let speed = (total.operators > 0).then(|| format!("{tokens:.0} tokens/s"));
-        let left = total.rows.is_none().then(|| left(start.elapsed(), done)).flatten();
+        let is_news = expected.operators > 0 || done.all_tasks > 0 || trouble.is_some();
+        let speed = (expected.operators > 0).then(|| format!("{tokens:.0} tokens/s"));
+        let left = expected.rows.is_none().then(|| left(start.elapsed(), done)).flatten();
         let parts = speed.into_iter().chain(done.tasks()).chain(left).chain(trouble);
         bar.set_message(parts.collect::<Vec<_>>().join(", "));
         bar.set_position(done.rows);
         if wait == PATIENCE && is_news {
-            show(bar, total);
+            show(bar, expected);
             wait = INTERVAL;
         }
     }
@@ -150,55 +147,17 @@ fn left(spent: Duration, done: Done) -> Option<String> {
 
 /// Makes the line visible: with a bar and the time left where the number of rows is known, else with a sign of life; without a
 /// call of embed it has what is to be said of stores, and nothing else.
-fn show(bar: &ProgressBar, total: &Total) {
-    let template = match total.rows {
-        _ if total.operators == 0 => "{msg}",
+fn show(bar: &ProgressBar, expected: &Expected) {
+    let template = match expected.rows {
+        _ if expected.operators == 0 => "{msg}",
         Some(_) => "embed {bar:30} {human_pos}/{human_len} rows, {msg}, {eta} left",
         None => "embed {spinner} {human_pos} rows, {msg}, {elapsed}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    if let Some(rows) = total.rows {
+    if let Some(rows) = expected.rows {
         bar.set_length(rows);
     }
     bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-}
-
-/// The rows that the operators of a plan will embed.
-#[derive(Debug)]
-struct Total {
-    operators: usize,
-    /// `None` as soon as one of them does not know.
-    rows: Option<u64>,
-}
-
-impl Default for Total {
-    fn default() -> Self {
-        Self { operators: 0, rows: Some(0) }
-    }
-}
-
-impl Total {
-    fn add(&mut self, plan: &Arc<dyn ExecutionPlan>) {
-        if plan.name() == "EmbedExec" {
-            self.operators += 1;
-            let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
-            let rows = statistics.ok().and_then(|statistics| match statistics.num_rows {
-                Precision::Exact(rows) => Some(rows.min(limit_below(plan)) as u64),
-                _ => None,
-            });
-            self.rows = self.rows.zip(rows).map(|(a, b)| a + b);
-        }
-        plan.children().into_iter().for_each(|child| self.add(child));
-    }
-}
-
-/// The smallest limit on the way to a scan: a scan's statistics do not know its own.
-fn limit_below(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let own = plan.fetch().unwrap_or(usize::MAX);
-    match plan.children().as_slice() {
-        [input] => own.min(limit_below(input)),
-        _ => own,
-    }
 }
