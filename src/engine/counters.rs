@@ -1,6 +1,6 @@
 //! What `embed_models()` shows: exact counts for each model of a session, kept when a model is unloaded.
 
-use std::ops::Add;
+use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,6 +110,26 @@ impl Add for Counts {
             tokenize_time: self.tokenize_time + other.tokenize_time,
             encode_time: self.encode_time + other.encode_time,
             wait_time: self.wait_time + other.wait_time,
+        }
+    }
+}
+
+/// What was done since `other`.
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            rows_embedded: self.rows_embedded - other.rows_embedded,
+            rows_null: self.rows_null - other.rows_null,
+            rows_duplicate: self.rows_duplicate - other.rows_duplicate,
+            rows_cached: self.rows_cached - other.rows_cached,
+            rows_truncated: self.rows_truncated - other.rows_truncated,
+            tokens: self.tokens - other.tokens,
+            model_batches: self.model_batches - other.model_batches,
+            tokenize_time: self.tokenize_time - other.tokenize_time,
+            encode_time: self.encode_time - other.encode_time,
+            wait_time: self.wait_time - other.wait_time,
         }
     }
 }

@@ -3,24 +3,27 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::config;
 use super::failure::Failure;
 use super::messages::tidy;
 use super::print::Format;
+use super::screen::{MAX_ROWS, View};
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
-use crate::files::expand_home;
+use crate::files::{FileKind, expand_home};
 
 const EXAMPLES: &str = "\
 Examples:
   embedsql -c \"SELECT title, embed(body) FROM 'docs.parquet' LIMIT 10\"
   embedsql -c \"COPY (SELECT id, embed(body) AS vector FROM 'docs.parquet') TO 'vectors.parquet'\"
   embedsql -f report.sql --format csv --output report.csv
+  embedsql docs.parquet                    (a first look: columns, rows, what to type next)
   embedsql --model BAAI/bge-small-en-v1.5 --device cuda < queries.sql
   embedsql models check nomic-ai/nomic-embed-text-v1.5
   embedsql --cluster local:2 -c \"SELECT count(*) FROM 'docs.parquet'\"
@@ -34,10 +37,14 @@ Exit codes: 0 success, 1 a statement failed, 2 wrong usage; 129, 130, 143 stoppe
 /// The first statement that fails ends the run.
 #[derive(Debug, Parser)]
 #[command(name = "embedsql", disable_version_flag = true, after_help = EXAMPLES)]
-#[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
+#[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
+
+    /// SQL to run, a script (.sql), or a file of data to look at
+    #[arg(value_name = "SQL|FILE", allow_hyphen_values = false)]
+    pub(crate) input: Option<String>,
 
     /// Run this SQL, one or more statements (repeatable)
     // SQL may begin with a comment, and a comment with two hyphens.
@@ -55,6 +62,10 @@ pub(crate) struct Args {
     /// Write results to this file instead of standard output; it appears only when all went well
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().map(in_home), global = true)]
     pub(crate) output: Option<PathBuf>,
+
+    /// Rows of a result that are shown on a terminal; 0 is all
+    #[arg(long, value_name = "N", default_value_t = MAX_ROWS)]
+    pub(crate) max_rows: usize,
 
     /// Model of embed(): bundled name, directory, or hub id owner/name or owner/name@revision (= --set embed.model=NAME)
     #[arg(long, value_name = "NAME")]
@@ -97,6 +108,14 @@ pub(crate) struct Args {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
+    /// Show how long statements take
+    #[arg(long)]
+    pub(crate) timing: bool,
+
+    /// Leave out the config file, ~/.config/embedsql/config.toml, which has flags by their long names: model = "NAME"
+    #[arg(long)]
+    pub(crate) no_config: bool,
+
     /// Print version, features, devices and CPU kernels
     #[arg(short = 'V', long)]
     pub(crate) version: bool,
@@ -123,6 +142,13 @@ pub(crate) enum Action {
     /// Run the tasks of a cluster: runs until it is stopped
     #[cfg(feature = "cluster")]
     Executor(ExecutorArgs),
+    /// Print what makes a shell complete the flags of this program
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, for man -l -
+    Man,
     /// Look after a folder of vectors that --cache made
     Cache {
         #[command(subcommand)]
@@ -244,12 +270,53 @@ pub(crate) enum Source {
     Stdin,
 }
 
+/// What somebody means who says neither -c nor -f.
+fn meant(input: &str) -> Result<Source, Failure> {
+    let path = expand_home(input);
+    let ends_with = |ending| Path::new(&*path).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+    if ends_with("sql") {
+        return Ok(Source::File(path.into_owned().into()));
+    }
+    if !input.contains(char::is_whitespace) || Path::new(&*path).exists() {
+        if FileKind::of(&path).is_some() || Path::new(&*path).exists() || path.contains("://") {
+            return Ok(Source::Command(format!("\\look {path}")));
+        }
+        let message =
+            format!("{input:?} is no command, no file and no SQL; -c runs SQL, -f a script (see embedsql --help)");
+        return Err(Failure::Usage(message));
+    }
+    Ok(Source::Command(input.to_owned()))
+}
+
 impl Args {
+    fn parse_line(line: &[OsString]) -> Result<(ArgMatches, Args), u8> {
+        let matches = Args::command().try_get_matches_from(line).map_err(|error| answer(&error))?;
+        let args = Args::from_arg_matches(&matches).map_err(|error| answer(&error))?;
+        Ok((matches, args))
+    }
+
+    /// How results are shown on a terminal; with --quiet as a whole, because nothing would say what is left out.
+    pub(crate) fn view(&self) -> View {
+        View { max_rows: if self.quiet { 0 } else { self.max_rows }, ..View::default() }
+    }
+
     /// Reads a command line, the program's name first; `Err` is the exit code after help was printed or an error reported.
     pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<(Args, Vec<Source>), u8> {
-        let matches = Args::command().try_get_matches_from(line).map_err(|e| answer(&e))?;
-        let args = Args::from_arg_matches(&matches).map_err(|e| answer(&e))?;
+        let line: Vec<OsString> = line.into_iter().collect();
+        let (matches, args) = Self::parse_line(&line)?;
+        // What subcommands need is on their line.
+        let (matches, args) = match args.no_config || args.action.is_some() {
+            true => (matches, args),
+            false => {
+                let flags = config::flags(&Args::command()).map_err(|failure| failure.report())?;
+                let (name, rest) = line.split_at(line.len().min(1));
+                Self::parse_line(&[name, &flags, rest].concat())?
+            }
+        };
         let mut sources = sources(&args, &matches);
+        if let Some(input) = &args.input {
+            sources.push(meant(input).map_err(|failure| failure.report())?);
+        }
         if args.action.is_none() && sources.is_empty() && !std::io::stdin().is_terminal() {
             sources.push(Source::Stdin);
         }

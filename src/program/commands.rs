@@ -1,8 +1,11 @@
 //! `embedsql models` and `embedsql cache`: what is here, fetching ahead, trying one out; what a folder of vectors holds,
 //! whether it is right, and how it gets smaller. Printed as results are, in any format.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
+use clap::CommandFactory;
+use clap_complete::Shell;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::common::config::FormatOptions;
 
@@ -11,6 +14,7 @@ use super::downloads;
 use super::failure::Failure;
 use super::output::Output;
 use super::print::{Printer, Shape};
+use super::screen::View;
 use crate::Access;
 use crate::cache::{self, CacheUse, Pruned};
 use crate::models::{self, ModelCheck, PrecisionCheck};
@@ -164,9 +168,24 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Result<RecordBatch, Failure>
 /// Prints rows in the format of the command line.
 fn print(args: &Args, output: &Output, rows: &RecordBatch) -> Result<(), Failure> {
     let shape = Shape { schema: rows.schema(), is_plan: false };
-    let mut printer = Printer::new(args.format, shape, false, FormatOptions::default());
+    let screen = output.screen(View { max_rows: 0, ..args.view() });
+    let mut printer = Printer::new(args.format, shape, false, FormatOptions::default(), screen);
     printer.batch(rows, &mut |bytes| output.write(bytes))?;
     printer.finish(&mut |bytes| output.write(bytes))
+}
+
+/// What makes a shell complete the flags.
+pub(crate) fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "embedsql", &mut text);
+    Ok(io::stdout().lock().write_all(&text)?)
+}
+
+/// The manual page.
+pub(crate) fn man() -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Args::command()).render(&mut text)?;
+    Ok(io::stdout().lock().write_all(&text)?)
 }
 
 /// An error of the library as this program reports it.

@@ -74,6 +74,15 @@ impl Failure {
         }
     }
 
+    /// The line and column that a syntax error names, from 1.
+    pub(crate) fn place(&self) -> Option<(usize, usize)> {
+        let Self::Statement(message) = self else { return None };
+        let (_, place) = message.split_once("at Line: ")?;
+        let (line, column) = place.split_once(", Column: ")?;
+        let column = column.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some((line.parse().ok()?, column.parse().ok()?))
+    }
+
     /// Puts the place of the statement before the message of a failed statement.
     pub(crate) fn at(self, place: &str) -> Self {
         match self {
@@ -117,6 +126,11 @@ pub(crate) fn report(message: &str) {
 /// Says what went wrong and did not end anything. Where nobody reads standard error there is nobody to warn.
 pub(crate) fn warn(message: &str) {
     let _ = writeln!(io::stderr().lock(), "warning: {message}");
+}
+
+/// Says how something went.
+pub(crate) fn note(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
 }
 
 /// Makes a panic, which is always a bug, one line as well: no thread names, no backtrace.

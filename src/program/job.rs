@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use datafusion::prelude::SessionContext;
 use parking_lot::Mutex;
 
+use super::args::Args;
 use super::failure::Failure;
 use super::output::Output;
-use super::print::Format;
+use super::print::{Format, Printer, Shape};
 use super::progress::Progress;
+use super::screen::View;
 use crate::files::{Stores, Writes};
 
 /// Bytes written between two looks at whether the job was cancelled.
@@ -25,6 +27,7 @@ pub(crate) struct Job {
     pub(crate) output: Arc<Output>,
     pub(crate) format: Format,
     pub(crate) quiet: bool,
+    pub(crate) view: View,
     cancelled: Arc<AtomicBool>,
     progress: Arc<Mutex<Option<Progress>>>,
     /// What was said in this session and is not said again.
@@ -32,9 +35,16 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(ctx: SessionContext, writes: Writes, output: Arc<Output>, format: Format, quiet: bool) -> Self {
+    pub(crate) fn new(ctx: SessionContext, writes: Writes, output: Arc<Output>, args: &Args) -> Self {
         let (cancelled, progress, said) = (Arc::default(), Arc::default(), Arc::default());
-        Self { ctx, writes, output, format, quiet, cancelled, progress, said }
+        let (format, quiet, view) = (args.format, args.quiet, args.view());
+        Self { ctx, writes, output, format, quiet, view, cancelled, progress, said }
+    }
+
+    /// What turns a result into bytes, for where results go now.
+    pub(crate) fn printer(&self, shape: Shape) -> Printer {
+        let settings = self.ctx.state().config_options().format.clone();
+        Printer::new(self.format, shape, !self.quiet, settings, self.output.screen(self.view))
     }
 
     /// Whether something was not said in this session before.
@@ -65,9 +75,12 @@ impl Job {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(Failure::Interrupted);
             }
-            let progress = self.progress.lock();
+            let mut progress = self.progress.lock();
             let write = || self.output.write(piece);
             progress.as_ref().map_or_else(write, |progress| progress.suspend(write))?;
+            if self.output.is_paging() {
+                *progress = None;
+            }
         }
         Ok(())
     }

@@ -166,11 +166,19 @@ pub(crate) fn tidy(message: &str) -> String {
 
 /// Keeps a text on one line and the terminal in its state.
 pub(crate) fn escape(text: &str) -> String {
-    if !text.contains(char::is_control) {
+    escaped(text, char::is_control)
+}
+
+/// The same for a text that may have several lines.
+pub(crate) fn escape_within_lines(text: &str) -> String {
+    escaped(text, |c| c.is_control() && c != '\n')
+}
+
+fn escaped(text: &str, is_wrong: impl Fn(char) -> bool) -> String {
+    if !text.contains(&is_wrong) {
         return text.to_owned();
     }
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
+    text.chars().map(|c| if is_wrong(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]

@@ -6,45 +6,71 @@
 //! | file | what |
 //! |---|---|
 //! | `args.rs` | the command line: what may be typed, and what it means |
+//! | `config.rs` | flags that are not typed every time |
 //! | `setup.rs` | the session that the command line asks for |
 //! | `job.rs` | what running statements need to know |
 //! | `runner.rs` | work on the runtime's threads while the main thread waits for its end or a signal |
 //! | `signals.rs` | Ctrl-C, SIGTERM, SIGHUP |
-//! | `script.rs` | texts of SQL: where they come from, statement by statement |
-//! | `repl.rs` | the prompt |
+//! | `script.rs` | texts of SQL: where they come from, and what is in them |
+//! | `repl.rs` | the prompt: lines to texts |
+//! | `shell.rs` | what inputs do, and the state that they change |
+//! | `meta.rs` | the \ commands among them |
+//! | `look.rs` | what they show of a file of data |
+//! | `functions.rs` | what they say of functions |
+//! | `variables.rs` | `:name` in statements |
 //! | `complete.rs` | what TAB completes there |
+//! | `sources.rs` | what a statement reads whose columns it completes |
+//! | `colour.rs` | what is typed, in colours |
 //! | `split.rs` | SQL text to statements |
 //! | `statements.rs` | one statement to its result |
+//! | `copied.rs` | what a COPY says at its end |
 //! | `print.rs` | rows to text, format by format |
 //! | `table.rs` | the table for people |
+//! | `fit.rs` | which columns of it fit a terminal, and how wide |
+//! | `screen.rs` | that terminal, and what a user says about it |
+//! | `pager.rs` | a result that is longer than the screen, page by page |
 //! | `output.rs` | where results go: standard output, or a file that appears whole |
 //! | `progress.rs` | how far a long query is |
 //! | `downloads.rs` | how far a download is |
 //! | `failure.rs` | one line an error, and what it is for the exit code |
 //! | `messages.rs` | what DataFusion says where this program says something else |
+//! | `suggest.rs` | what somebody may have meant |
 //! | `cluster.rs` | `embedsql scheduler`, `embedsql executor`, `--cluster` |
-//! | `commands.rs` | `embedsql models`, `embedsql cache` |
+//! | `commands.rs` | `embedsql models`, `embedsql cache`, what shells and man want |
 
 mod args;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod colour;
 mod commands;
 mod complete;
+mod config;
+mod copied;
 mod downloads;
 mod failure;
+mod fit;
+mod functions;
 mod job;
+mod look;
 mod messages;
+mod meta;
 mod output;
+mod pager;
 mod print;
 mod progress;
 mod repl;
 mod runner;
+mod screen;
 mod script;
 mod setup;
+mod shell;
 mod signals;
+mod sources;
 mod split;
 mod statements;
+mod suggest;
 mod table;
+mod variables;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -61,7 +87,8 @@ use self::failure::Failure;
 use self::job::Job;
 use self::output::Output;
 use self::runner::Runner;
-use self::script::{Text, run_texts};
+use self::script::Text;
+use self::shell::{Flow, Shell};
 use crate::files::Writes;
 
 /// How long the end of a failed run may wait for stores that forget uploads, and for threads that are cleaning up.
@@ -81,6 +108,8 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
         _ if args.version => print_version(),
         Some(Action::Models { action }) => commands::models(&args, action.as_ref()),
         Some(Action::Cache { action }) => commands::cache(&args, action),
+        Some(Action::Completions { shell }) => commands::completions(*shell),
+        Some(Action::Man) => commands::man(),
         #[cfg(feature = "cluster")]
         Some(Action::Scheduler { bind, until_stdin_ends }) => {
             cluster::scheduler(bind, &args.protection, *until_stdin_ends)
@@ -105,11 +134,9 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     let options = crate::SessionOptions::default();
     let (ctx, writes) = runtime.block_on(setup::session(args, options))?;
     let output = Arc::new(Output::open(args.output.as_deref())?);
-    let job = Job::new(ctx, writes.clone(), output.clone(), args.format, args.quiet);
-    let result = Runner::new(runtime.handle().clone(), output.clone()).and_then(|runner| match texts.is_empty() {
-        true => repl::run(&runner, &job),
-        false => runner.run(&job, run_texts(job.clone(), texts)),
-    });
+    let job = Job::new(ctx, writes.clone(), output.clone(), args);
+    let result = Runner::new(runtime.handle().clone(), output.clone())
+        .and_then(|runner| run(&runner, &job, &texts, args.timing));
     let result = result.and_then(|()| output.finish());
     if result.is_ok() {
         // Threads may still be busy with rows that a LIMIT made superfluous.
@@ -121,6 +148,20 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     settle(&writes);
     runtime.shutdown_timeout(LAST_WAIT);
     result
+}
+
+/// Runs texts, or the prompt where there are none.
+fn run(runner: &Runner, job: &Job, texts: &[Text], timing: bool) -> Result<(), Failure> {
+    let mut shell = Shell::new(runner, job.clone(), texts.is_empty(), timing);
+    if texts.is_empty() {
+        repl::run(&mut shell, job, runner.runtime())?;
+    }
+    for text in texts {
+        if shell.run(text)? == Flow::Quit {
+            break;
+        }
+    }
+    shell.finish()
 }
 
 /// Waits for stores that are told to forget uploads, on a runtime of its own: a worker that embed() holds polls no timers.

@@ -7,22 +7,26 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::failure::{Failure, warn};
+use super::pager::Pager;
+use super::screen::{Screen, View};
 use crate::files::{Doubtful, Staged, Target, left_over};
 
 /// The destination of all results of this run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Output {
     /// `None` is standard output.
     file: Option<Mutex<File>>,
     /// The file under construction; absent for standard output, devices and pipes.
     staged: Option<Staged>,
+    /// What a long result goes through on its way to a terminal.
+    pager: Mutex<Option<Pager>>,
 }
 
 impl Output {
     /// Opens the destination before anything runs, so that a wrong path costs no work.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else {
-            return Ok(Self { file: None, staged: None });
+            return Ok(Self::default());
         };
         let wrong = |e: io::Error| Failure::Usage(format!("--output {path:?}: {e}"));
         match Target::of(path).map_err(wrong)? {
@@ -31,7 +35,7 @@ impl Output {
             Target::File(target) => {
                 Doubtful::warning(&left_over(&target)).iter().for_each(|warning| warn(warning));
                 let (staged, file) = Staged::create(&target).map_err(wrong)?;
-                Ok(Self { file: Some(Mutex::new(file)), staged: Some(staged) })
+                Ok(Self { file: Some(Mutex::new(file)), staged: Some(staged), ..Self::default() })
             }
         }
     }
@@ -40,25 +44,56 @@ impl Output {
     fn stream(path: &Path) -> io::Result<Self> {
         // A file behind a descriptor has an end that is not ours to guess, except that of our own standard output.
         if !fs::metadata(path)?.is_file() {
-            return Ok(Self { file: Some(Mutex::new(OpenOptions::new().write(true).open(path)?)), staged: None });
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Self { file: Some(Mutex::new(file)), ..Self::default() });
         }
         match is_standard_output(path) {
-            true => Ok(Self { file: None, staged: None }),
+            true => Ok(Self::default()),
             false => Err(io::Error::other("is a file that is open already: name the file, or /dev/stdout")),
         }
+    }
+
+    /// The terminal that results are shown on, if they are.
+    pub(crate) fn screen(&self, view: View) -> Option<Screen> {
+        self.file.is_none().then(|| Screen::of(view)).flatten()
     }
 
     /// Writes all of `bytes`.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
         match &self.file {
             Some(file) => file.lock().write_all(bytes)?,
-            None => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes)?;
-                stdout.flush()?;
-            }
+            None => match self.pager.lock().as_mut() {
+                Some(pager) => print(&pager.take(bytes)?)?,
+                None => print(bytes)?,
+            },
         }
         Ok(())
+    }
+
+    /// From here on results that are longer than the screen go to a pager, until the end of the page.
+    pub(crate) fn begin_page(&self, view: View) {
+        *self.pager.lock() = self.screen(view).map(|screen| Pager::new(screen.height));
+    }
+
+    /// What was held back for a pager is shown now: nobody wants to wait longer.
+    pub(crate) fn stop_holding(&self) -> Result<(), Failure> {
+        match self.pager.lock().as_mut() {
+            Some(pager) => Ok(print(&pager.stop_holding())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until a pager is closed; what was too short for one is shown.
+    pub(crate) fn end_page(&self) -> Result<(), Failure> {
+        self.stop_holding()?;
+        let pager = self.pager.lock().take();
+        pager.into_iter().for_each(Pager::end);
+        Ok(())
+    }
+
+    /// Is the terminal a pager's?
+    pub(crate) fn is_paging(&self) -> bool {
+        self.pager.lock().as_ref().is_some_and(Pager::is_paging)
     }
 
     /// All results are written: gives the file its name.
@@ -79,6 +114,13 @@ impl Output {
             staged.discard();
         }
     }
+}
+
+/// To standard output, at once.
+fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 /// Whether a path of a descriptor is that of our standard output.

@@ -11,6 +11,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::config::FormatOptions as Settings;
 
 use super::failure::Failure;
+use super::screen::Screen;
 use super::table::Table;
 
 /// How results are written.
@@ -26,6 +27,8 @@ pub(crate) enum Format {
     Json,
     /// One object per line.
     Ndjson,
+    /// A table for a page, with values whole.
+    Markdown,
 }
 
 /// What a statement's result looks like, as far as printing cares.
@@ -55,9 +58,15 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// A printer for one result; `row_count` adds `(3 rows)` below a table.
-    pub(crate) fn new(format: Format, shape: Shape, row_count: bool, settings: Settings) -> Self {
-        let table = Table::new(&shape.schema, settings);
+    /// A printer for one result; `row_count` adds `(3 rows)` below a table, which fits the screen if there is one.
+    pub(crate) fn new(
+        format: Format,
+        shape: Shape,
+        row_count: bool,
+        settings: Settings,
+        screen: Option<Screen>,
+    ) -> Self {
+        let table = Table::new(&shape.schema, settings, screen);
         Self { shape, format, row_count, rows: 0, table }
     }
 
@@ -88,6 +97,7 @@ impl Printer {
             Format::Csv => delimited(rows, b',', first, bytes)?,
             Format::Tsv => delimited(rows, b'\t', first, bytes)?,
             Format::Ndjson => bytes.extend(json_lines(rows)?),
+            Format::Markdown => markdown(rows, first, bytes)?,
             Format::Json => {
                 bytes.extend_from_slice(if first { b"[" } else { b",\n" });
                 let lines = json_lines(rows)?;
@@ -125,12 +135,13 @@ impl Printer {
             Format::Table => {
                 self.table.finish(&mut bytes);
                 if self.row_count {
-                    bytes.extend(row_count(self.rows).into_bytes());
+                    bytes.extend(row_count(self.rows, &self.table).into_bytes());
                 }
             }
             Format::Csv if empty => header(&self.shape.schema, b',', &mut bytes),
             Format::Tsv if empty => header(&self.shape.schema, b'\t', &mut bytes),
-            Format::Csv | Format::Tsv | Format::Ndjson => {}
+            Format::Markdown if empty => markdown_header(&self.shape.schema, &mut bytes),
+            Format::Csv | Format::Tsv | Format::Ndjson | Format::Markdown => {}
             Format::Json if empty => bytes.extend_from_slice(b"[]\n"),
             Format::Json => bytes.extend_from_slice(b"]\n"),
         }
@@ -138,11 +149,15 @@ impl Printer {
     }
 }
 
-fn row_count(rows: usize) -> String {
-    match rows {
-        1 => "(1 row)\n".to_owned(),
-        n => format!("({n} rows)\n"),
-    }
+/// `(3 rows)`, and what of them is not shown.
+fn row_count(rows: usize, table: &Table) -> String {
+    let plural = if rows == 1 { "" } else { "s" };
+    let left_out = rows - table.shown();
+    let of_rows =
+        if left_out > 0 { format!(", {} shown; \\maxrows 0 shows all", table.shown()) } else { String::new() };
+    let of_columns = table.columns_left_out();
+    let of_columns = of_columns.map(|(all, shown)| format!("; {all} columns, {shown} shown; \\x shows all"));
+    format!("({rows} row{plural}{of_rows}{})\n", of_columns.unwrap_or_default())
 }
 
 /// The cells of EXPLAIN as they stand, each under its plan type.
@@ -215,6 +230,36 @@ fn delimited_field(text: &str, delimiter: u8, quoted: bool, bytes: &mut Vec<u8>)
     bytes.push(b'"');
     bytes.extend(text.replace('"', "\"\"").into_bytes());
     bytes.push(b'"');
+}
+
+/// Rows of a table as pages have it, where a line break or a bar in a cell would end it.
+fn markdown(batch: &RecordBatch, with_header: bool, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+    if with_header {
+        markdown_header(&batch.schema(), bytes);
+    }
+    let batch = with_columns(batch, |field, column| match column.data_type().is_nested() {
+        true => json_column(field, column),
+        false => Ok(column.clone()),
+    })?;
+    let options = FormatOptions::default().with_null("NULL").with_display_error(false);
+    let columns: Result<Vec<_>, _> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options)).collect();
+    let columns = columns?;
+    for row in 0..batch.num_rows() {
+        let cells = columns.iter().map(|column| markdown_cell(&column.value(row).to_string())).collect::<Vec<_>>();
+        bytes.extend(format!("| {} |\n", cells.join(" | ")).into_bytes());
+    }
+    Ok(())
+}
+
+fn markdown_header(schema: &Schema, bytes: &mut Vec<u8>) {
+    let fields = schema.fields().iter();
+    let names: Vec<_> = fields.clone().map(|field| markdown_cell(field.name())).collect();
+    let rules: Vec<_> = fields.map(|field| if field.data_type().is_numeric() { "--:" } else { "---" }).collect();
+    bytes.extend(format!("| {} |\n|{}|\n", names.join(" | "), rules.join("|")).into_bytes());
+}
+
+fn markdown_cell(text: &str) -> String {
+    text.replace('|', "\\|").replace("\r\n", "\n").replace(['\n', '\r'], "<br>")
 }
 
 /// Rows as one JSON object each. A NULL is written, so that every object has every key.
@@ -300,7 +345,7 @@ mod tests {
 
     fn print(format: Format, batches: &[RecordBatch]) -> String {
         let shape = Shape { schema: batches[0].schema(), is_plan: false };
-        let mut printer = Printer::new(format, shape, true, Settings::default());
+        let mut printer = Printer::new(format, shape, true, Settings::default(), None);
         let mut bytes = Vec::new();
         let mut keep = |piece: &_| {
             bytes.extend_from_slice(piece);

@@ -149,9 +149,10 @@ fn left(spent: Duration, done: Done) -> Option<String> {
 /// call of embed it has what is to be said of stores, and nothing else.
 fn show(bar: &ProgressBar, expected: &Expected) {
     let template = match expected.rows {
-        _ if expected.operators == 0 => "{msg}",
-        Some(_) => "embed {bar:30} {human_pos}/{human_len} rows, {msg}, {eta} left",
-        None => "embed {spinner} {human_pos} rows, {msg}, {elapsed}",
+        // What is wide is cut at the edge of the window, whatever its size becomes.
+        _ if expected.operators == 0 => "{wide_msg}",
+        Some(_) => "embed {bar:10} {human_pos}/{human_len} rows, {eta} left, {wide_msg}",
+        None => "embed {spinner} {human_pos} rows, {elapsed}, {wide_msg}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

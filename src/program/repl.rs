@@ -3,254 +3,75 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
 
-use clap::ValueEnum;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
-use datafusion::logical_expr::Documentation;
-use datafusion::prelude::SessionContext;
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Behavior, CompletionType, Config, Editor};
+use tokio::runtime::Handle;
+use unicode_width::UnicodeWidthStr;
 
-use super::args::Source;
-use super::commands;
-use super::complete::{Names, SqlHelper};
+use super::complete::SqlHelper;
 use super::failure::{self, Failure};
 use super::job::Job;
-use super::print::{Format, Printer, Shape};
-use super::runner::Runner;
-use super::script::{Text, run_texts};
-use super::split;
+use super::messages::escape;
+use super::script::Text;
+use super::shell::{Flow, Shell};
+use super::split::Open;
 use crate::files::masked_statement;
 
 const PROMPT: &str = "embedsql> ";
-const CONTINUATION: &str = "     ...> ";
 
-const HELP: &str = "\
-Statements end with ; and may take several lines. Ctrl-C stops a statement, Ctrl-D ends.
-
-  \\d                list tables
-  \\d NAME           columns of a table or file
-  \\df [PATTERN]     list functions, such as \\df embed*
-  \\dm               list models: bundled, fetched, loaded
-  \\format [NAME]    table, csv, tsv, json or ndjson
-  \\i FILE           run the statements of a file
-  \\timing [on|off]  show how long each statement takes
-  \\q                end (also exit, quit)
-
-  SELECT title, embed(body) FROM 'docs.parquet' LIMIT 3;
-  SHOW ALL;         lists all settings; SET embed.model = '...'; changes one
-";
+/// What stands before a further line: whether a statement, a quote or a comment is open.
+fn continuation(open: Option<Open>) -> String {
+    let sign = match open {
+        Some(Open::Quote(quote)) => quote,
+        Some(Open::Comment) => '*',
+        _ => '.',
+    };
+    format!("     {sign}..> ")
+}
 
 /// Reads and runs until Ctrl-D or \q. An error of a statement is printed and forgotten.
-pub(crate) fn run(runner: &Runner, job: &Job) -> Result<(), Failure> {
-    let mut prompt = Prompt::open(job)?;
-    let mut shell = Shell { runner, job: job.clone(), timing: false };
+pub(crate) fn run(shell: &mut Shell<'_>, job: &Job, runtime: Handle) -> Result<(), Failure> {
+    let mut prompt = Prompt::open(job, runtime)?;
     if !job.quiet {
         writeln!(io::stderr(), "embedsql {}, \\? for help", env!("CARGO_PKG_VERSION"))?;
     }
-    while let Some(input) = prompt.read(&job.ctx)? {
-        match shell.enter(&input) {
+    while let Some(input) = prompt.read()? {
+        match shell.run(&Text::typed(&*input)) {
             Ok(Flow::Continue) => {}
             Ok(Flow::Quit) => break,
             Err(end @ (Failure::ClosedPipe | Failure::Terminated(_))) => return Err(end),
             Err(Failure::Interrupted) => failure::report("cancelled"),
             Err(failure) => {
                 failure.report();
+                let place = failure.place().and_then(|(line, column)| pointed(&input, line, column));
+                place.into_iter().for_each(|place| failure::note(&place));
             }
         }
     }
     Ok(())
 }
 
-/// What an input says about the next one.
-#[derive(Debug, PartialEq, Eq)]
-enum Flow {
-    Continue,
-    Quit,
-}
-
-/// The state that inputs change.
-struct Shell<'a> {
-    runner: &'a Runner,
-    job: Job,
-    timing: bool,
-}
-
-impl Shell<'_> {
-    /// Runs one complete input: a \ command or statements.
-    fn enter(&mut self, input: &str) -> Result<Flow, Failure> {
-        let trimmed = input.trim();
-        if is_quit(trimmed) {
-            return Ok(Flow::Quit);
-        }
-        match trimmed.strip_prefix('\\') {
-            Some(command) => self.command(command)?,
-            None => self.run(Text { name: None, sql: input.to_owned() })?,
-        }
-        Ok(Flow::Continue)
-    }
-
-    /// Runs a \ command; `text` is what follows the backslash.
-    fn command(&mut self, text: &str) -> Result<(), Failure> {
-        let (name, argument) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        let argument = argument.trim().trim_end_matches(';').trim_end();
-        match (name.trim_end_matches(';'), argument) {
-            ("?" | "h" | "help", _) => self.say(HELP),
-            ("d", "") => self.run(sql(LIST_TABLES)),
-            ("d", name) => self.run(sql(&format!("DESCRIBE {}", quoted_file(name)))),
-            ("df", pattern) => self.print(&functions(&self.job.ctx, pattern)?),
-            ("dm", "") => self.print(&commands::list_models()?),
-            ("timing", state) => self.set_timing(state),
-            ("format", "") => self.say(&format!("{}\n", format_name(self.job.format))),
-            ("format", name) => self.set_format(name),
-            ("i", "") => Err(Failure::Statement("\\i needs a file".to_owned())),
-            ("i", file) => self.run_file(file),
-            (other, _) => Err(Failure::Statement(format!("unknown command \\{other}; \\? lists them"))),
-        }
-    }
-
-    /// Runs statements as one job and, if wanted, says how long that took.
-    fn run(&self, text: Text) -> Result<(), Failure> {
-        let start = Instant::now();
-        let job = self.job.again();
-        let result = self.runner.run(&job, run_texts(job.clone(), vec![text]));
-        if self.timing {
-            let time = start.elapsed().as_secs_f64() * 1e3;
-            self.say(&format!("Time: {time:.3} ms\n"))?;
-        }
-        result
-    }
-
-    fn run_file(&self, file: &str) -> Result<(), Failure> {
-        let text = Text::read(Source::File(PathBuf::from(unquoted(file))));
-        // At the prompt an unreadable file is an error like any other.
-        self.run(text?)
-    }
-
-    fn set_timing(&mut self, state: &str) -> Result<(), Failure> {
-        self.timing = match state {
-            "" => !self.timing,
-            "on" => true,
-            "off" => false,
-            other => return Err(Failure::Statement(format!("\\timing takes on or off, not {other:?}"))),
-        };
-        self.say(&format!("Timing is {}.\n", if self.timing { "on" } else { "off" }))
-    }
-
-    fn set_format(&mut self, name: &str) -> Result<(), Failure> {
-        let known = Format::value_variants().iter().map(|f| format_name(*f)).collect::<Vec<_>>().join(", ");
-        self.job.format = Format::from_str(unquoted(name), true)
-            .map_err(|_| Failure::Statement(format!("format {name:?} is not one of {known}")))?;
-        Ok(())
-    }
-
-    /// Prints rows that came from no query.
-    fn print(&self, batch: &RecordBatch) -> Result<(), Failure> {
-        let shape = Shape { schema: batch.schema(), is_plan: false };
-        let settings = self.job.ctx.state().config_options().format.clone();
-        let mut printer = Printer::new(self.job.format, shape, !self.job.quiet, settings);
-        let output = &self.job.output;
-        printer.batch(batch, &mut |bytes| output.write(bytes))?;
-        printer.finish(&mut |bytes| output.write(bytes))
-    }
-
-    fn say(&self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        Ok(())
-    }
-}
-
-const LIST_TABLES: &str = "SELECT table_schema AS schema, table_name AS name, table_type AS type \
-    FROM information_schema.tables WHERE table_schema <> 'information_schema' ORDER BY 1, 2";
-
-fn sql(text: &str) -> Text {
-    Text { name: None, sql: text.to_owned() }
-}
-
-fn is_quit(input: &str) -> bool {
-    let word = input.trim_end_matches(';').trim_end().to_ascii_lowercase();
-    matches!(word.as_str(), "exit" | "quit" | "\\q")
-}
-
-fn format_name(format: Format) -> String {
-    format.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
-}
-
-fn unquoted(text: &str) -> &str {
-    let inner = |quote| text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote));
-    inner('\'').or_else(|| inner('"')).unwrap_or(text)
-}
-
-/// `\d docs.parquet` means the file, which SQL wants in quotes.
-fn quoted_file(name: &str) -> String {
-    match !name.starts_with(['\'', '"']) && Path::new(name).exists() {
-        true => format!("'{}'", name.replace('\'', "''")),
-        false => name.to_owned(),
-    }
-}
-
-/// The functions of the session whose name matches `pattern`, where * stands for anything.
-fn functions(ctx: &SessionContext, pattern: &str) -> Result<RecordBatch, Failure> {
-    let state = ctx.state();
-    let mut rows: Vec<[String; 3]> = Vec::new();
-    rows.extend(state.scalar_functions().iter().map(|(name, function)| row("scalar", name, function.documentation())));
-    rows.extend(
-        state.aggregate_functions().iter().map(|(name, function)| row("aggregate", name, function.documentation())),
-    );
-    rows.extend(state.window_functions().iter().map(|(name, function)| row("window", name, function.documentation())));
-    rows.extend(state.table_functions().keys().map(|name| row("table", name, None)));
-    rows.retain(|[name, ..]| matches_pattern(name, pattern));
-    rows.sort();
-    Ok(RecordBatch::try_from_iter([
-        ("name", column(&rows, 0)),
-        ("kind", column(&rows, 1)),
-        ("syntax", column(&rows, 2)),
-    ])?)
-}
-
-/// What is said of a function.
-fn row(kind: &str, name: &str, documentation: Option<&Documentation>) -> [String; 3] {
-    let syntax = documentation.map(|d| d.syntax_example.trim()).filter(|s| !s.is_empty());
-    let syntax = syntax.map_or_else(|| format!("{name}(...)"), str::to_owned);
-    [name.to_owned(), kind.to_owned(), syntax]
-}
-
-fn column(rows: &[[String; 3]], index: usize) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row[index])))
-}
-
-fn matches_pattern(name: &str, pattern: &str) -> bool {
-    let pattern = pattern.to_ascii_lowercase();
-    let mut parts = pattern.split(['*', '%']);
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let mut exact = !pattern.is_empty();
-    for part in parts {
-        exact = !part.is_empty();
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    !exact || rest.is_empty()
+/// The line of an input with a mark below a character, as psql shows where an error is; lines and columns are counted from 1.
+fn pointed(input: &str, line: usize, column: usize) -> Option<String> {
+    let text = input.lines().nth(line.checked_sub(1)?)?;
+    let head = format!("LINE {line}: ");
+    let before: String = text.chars().take(column.checked_sub(1)?).collect();
+    Some(format!("{head}{}\n{}^", escape(text), " ".repeat(head.len() + escape(&before).width())))
 }
 
 /// The line editor with its history.
 struct Prompt {
     editor: Editor<SqlHelper, FileHistory>,
     history: Option<PathBuf>,
+    /// What was typed and is not at its end.
+    typed: String,
 }
 
 impl Prompt {
-    fn open(job: &Job) -> Result<Self, Failure> {
+    fn open(job: &Job, runtime: Handle) -> Result<Self, Failure> {
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .history_ignore_space(true)
@@ -259,33 +80,32 @@ impl Prompt {
             .build();
         let no_terminal = |e: ReadlineError| Failure::Statement(format!("terminal: {e}"));
         let mut editor = Editor::with_config(config).map_err(no_terminal)?;
-        editor.set_helper(Some(SqlHelper::new(Names::of(&job.ctx))));
+        editor.set_helper(Some(SqlHelper::new(job.ctx.clone(), runtime)));
         editor.set_max_history_size(10_000).map_err(no_terminal)?;
         let history = history_file();
         if let Some(file) = &history {
             // No history yet is no error.
             let _ = editor.load_history(file);
         }
-        Ok(Self { editor, history })
+        Ok(Self { editor, history, typed: String::new() })
     }
 
     /// The next complete input; `None` at its end.
-    fn read(&mut self, ctx: &SessionContext) -> Result<Option<String>, Failure> {
+    fn read(&mut self) -> Result<Option<String>, Failure> {
         if let Some(helper) = self.editor.helper_mut() {
-            helper.names = Names::of(ctx);
+            helper.refresh();
         }
-        let mut input = String::new();
         loop {
-            let prompt = if input.is_empty() { PROMPT } else { CONTINUATION };
-            match self.editor.readline(prompt) {
-                Ok(line) if input.is_empty() => input = line,
-                Ok(line) => {
-                    input.push('\n');
-                    input.push_str(&line);
-                }
+            let open = Text::typed(&*self.typed).inputs().1;
+            let prompt = if self.typed.is_empty() { PROMPT.to_owned() } else { continuation(open) };
+            if let Some(helper) = self.editor.helper_mut() {
+                helper.follow(&self.typed);
+            }
+            let line = match self.editor.readline(&prompt) {
+                Ok(line) => line,
                 // Ctrl-C throws the input away.
                 Err(ReadlineError::Interrupted) => {
-                    input.clear();
+                    self.typed.clear();
                     continue;
                 }
                 Err(ReadlineError::Eof) => {
@@ -296,14 +116,46 @@ impl Prompt {
                 // The window changed its size.
                 Err(ReadlineError::Signal(_)) => continue,
                 Err(e) => return Err(Failure::Statement(format!("terminal: {e}"))),
-            }
-            if input.trim().is_empty() {
-                input.clear();
-            } else if is_complete(&input) {
+            };
+            if let Some(input) = self.take(&line, open) {
                 self.remember(&input);
                 return Ok(Some(input));
             }
         }
+    }
+
+    /// Adds a line, and gives what is to be run now.
+    fn take(&mut self, line: &str, open: Option<Open>) -> Option<String> {
+        let command = line.trim();
+        match (self.typed.is_empty(), command.to_ascii_lowercase().trim_end_matches(';').trim_end()) {
+            (true, "exit" | "quit" | ".exit" | ".quit") => return Some("\\q".to_owned()),
+            (true, "help" | ".help") => return Some("\\?".to_owned()),
+            (true, "") => return None,
+            _ => {}
+        }
+        if !self.typed.is_empty() && command.starts_with('\\') {
+            match (open, command) {
+                (Some(Open::Statement), "\\r") => {
+                    self.typed.clear();
+                    return None;
+                }
+                (Some(Open::Statement), "\\p") => {
+                    let _ = writeln!(io::stderr(), "{}", self.typed);
+                    return None;
+                }
+                // The statement waits, for what is asked meanwhile.
+                (Some(Open::Statement), command) => return Some(command.to_owned()),
+                (Some(Open::Quote(quote)), "\\q" | "\\r" | "\\?") => {
+                    let _ = writeln!(io::stderr(), "inside a quote: {quote} ends it, Ctrl-C throws away what is typed");
+                }
+                _ => {}
+            }
+        }
+        if !self.typed.is_empty() {
+            self.typed.push('\n');
+        }
+        self.typed.push_str(line);
+        Text::typed(&*self.typed).inputs().1.is_none().then(|| std::mem::take(&mut self.typed))
     }
 
     /// Adds to the history at once, so that a crash loses nothing; the file has no keys of stores.
@@ -314,16 +166,6 @@ impl Prompt {
             let _ = append(file, &masked_statement(input.trim()));
         }
     }
-}
-
-/// Is there something to run, or is more to come?
-fn is_complete(input: &str) -> bool {
-    if input.trim_start().starts_with('\\') || is_quit(input.trim()) {
-        return true;
-    }
-    let script = split::split(input);
-    // A text that more input cannot mend goes on, to be reported.
-    script.complete || script.broken.is_some_and(|broken| !broken.unterminated)
 }
 
 /// Adds an entry to a history file in rustyline's format. Rustyline itself writes the whole file anew when another prompt has
@@ -367,22 +209,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_that_are_complete() {
-        for input in ["SELECT 1;", "\\d", "exit", "quit;", "SELECT 1; -- end", "-- only this"] {
-            assert!(is_complete(input), "{input}");
-        }
-        for input in ["SELECT 1", "SELECT ';", "SELECT 1; SELECT", "SELECT /* ;", "exit now"] {
-            assert!(!is_complete(input), "{input}");
-        }
-    }
-
-    #[test]
-    fn patterns() {
-        assert!(matches_pattern("embed_query", ""));
-        assert!(matches_pattern("embed_query", "embed*"));
-        assert!(matches_pattern("embed_query", "*query"));
-        assert!(!matches_pattern("embed_query", "embed"));
-        assert!(!matches_pattern("embed_query", "*embed"));
+    fn errors_are_pointed_at() {
+        assert_eq!(
+            pointed("SELECT 1;\nSELECT é FORM t;", 2, 10).as_deref(),
+            Some("LINE 2: SELECT é FORM t;\n                 ^")
+        );
+        assert_eq!(pointed("SELECT", 2, 1), None);
+        assert_eq!(pointed("SELECT", 1, 0), None);
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl Runner {
         Ok(Self { runtime, listener })
     }
 
+    /// Where work is done.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.runtime.clone()
+    }
+
     /// Runs a job to its end; on a signal stops it and returns [`Failure::Interrupted`] or [`Failure::Terminated`] soon,
     /// whatever its threads do.
     pub(crate) fn run(

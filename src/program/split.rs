@@ -12,8 +12,9 @@ use super::messages::tidy;
 pub(crate) struct Statement {
     /// Tokens with their place in the whole text, so that errors name lines of the file.
     pub(crate) tokens: Vec<TokenWithSpan>,
-    /// The whole text.
+    /// The whole text, and the lines before it, which places count too.
     source: Arc<str>,
+    lines_before: u64,
     /// Line of the first token, from 1.
     pub(crate) line: u64,
 }
@@ -38,12 +39,12 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    fn new(error: &TokenizerError) -> Self {
+    fn new(error: &TokenizerError, lines_before: u64) -> Self {
         let message = error.message.trim_end_matches([' ', '.']);
-        let place = error.location;
+        let (line, column) = (error.location.line + lines_before, error.location.column);
         Self {
-            line: place.line.max(1),
-            message: tidy(&format!("syntax error: {message} at line {}, column {}", place.line, place.column)),
+            line: line.max(1),
+            message: tidy(&format!("syntax error: {message} at line {line}, column {column}")),
             unterminated: message.starts_with("Unterminated") || message.contains("EOF"),
         }
     }
@@ -51,9 +52,19 @@ impl Broken {
 
 /// Cuts a text into statements; semicolons in quotes, comments and dollar quotes do not count.
 pub(crate) fn split(text: &str) -> Script {
+    split_behind(0, text)
+}
+
+/// The same for a text that so many lines stand before.
+pub(crate) fn split_behind(lines_before: u64, text: &str) -> Script {
     let mut tokens = Vec::new();
     let read = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location_into_buf(&mut tokens);
-    let broken = read.err().map(|error| Broken::new(&error));
+    let broken = read.err().map(|error| Broken::new(&error, lines_before));
+    for TokenWithSpan { span, .. } in &mut tokens {
+        span.start.line += lines_before;
+        span.end.line += lines_before;
+    }
+    let statement = |tokens, source: &Arc<str>| statement(tokens, source, lines_before);
     let source = Arc::from(text);
     let mut statements = Vec::new();
     let mut current: Vec<TokenWithSpan> = Vec::new();
@@ -78,10 +89,34 @@ pub(crate) fn split(text: &str) -> Script {
     }
 }
 
+/// What is not at its end when a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Open {
+    Statement,
+    /// A quote, with the character that ends it.
+    Quote(char),
+    Comment,
+}
+
+/// What more text would have to end; `None` behind a semicolon, and where no text can mend what is broken.
+pub(crate) fn open(text: &str) -> Option<Open> {
+    let script = split(text);
+    match script.broken {
+        Some(broken) if !broken.unterminated => None,
+        Some(broken) if broken.message.contains("comment") => Some(Open::Comment),
+        Some(broken) if broken.message.contains("double quote") || broken.message.contains("'\"'") => {
+            Some(Open::Quote('"'))
+        }
+        Some(broken) if broken.message.contains("dollar") => Some(Open::Quote('$')),
+        Some(_) => Some(Open::Quote('\'')),
+        None => (!script.complete).then_some(Open::Statement),
+    }
+}
+
 /// `None` when there is nothing but blanks and comments.
-fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>) -> Option<Statement> {
+fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>, lines_before: u64) -> Option<Statement> {
     let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)))?;
-    Some(Statement { line: first.span.start.line, tokens, source: source.clone() })
+    Some(Statement { line: first.span.start.line, tokens, source: source.clone(), lines_before })
 }
 
 impl Statement {
@@ -90,14 +125,15 @@ impl Statement {
         let (Some(first), Some(last)) = (self.tokens.first(), self.tokens.last()) else {
             return "";
         };
-        let start = offset(&self.source, first.span.start);
-        let end = offset(&self.source, last.span.end);
+        let own = |place: Location| Location { line: place.line - self.lines_before, ..place };
+        let start = offset(&self.source, own(first.span.start));
+        let end = offset(&self.source, own(last.span.end));
         self.source.get(start..end).unwrap_or_default()
     }
 }
 
 /// The byte at a tokenizer's location, which counts lines and characters from 1.
-fn offset(text: &str, location: Location) -> usize {
+pub(super) fn offset(text: &str, location: Location) -> usize {
     let mut here = Location { line: 1, column: 1 };
     for (at, c) in text.char_indices() {
         if here == location {

@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::compute::sum;
+use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion::common::config::Dialect;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
@@ -17,10 +19,11 @@ use futures::StreamExt;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tokio::sync::oneshot;
 
-use super::failure::{Failure, warn};
+use super::copied;
+use super::failure::{Failure, note, warn};
 use super::job::Job;
 use super::messages;
-use super::print::{Printer, Shape};
+use super::print::Shape;
 use super::progress::Progress;
 use super::split::Statement;
 use crate::counts;
@@ -34,7 +37,8 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     let stores = job.stores();
     let text = statement.text().trim().to_owned();
     stores.add_statement(&text);
-    run_text(job, statement, text).await.map_err(|failure| failure.masked(&stores))
+    let result = run_text(job, statement, text.clone()).await;
+    result.map_err(|failure| failure.with_suggestion(&job.ctx, &text).masked(&stores))
 }
 
 async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), Failure> {
@@ -60,22 +64,66 @@ async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), F
 
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
-    let before = counts(&job.ctx);
+    let place = match &plan {
+        // What follows a ? may be a key.
+        LogicalPlan::Copy(copy) => copy.output_url.split('?').next().map(str::to_owned),
+        _ => None,
+    };
+    let (start, before, elsewhere) = (Instant::now(), counts(&job.ctx), rows_elsewhere(&job.ctx));
     let frame = job.ctx.execute_logical_plan(without_secrets(plan)).await?;
     let schema = frame.schema().inner().clone();
     let context = Arc::new(frame.task_ctx());
     let plan = frame.create_physical_plan().await?;
     let shown = job.shows(Progress::watch(&job.ctx, job.stores(), Some(&plan), job.quiet));
-    let result = print_stream(job, schema, is_plan, execute_stream(plan, context)?).await;
+    let stream = execute_stream(plan, context)?;
+    let result = match &place {
+        Some(_) => copied(job, schema, stream).await.map(Some),
+        None => print_stream(job, schema, is_plan, stream).await.map(|()| None),
+    };
     drop(shown);
-    let truncated = counts(&job.ctx).rows_truncated - before.rows_truncated;
+    let done = counts(&job.ctx) - before;
+    if let (Ok(Some(rows)), false) = (&result, job.quiet) {
+        let (files, elsewhere) = (job.writes.completed(), rows_elsewhere(&job.ctx) - elsewhere);
+        note(&copied::summary(*rows, place.as_deref(), &files, &done, elsewhere, start.elapsed()));
+    }
+    let truncated = done.rows_truncated;
     if truncated > 0 && !job.quiet {
         let texts = if truncated == 1 { "text was" } else { "texts were" };
         warn(&format!(
             "{truncated} {texts} longer than the model reads and cut (embed_tokens(text) counts before the cut)"
         ));
     }
-    result
+    result.map(drop)
+}
+
+/// Runs a COPY and gives its number of rows; on a terminal the line that says what it did says this too.
+async fn copied(job: &Job, schema: SchemaRef, mut stream: SendableRecordBatchStream) -> Result<u64, Failure> {
+    let mut printer = job.printer(Shape { schema, is_plan: false });
+    let shows = !job.quiet && job.output.screen(job.view).is_none();
+    let mut rows = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        let counts = batch.columns().first().and_then(|column| column.as_primitive_opt::<UInt64Type>());
+        rows += counts.and_then(sum).unwrap_or_default();
+        if shows {
+            printer.batch(&batch, &mut |bytes| job.write(bytes))?;
+        }
+    }
+    if shows {
+        printer.finish(&mut |bytes| job.write(bytes))?;
+    }
+    Ok(rows)
+}
+
+/// Rows that the cluster of a session has embedded so far.
+fn rows_elsewhere(ctx: &SessionContext) -> u64 {
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = ctx.state_ref().read().config().get_extension::<crate::cluster::Cluster>() {
+        return cluster.work().rows;
+    }
+    #[cfg(not(feature = "cluster"))]
+    let _ = ctx;
+    0
 }
 
 /// A view is shown as it was written.
@@ -99,8 +147,7 @@ async fn print_stream(
         }
         return Ok(());
     }
-    let settings = job.ctx.state().config_options().format.clone();
-    let mut printer = Printer::new(job.format, Shape { schema, is_plan }, !job.quiet, settings);
+    let mut printer = job.printer(Shape { schema, is_plan });
     let (ring, mut alarm) = oneshot::channel();
     let mut ring = Some(ring);
     loop {
@@ -108,6 +155,7 @@ async fn print_stream(
             batch = stream.next() => batch,
             _ = &mut alarm, if printer.is_waiting() => {
                 printer.stop_waiting(&mut |bytes| job.write(bytes))?;
+                job.output.stop_holding()?;
                 continue;
             }
         };
@@ -156,7 +204,7 @@ fn unfinished(failure: Failure, destination: Option<&Destination>, writes: &Writ
 fn parsed(ctx: &SessionContext, statement: Statement) -> Result<ParsedStatement, Failure> {
     let first = statement.tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
     if first.is_some_and(|token| token.token == Token::Backslash) {
-        return Err(Failure::Statement("commands with \\ work at the prompt only, on a line of their own".to_owned()));
+        return Err(Failure::Statement("a command with \\ stands on a line of its own".to_owned()));
     }
     let state = ctx.state();
     let options = &state.config_options().sql_parser;

@@ -437,7 +437,7 @@ fn stores_are_read_and_written_there() {
     let export =
         "COPY (SELECT id, embed(t) AS v FROM 's3://cluster/x.parquet') TO 's3://cluster/out/' STORED AS PARQUET";
     let ended = sql(&cluster, export);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "count\n100\n"), "{}", ended.stderr);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
     assert_eq!(moto.uploads("cluster"), [""; 0]);
     let count = "SELECT count(v) AS n, count(DISTINCT id) AS d FROM 's3://cluster/out/'";
     for cluster in [&cluster[..], &[]] {

@@ -57,11 +57,12 @@ impl Run {
         self.start().wait_with_output().expect("the program ends").into()
     }
 
-    /// Expects success and silence on standard error.
+    /// Expects success and silence on standard error, but for what a COPY says at its end.
     #[track_caller]
     pub(crate) fn stdout(self) -> String {
         let ended = self.end();
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "stdout: {}", ended.stdout);
+        let is_silent = ended.stderr.lines().all(|line| line.starts_with("COPY "));
+        assert!(ended.code == Some(0) && is_silent, "{ended:?}");
         ended.stdout
     }
 
@@ -260,8 +261,8 @@ fn errors_say_what_and_where() {
     assert_eq!(message, "file \"no/such.parquet\" not found");
     let message = embedsql(["-c", "SELECT embed(*) FROM (VALUES ('a'))"]).error(1);
     assert_eq!(message, "* is no argument of this function: name a column (only count takes *)");
-    let message = embedsql([]).input("\\d").error(1);
-    assert_eq!(message, "<stdin>:1: commands with \\ work at the prompt only, on a line of their own");
+    let message = embedsql([]).input("SELECT 1;\n\n\\nosuch").end().stderr;
+    assert_eq!(message, "error: <stdin>:3: unknown command \\nosuch; \\? lists them\n");
 }
 
 #[test]
@@ -701,4 +702,66 @@ fn a_folder_of_vectors_is_looked_after() {
     assert!(run().ends_with("\n50,0\n"));
     let message = embedsql(["cache", "stats", "no/such/folder"]).error(1);
     assert!(message.contains("no/such/folder") && message.contains("no folder of embed.cache"), "{message}");
+}
+
+#[test]
+fn scripts_have_commands_too() {
+    let folder = TempDir::new().expect("a folder");
+    let script = "\\set name 'o''ne'\n\\format csv\nCREATE TABLE t AS VALUES (1);\n\\d t\n\\echo between\nSELECT :'name' AS a;\n\
+        SELECT 2 AS b \\g two.csv\n\\q\nSELECT nothing;\n";
+    fs::write(folder.path().join("s.sql"), script).expect("writable");
+    let shown = embedsql(["-f", "s.sql", "-c", "SELECT 3 AS c"]).folder(&folder).stdout();
+    let expected = "column_name,data_type,is_nullable\ncolumn1,Int64,NO\nbetween\na\no'ne\n";
+    assert_eq!(shown, expected, "a \\q ends the whole run");
+    assert_eq!(fs::read_to_string(folder.path().join("two.csv")).expect("written"), "b\n2\n");
+    let ended =
+        embedsql(["-c", "\\o out.csv\nSELECT 1 AS a;\nSELECT nothing;", "--format", "csv"]).folder(&folder).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    assert!(!folder.path().join("out.csv").exists(), "what failed leaves no file");
+    embedsql(["-c", "\\o out.csv\nSELECT 1 AS a;", "--format", "csv"]).folder(&folder).stdout();
+    assert_eq!(fs::read_to_string(folder.path().join("out.csv")).expect("written"), "a\n1\n");
+}
+
+#[test]
+fn what_is_meant_without_flags() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join("s.sql"), "SELECT 'a ' || 'script' AS t").expect("writable");
+    fs::write(folder.path().join("d.csv"), "id,Body\n1,one\n2,two\n").expect("writable");
+    assert!(embedsql(["SELECT 'a statement' AS t"]).stdout().contains("a statement"));
+    assert!(embedsql(["s.sql"]).folder(&folder).stdout().contains("a script"));
+    let shown = embedsql(["d.csv"]).folder(&folder).stdout();
+    for part in ["Int64", "   2\n", "two", "-- next: SELECT *, embed(\"Body\") AS vector FROM 'd.csv' LIMIT 3;"] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    assert!(embedsql(["nosuch"]).error(2).starts_with("\"nosuch\" is no command, no file and no SQL"));
+    assert_eq!(embedsql(["nosuch.csv"]).folder(&folder).error(1), "file \"nosuch.csv\" not found");
+}
+
+#[test]
+fn a_copy_says_what_it_did() {
+    let folder = TempDir::new().expect("a folder");
+    let copy = "COPY (SELECT embed(column1) AS v FROM (VALUES ('a'), ('b'), ('a'), (NULL))) TO 'v.parquet'";
+    let ended = embedsql(["-c", copy, "--cache", "kept"]).folder(&folder).end();
+    assert!(ended.stderr.starts_with("COPY 4 rows to \"v.parquet\" ("), "{}", ended.stderr);
+    assert!(ended.stderr.contains("): 2 embedded, 1 equal to others, 1 NULL; "), "{}", ended.stderr);
+    assert!(ended.stdout.contains("4"), "{}", ended.stdout);
+    let ended = embedsql(["-c", copy, "--cache", "kept"]).folder(&folder).end();
+    assert!(ended.stderr.ends_with("): 2 from the cache, 1 equal to others, 1 NULL\n"), "{}", ended.stderr);
+    let ended = embedsql(["-q", "-c", copy]).folder(&folder).end();
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn markdown() {
+    let shown = embedsql([
+        "--format",
+        "markdown",
+        "-c",
+        "SELECT 1 AS n, 'a|b\nc' AS t, [1, 2] AS l UNION ALL SELECT 2, NULL, NULL",
+    ]);
+    let expected = "| n | t | l |\n|--:|---|---|\n| 1 | a\\|b<br>c | [1,2] |\n| 2 | NULL | NULL |\n";
+    let shown = shown.stdout();
+    let mut lines: Vec<_> = shown.lines().collect();
+    lines[2..].sort_unstable();
+    assert_eq!(lines.join("\n") + "\n", expected);
 }

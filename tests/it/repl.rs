@@ -9,6 +9,7 @@ use rexpect::process::wait::WaitStatus;
 use rexpect::reader::Options;
 use rexpect::session::{PtySession, spawn_with_options};
 use tempfile::TempDir;
+use unicode_width::UnicodeWidthStr;
 
 use crate::program::COUNT_WITHOUT_END;
 
@@ -25,11 +26,20 @@ impl Terminal {
 
     /// With these environment variables.
     fn with<'a>(variables: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        Self::start(Command::new(env!("CARGO_BIN_EXE_embedsql")), variables)
+    }
+
+    /// In a window of so many columns, and 24 lines.
+    fn wide(columns: usize, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("stty cols {columns} rows 24; exec \"$0\""), env!("CARGO_BIN_EXE_embedsql")]);
+        Self::start(command, variables.iter().map(|(name, value)| (*name, (*value).to_owned())))
+    }
+
+    fn start<'a>(mut command: Command, variables: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         let home = TempDir::new().expect("a folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
-        command.envs(variables);
         command.env("HOME", home.path()).env("XDG_STATE_HOME", home.path().join("state")).env("TERM", "xterm");
-        command.current_dir(home.path());
+        command.envs(variables).current_dir(home.path());
         let options = Options::new().timeout_ms(Some(30_000)).strip_ansi_escape_codes(true);
         let session = spawn_with_options(command, options).expect("the program starts");
         let mut terminal = Self { session, home };
@@ -57,9 +67,18 @@ impl Terminal {
         loop {
             shown.push_str(&self.expect("embedsql> "));
             if shown.contains('\n') {
-                return shown;
+                // The library makes a character of each byte.
+                let bytes = shown.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?'));
+                return String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned();
             }
         }
+    }
+
+    /// The same for SQL in a file: what is typed would be broken by a narrow window.
+    #[track_caller]
+    fn answer_to_file(&mut self, sql: &str) -> String {
+        fs::write(self.home.path().join("s"), sql).expect("writable");
+        self.answer("\\i s")
     }
 
     #[track_caller]
@@ -251,4 +270,186 @@ fn a_long_query_shows_how_far_it_is() {
     terminal.expect("embedsql> ");
     terminal.send("\\q");
     terminal.end();
+}
+
+fn docs() -> String {
+    format!("'{}'", std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/docs.parquet").display())
+}
+
+#[test]
+fn results_fit_the_window() {
+    for (columns, term) in [(50, "xterm"), (80, "xterm"), (200, "xterm"), (80, "dumb")] {
+        let mut terminal = Terminal::wide(columns, &[("TERM", term), ("PAGER", "")]);
+        for sql in ["SELECT * FROM DOCS LIMIT 3;", "SELECT title, body, embed('a') AS v FROM DOCS LIMIT 2;"] {
+            let shown = terminal.answer_to_file(&sql.replace("DOCS", &docs()));
+            let start = [" id", " title", "-[ RECORD"].iter().find_map(|begin| shown.find(begin));
+            let start = start.unwrap_or_else(|| panic!("{columns} {term}: {shown:?}"));
+            let lines: Vec<_> = shown[start..].lines().collect();
+            assert!(lines.iter().all(|line| line.trim_end().width() <= columns), "{columns}: {shown}");
+        }
+        terminal.end_with_ctrl_d();
+    }
+}
+
+#[test]
+fn each_value_on_a_line_of_its_own() {
+    let mut terminal = Terminal::wide(50, &[("PAGER", "")]);
+    assert!(terminal.answer("\\x").contains("Expanded display is on."));
+    let shown = terminal.answer_to_file("SELECT 1 AS id, repeat('word ', 15) AS text, [1, 2, 3, 4, 5] AS list;");
+    for part in ["-[ RECORD 1 ]-", "id   | 1", "text | word word", "     | word", "list | [1, 2, 3, … 5]"] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    assert!(terminal.answer("\\x off").contains("Expanded display is off."));
+    let many = (0..30).map(|n| format!("{n} AS column_{n}")).collect::<Vec<_>>().join(", ");
+    let shown = terminal.answer_to_file(&format!("SELECT {many};"));
+    assert!(shown.contains(" | … | ") && shown.contains("30 columns, "), "{shown}");
+    assert!(terminal.answer("\\x auto").contains("where a row does not fit"));
+    assert!(terminal.answer_to_file(&format!("SELECT {many};")).contains("column_17 | 17"));
+    assert!(terminal.answer_to_file("SELECT 7 AS seven \\gx").contains("seven | 7"));
+    terminal.end_with_ctrl_d();
+}
+
+#[test]
+fn not_more_rows_than_somebody_reads() {
+    let mut terminal = Terminal::wide(80, &[("PAGER", "")]);
+    let shown = terminal.answer("SELECT value FROM generate_series(1, 5000);");
+    assert!(shown.contains("(5000 rows, 100 shown; \\maxrows 0 shows all)"), "{shown}");
+    assert!(terminal.answer("\\maxrows 3").contains("At most 3 rows"));
+    assert!(terminal.answer("SELECT value FROM generate_series(1, 5);").contains("(5 rows, 3 shown;"));
+    assert!(terminal.answer("SELECT value FROM generate_series(1, 3);").contains("(3 rows)"));
+    terminal.answer("\\maxrows 0");
+    assert!(terminal.answer("SELECT value FROM generate_series(1, 500);").contains("(500 rows)"));
+    terminal.end_with_ctrl_d();
+}
+
+#[test]
+fn long_results_go_to_the_pager() {
+    let mut terminal = Terminal::wide(80, &[("PAGER", "cat > paged")]);
+    let paged = terminal.home.path().join("paged");
+    terminal.answer("SELECT value FROM generate_series(1, 10);");
+    assert!(!paged.exists(), "what fits the screen is just shown");
+    let shown = terminal.answer("SELECT value FROM generate_series(1, 50);");
+    assert!(!shown.contains("(50 rows)"), "{shown}");
+    let text = fs::read_to_string(&paged).expect("paged");
+    assert!(text.starts_with(" value\n") && text.ends_with("(50 rows)\n"), "{text}");
+    assert!(terminal.answer("\\pager off").contains("Pager is off."));
+    assert!(terminal.answer("SELECT value FROM generate_series(1, 50);").contains("(50 rows)"));
+    terminal.end_with_ctrl_d();
+    let mut terminal = Terminal::wide(80, &[("PAGER", "no-such-pager -x")]);
+    assert!(terminal.answer("SELECT value FROM generate_series(1, 50);").contains("(50 rows)"));
+    terminal.end_with_ctrl_d();
+}
+
+/// N1: an editor that reads ahead must give back what it has read.
+#[test]
+fn nothing_that_is_typed_ahead_is_lost() {
+    for term in ["xterm", "dumb"] {
+        let mut terminal = Terminal::wide(80, &[("TERM", term)]);
+        let typed = "SELECT count(*) AS n FROM generate_series(1, 30000000);\nSELECT 'a' || 'a';\n\\echo b-b\nSELECT\n'c' || 'c';\n";
+        terminal.session.send(typed).expect("writable");
+        terminal.session.flush().expect("writable");
+        for text in ["30000000", "aa", "b-b", "cc"] {
+            terminal.expect(text);
+        }
+        terminal.expect("(1 row)");
+        terminal.expect("embedsql> ");
+        terminal.end_with_ctrl_d();
+    }
+}
+
+#[test]
+fn a_paste_in_brackets_may_have_commands() {
+    let mut terminal = Terminal::open();
+    terminal.session.send("\x1b[200~SELECT 'a' || 'a';\n\\echo b-b\nSELECT 'c' || 'c';\x1b[201~\n").expect("writable");
+    terminal.session.flush().expect("writable");
+    for text in ["aa", "b-b\r\n", "cc", "(1 row)", "embedsql> "] {
+        terminal.expect(text);
+    }
+    terminal.end_with_ctrl_d();
+}
+
+#[test]
+fn the_prompt_shows_what_is_open_and_the_way_out() {
+    let mut terminal = Terminal::open();
+    terminal.send("SELECT 'open");
+    terminal.expect("'..> ");
+    terminal.send("\\q");
+    terminal.expect("' ends it, Ctrl-C throws away");
+    terminal.expect("'..> ");
+    terminal.send("' AS t,");
+    terminal.expect("...> ");
+    terminal.send("/* not yet");
+    terminal.expect("*..> ");
+    terminal.send("*/ 1");
+    terminal.expect("...> ");
+    terminal.send("\\p");
+    terminal.expect("not yet");
+    terminal.expect("...> ");
+    terminal.send("\\r");
+    terminal.expect("embedsql> ");
+    assert!(terminal.answer("help").contains("\\timing"));
+    assert!(terminal.answer(".help").contains("\\timing"));
+    terminal.send("SELECT");
+    terminal.expect("...> ");
+    terminal.send("\\q");
+    assert!(matches!(terminal.end(), WaitStatus::Exited(_, 0)));
+}
+
+#[test]
+fn commands_of_psql() {
+    let mut terminal = Terminal::wide(100, &[("PAGER", ""), ("VISUAL", ""), ("EDITOR", "sed -i s/wrong/right/")]);
+    terminal.answer("CREATE TABLE t AS VALUES (1);");
+    terminal.answer("CREATE VIEW v AS SELECT 1 AS one;");
+    let shown = terminal.answer("\\dt");
+    assert!(shown.contains("BASE TABLE") && !shown.contains("VIEW"), "{shown}");
+    let shown = terminal.answer("\\dv");
+    assert!(shown.contains(" v ") && !shown.contains("BASE TABLE"), "{shown}");
+    assert!(terminal.answer("\\l").contains("datafusion"));
+    assert!(terminal.answer("\\df+ embed_query").contains("description"));
+    assert!(terminal.answer("\\df embed_models").contains("embed_models()"));
+    assert!(terminal.answer("\\h embed").contains("embed(text"));
+    assert!(terminal.answer("\\h nosuch").contains("no function \"nosuch\""));
+    assert!(terminal.answer("\\d embed_models").contains("rows_embedded"));
+    assert!(terminal.answer("\\d nosuch.csv").contains("file \"nosuch.csv\" not found"));
+    assert!(terminal.answer("\\d no/such/*.parquet").contains("no/such"));
+    assert!(terminal.answer("\\copy t TO 'x'").contains("COPY itself"));
+    assert!(terminal.answer("\\! echo from the $((1 + 1))nd shell").contains("from the 2nd shell"));
+    terminal.answer("SELECT 'wrong' AS t;");
+    assert!(terminal.answer("\\e").contains("right"));
+    terminal.answer("\\set n 41");
+    assert!(terminal.answer("SELECT :n + 1 AS t;").contains("42"));
+    assert!(terminal.answer("\\set").contains("n = '41'"));
+    terminal.answer("\\unset n");
+    assert!(terminal.answer("\\unset n").contains("no variable \"n\""));
+    terminal.answer("\\o out.txt");
+    terminal.answer("SELECT 'into ' || 'a file' AS t;");
+    terminal.answer("\\o");
+    let text = fs::read_to_string(terminal.home.path().join("out.txt")).expect("written");
+    assert_eq!(text, " t\n-------------\n into a file\n(1 row)\n");
+    terminal.send("SELECT 'again and ' || 'again' AS t \\watch 0.1");
+    for _ in 0..3 {
+        terminal.expect("again and again");
+    }
+    terminal.session.send_control('c').expect("writable");
+    terminal.expect("embedsql> ");
+    terminal.end_with_ctrl_d();
+}
+
+#[test]
+fn errors_point_and_suggest() {
+    let mut terminal = Terminal::wide(100, &[]);
+    terminal.answer("CREATE TABLE emails AS VALUES (1);");
+    assert!(terminal.answer("SELECT * FROM email;").contains("did you mean \"emails\"?"));
+    fs::write(terminal.home.path().join("docs.csv"), "a\n1\n").expect("writable");
+    assert!(
+        terminal.answer("SELECT * FROM 'doc.csv';").contains("file \"doc.csv\" not found; did you mean \"docs.csv\"?")
+    );
+    assert!(terminal.answer("SELECT * FROM docs.csv;").contains("stands in quotes: 'docs.csv'"));
+    let shown = terminal.answer("COPY emails TO 'x' (FORMAT csv);");
+    assert!(
+        shown.contains("STORED AS")
+            && shown.contains("LINE 1: COPY emails TO 'x' (FORMAT csv);\r\n                           ^"),
+        "{shown}"
+    );
+    terminal.end_with_ctrl_d();
 }
