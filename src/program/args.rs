@@ -305,10 +305,13 @@ impl Args {
         let line: Vec<OsString> = line.into_iter().collect();
         let (matches, args) = Self::parse_line(&line)?;
         // What subcommands need is on their line.
-        let (matches, args) = match args.no_config || args.action.is_some() {
+        let flags = match args.no_config || args.action.is_some() {
+            true => Vec::new(),
+            false => config::flags(Args::command).map_err(|failure| failure.report())?,
+        };
+        let (matches, args) = match flags.is_empty() {
             true => (matches, args),
             false => {
-                let flags = config::flags(&Args::command()).map_err(|failure| failure.report())?;
                 let (name, rest) = line.split_at(line.len().min(1));
                 Self::parse_line(&[name, &flags, rest].concat())?
             }

@@ -7,7 +7,7 @@ use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
-use super::split::offset;
+use super::split::offsets;
 
 const KEYWORD: &str = "1;34";
 const TEXT: &str = "32";
@@ -31,11 +31,13 @@ pub(super) fn painted<'a>(earlier: &str, line: &'a str, cursor: usize) -> Cow<'a
     let mut tokens = Vec::new();
     // What cannot be read is a quote or a comment that is not at its end.
     let is_open = Tokenizer::new(&GenericDialect {}, &text).tokenize_with_location_into_buf(&mut tokens).is_err();
-    let place = |token: &TokenWithSpan| (offset(&text, token.span.start), offset(&text, token.span.end));
-    let partners = partners(&tokens, |token| place(token).0, start + cursor);
+    // On every key, and so in one walk.
+    let places = offsets(&text, tokens.iter().flat_map(|token| [token.span.start, token.span.end]));
+    let place = |index: usize| (places[2 * index], places[2 * index + 1]);
+    let partners = partners(&tokens, |index| place(index).0, start + cursor);
     let (mut painted, mut done) = (String::with_capacity(2 * line.len()), start);
     for (index, token) in tokens.iter().enumerate() {
-        let (from, to) = place(token);
+        let (from, to) = place(index);
         let colour = if partners.contains(&index) { Some(BRACKET) } else { colour(&token.token) };
         let Some(colour) = colour.filter(|_| to > start) else { continue };
         let from = from.max(start);
@@ -43,7 +45,7 @@ pub(super) fn painted<'a>(earlier: &str, line: &'a str, cursor: usize) -> Cow<'a
         painted.push_str(&format!("\x1b[{colour}m{}\x1b[0m", &text[from..to]));
         done = to;
     }
-    let last = tokens.last().map_or(0, |token| place(token).1).max(done);
+    let last = places.last().map_or(0, |&end| end).max(done);
     painted.push_str(&text[done..last]);
     match is_open && last < text.len() {
         true => painted.push_str(&format!("\x1b[{TEXT}m{}\x1b[0m", &text[last..])),
@@ -63,14 +65,14 @@ fn colour(token: &Token) -> Option<&'static str> {
 }
 
 /// The bracket at the cursor, or just before it, and the one that it belongs to.
-fn partners(tokens: &[TokenWithSpan], start: impl Fn(&TokenWithSpan) -> usize, cursor: usize) -> Vec<usize> {
+fn partners(tokens: &[TokenWithSpan], start: impl Fn(usize) -> usize, cursor: usize) -> Vec<usize> {
     let mut open = Vec::new();
     for (index, token) in tokens.iter().enumerate() {
         match token.token {
             Token::LParen | Token::LBracket => open.push(index),
             Token::RParen | Token::RBracket => {
                 let Some(partner) = open.pop() else { return Vec::new() };
-                if [partner, index].iter().any(|&at| [cursor, cursor.wrapping_sub(1)].contains(&start(&tokens[at]))) {
+                if [partner, index].iter().any(|&at| [cursor, cursor.wrapping_sub(1)].contains(&start(at))) {
                     return vec![partner, index];
                 }
             }

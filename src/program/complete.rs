@@ -1,6 +1,7 @@
 //! Completion at the prompt: keywords, functions, tables and their columns, settings and their values, models, files, \ commands.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -18,6 +19,7 @@ use tokio::runtime::Handle;
 use super::colour;
 use super::meta::COMMANDS;
 use super::sources::sources;
+use super::suggest::tables;
 
 /// Words a statement of this dialect is made of; the several hundred others of SQL would drown them.
 const KEYWORDS: &str = "\
@@ -40,7 +42,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Collects them anew; cheap enough for every prompt.
+    /// Collects them anew.
     fn of(ctx: &SessionContext) -> Self {
         let state = ctx.state();
         let mut functions: Vec<String> = state.scalar_functions().keys().cloned().collect();
@@ -48,9 +50,7 @@ impl Names {
         functions.extend(state.window_functions().keys().cloned());
         functions.extend(state.table_functions().keys().cloned());
         let settings = state.config_options().entries().into_iter().map(|entry| entry.key).collect();
-        let options = &state.config_options().catalog;
-        let schema = ctx.catalog(&options.default_catalog).and_then(|c| c.schema(&options.default_schema));
-        let tables = schema.map(|schema| schema.table_names()).unwrap_or_default();
+        let tables = tables(ctx);
         let models = crate::models::known().into_iter().map(|model| model.name).collect();
         Self { functions, tables, settings, models }
     }
@@ -60,7 +60,8 @@ impl Names {
 pub(crate) struct SqlHelper {
     ctx: SessionContext,
     runtime: Handle,
-    names: Names,
+    /// Collected when TAB asks for them, once an input: models lie on the disk.
+    names: OnceCell<Names>,
     files: FilenameCompleter,
     /// Columns by what stands behind FROM, as far as somebody has asked for them since the last input.
     columns: Arc<Mutex<HashMap<String, Vec<String>>>>,
@@ -71,14 +72,18 @@ pub(crate) struct SqlHelper {
 
 impl SqlHelper {
     pub(crate) fn new(ctx: SessionContext, runtime: Handle) -> Self {
-        let (names, columns, has_colours) = (Names::of(&ctx), Arc::default(), colour::wanted());
+        let (names, columns, has_colours) = (OnceCell::new(), Arc::default(), colour::wanted());
         Self { ctx, runtime, names, files: FilenameCompleter::new(), columns, earlier: String::new(), has_colours }
     }
 
     /// The session may have changed.
     pub(crate) fn refresh(&mut self) {
-        self.names = Names::of(&self.ctx);
+        self.names = OnceCell::new();
         self.columns = Arc::default();
+    }
+
+    fn names(&self) -> &Names {
+        self.names.get_or_init(|| Names::of(&self.ctx))
     }
 
     /// Another line of an input begins.
@@ -88,7 +93,7 @@ impl SqlHelper {
 
     /// Words that may stand at the end of `before`, where `word` has been typed.
     fn words(&self, before: &str, word: &str) -> Vec<String> {
-        let names = &self.names;
+        let names = self.names();
         let mut first_words = before.split_whitespace().map(str::to_ascii_uppercase);
         let first = first_words.next();
         let mut found: Vec<String> = match first.as_deref() {
@@ -181,7 +186,7 @@ impl SqlHelper {
 }
 
 /// A name as SQL reads it back.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     match name.chars().all(is_plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
         true => name.to_owned(),
@@ -246,7 +251,7 @@ impl Completer for SqlHelper {
                 Quoted::File => self.files.complete_path(line, pos),
                 Quoted::Model => Ok((
                     open + 1,
-                    pairs(starting_with(self.names.models.iter().map(String::as_str), &typed[open + 1..])),
+                    pairs(starting_with(self.names().models.iter().map(String::as_str), &typed[open + 1..])),
                 )),
                 Quoted::Text => Ok((pos, Vec::new())),
             };
@@ -291,12 +296,12 @@ mod tests {
 
     fn helper(runtime: &tokio::runtime::Runtime) -> SqlHelper {
         let mut helper = SqlHelper::new(SessionContext::new(), runtime.handle().clone());
-        helper.names = Names {
+        helper.names = OnceCell::from(Names {
             functions: vec!["embed".to_owned(), "embed_query".to_owned()],
             tables: vec!["emails".to_owned()],
             settings: vec!["embed.model".to_owned(), "embed.device".to_owned()],
             models: vec!["some/model".to_owned()],
-        };
+        });
         helper
     }
 

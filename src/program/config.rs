@@ -17,14 +17,14 @@ use super::failure::Failure;
 const NOT_HERE: [&str; 6] = ["command", "file", "output", "version", "no-config", "help"];
 
 /// The flags of the file, if there is one.
-pub(super) fn flags(command: &Command) -> Result<Vec<OsString>, Failure> {
+pub(super) fn flags(command: impl FnOnce() -> Command) -> Result<Vec<OsString>, Failure> {
     match dirs::config_dir() {
         Some(folder) => read(&folder.join("embedsql/config.toml"), command),
         None => Ok(Vec::new()),
     }
 }
 
-fn read(file: &Path, command: &Command) -> Result<Vec<OsString>, Failure> {
+fn read(file: &Path, command: impl FnOnce() -> Command) -> Result<Vec<OsString>, Failure> {
     let wrong = |message: &str| Failure::Usage(format!("config file {file:?}: {message} (--no-config leaves it out)"));
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
@@ -32,6 +32,7 @@ fn read(file: &Path, command: &Command) -> Result<Vec<OsString>, Failure> {
         Err(error) => return Err(wrong(&error.to_string())),
     };
     let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.message()))?;
+    let command = command();
     let mut known: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
     known.retain(|name| !NOT_HERE.contains(name));
     known.sort_unstable();
@@ -75,7 +76,7 @@ mod tests {
         fs::write(&file, text).expect("written");
         let command = Command::new("x")
             .args(["model", "quiet", "threads", "set", "command"].map(|name| Arg::new(name).long(name)));
-        read(&file, &command).map_err(|failure| format!("{failure:?}"))
+        read(&file, || command).map_err(|failure| format!("{failure:?}"))
     }
 
     #[test]
@@ -95,6 +96,6 @@ mod tests {
             let message = flags_of(text).expect_err("wrong");
             assert!(message.contains(part.trim_start_matches('"')), "{message}");
         }
-        assert!(read(Path::new("/nowhere/config.toml"), &Command::new("x")).expect("none").is_empty());
+        assert!(read(Path::new("/nowhere/config.toml"), || Command::new("x")).expect("none").is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use datafusion::arrow::datatypes::Schema;
 
+use super::complete::quoted;
 use super::failure::Failure;
 use super::job::Job;
 use super::script::{Text, run_text};
@@ -16,12 +17,7 @@ pub(super) async fn look(job: Job, file: String) -> Result<(), Failure> {
     run_text(job.clone(), Text::typed(first)).await?;
     let frame = job.ctx.sql(&format!("SELECT * FROM {name} LIMIT 0")).await?;
     let next = text_column(frame.schema().as_arrow()).map_or_else(String::new, |column| {
-        let column = if column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-            column.to_owned()
-        } else {
-            format!("\"{}\"", column.replace('"', "\"\""))
-        };
-        format!("-- next: SELECT *, embed({column}) AS vector FROM {name} LIMIT 3;\n")
+        format!("-- next: SELECT *, embed({}) AS vector FROM {name} LIMIT 3;\n", quoted(column))
     });
     job.write(next.as_bytes())
 }

@@ -176,10 +176,7 @@ fn cell(batch: &RecordBatch, column: usize, row: usize) -> &str {
 
 /// Rows as csv or tsv. Arrow's own writer refuses nested values and writes NULL and '' alike.
 fn delimited(batch: &RecordBatch, delimiter: u8, with_header: bool, bytes: &mut Vec<u8>) -> Result<(), Failure> {
-    let batch = with_columns(batch, |field, column| match column.data_type().is_nested() {
-        true => json_column(field, column),
-        false => Ok(column.clone()),
-    })?;
+    let batch = with_nested_as_json(batch)?;
     if with_header {
         header(&batch.schema(), delimiter, bytes);
     }
@@ -237,10 +234,7 @@ fn markdown(batch: &RecordBatch, with_header: bool, bytes: &mut Vec<u8>) -> Resu
     if with_header {
         markdown_header(&batch.schema(), bytes);
     }
-    let batch = with_columns(batch, |field, column| match column.data_type().is_nested() {
-        true => json_column(field, column),
-        false => Ok(column.clone()),
-    })?;
+    let batch = with_nested_as_json(batch)?;
     let options = FormatOptions::default().with_null("NULL").with_display_error(false);
     let columns: Result<Vec<_>, _> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options)).collect();
     let columns = columns?;
@@ -272,6 +266,14 @@ fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, Failure> {
     writer.write(&batch)?;
     writer.finish()?;
     Ok(writer.into_inner())
+}
+
+/// The batch with lists, structs and maps as JSON texts.
+fn with_nested_as_json(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    with_columns(batch, |field, column| match column.data_type().is_nested() {
+        true => json_column(field, column),
+        false => Ok(column.clone()),
+    })
 }
 
 /// The batch with each column replaced by what `convert` makes of it.

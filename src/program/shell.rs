@@ -98,8 +98,7 @@ impl<'a> Shell<'a> {
         let Command { name, argument } = Command::read(text);
         match (name, argument) {
             ("q", _) => return Ok(Flow::Quit),
-            ("?" | "help", _) => self.say(&meta::help())?,
-            ("h", "") => self.say(&meta::help())?,
+            ("?" | "help", _) | ("h", "") => self.say(&meta::help())?,
             ("h", function) => match functions::help(&self.job.ctx, function) {
                 Some(text) => self.say(&text)?,
                 None => return Err(Failure::Statement(format!("no function {function:?}; \\df lists them"))),

@@ -134,17 +134,23 @@ impl Statement {
 
 /// The byte at a tokenizer's location, which counts lines and characters from 1.
 pub(super) fn offset(text: &str, location: Location) -> usize {
-    let mut here = Location { line: 1, column: 1 };
-    for (at, c) in text.char_indices() {
-        if here == location {
-            return at;
+    offsets(text, [location])[0]
+}
+
+/// The bytes at locations that follow each other, in one walk.
+pub(super) fn offsets(text: &str, locations: impl IntoIterator<Item = Location>) -> Vec<usize> {
+    let (mut here, mut at) = (Location { line: 1, column: 1 }, 0);
+    let mut find = |location| {
+        while let Some(c) = text[at..].chars().next().filter(|_| here != location) {
+            here = match c {
+                '\n' => Location { line: here.line + 1, column: 1 },
+                _ => Location { line: here.line, column: here.column + 1 },
+            };
+            at += c.len_utf8();
         }
-        here = match c {
-            '\n' => Location { line: here.line + 1, column: 1 },
-            _ => Location { line: here.line, column: here.column + 1 },
-        };
-    }
-    text.len()
+        at
+    };
+    locations.into_iter().map(&mut find).collect()
 }
 
 #[cfg(test)]

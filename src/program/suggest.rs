@@ -69,7 +69,8 @@ fn quoted<'a>(message: &'a str, before: &str, after: &str) -> Option<&'a str> {
     message.strip_prefix(before)?.strip_suffix(after)
 }
 
-fn tables(ctx: &SessionContext) -> Vec<String> {
+/// The tables that a name without a schema means.
+pub(super) fn tables(ctx: &SessionContext) -> Vec<String> {
     let state = ctx.state();
     let options = &state.config_options().catalog;
     let schema = ctx.catalog(&options.default_catalog).and_then(|catalog| catalog.schema(&options.default_schema));
