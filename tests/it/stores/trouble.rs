@@ -164,7 +164,7 @@ fn few_rows_of_a_gigabyte() {
     eprintln!("{requests} requests, {sent} of {size} bytes: {:.2} %", sent as f64 / size as f64 * 100.0);
 }
 
-/// Minutes: `.ci/soak` runs it.
+/// Minutes: `.ci/long` runs it.
 #[test]
 #[ignore = "a soak"]
 #[expect(clippy::print_stderr, reason = "what was seen")]
