@@ -149,7 +149,7 @@ pub use error::Error;
 pub use options::{Device, EmbedOptions, Precision, parse_size};
 #[cfg(feature = "cluster")]
 pub use plan::EmbedCodec;
-pub use plan::{EmbedPlanner, Expected};
+pub use plan::{EmbedPlanner, Expected, create_logical_plan, reset_settings, sql_to_statement};
 pub use session::SessionOptions;
 
 use std::sync::Arc;
@@ -238,6 +238,7 @@ pub fn session(options: SessionOptions) -> Result<SessionContext> {
     let ctx = session::without_functions(options)?;
     let options = ctx.state_ref().read().config().options().extensions.get::<EmbedOptions>().cloned();
     register_as(&ctx, options.unwrap_or_default(), access)?;
+    functions::average_vectors(&mut ctx.state_ref().write())?;
     // Around the planner that the functions have brought.
     files::install(&mut ctx.state_ref().write(), &writes);
     #[cfg(feature = "cluster")]

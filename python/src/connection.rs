@@ -11,7 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion_embed::cluster::{Cluster, Protection};
 use datafusion_embed::files::Stores;
-use datafusion_embed::{Error, SessionOptions};
+use datafusion_embed::{Error, SessionOptions, create_logical_plan, sql_to_statement};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -128,7 +128,8 @@ impl Connection {
             former.push((self.put(&name, table)?, name));
         }
         let frame = wait_for(py, &self.ctx, async {
-            let frame = self.ctx.sql(statement).await?;
+            let plan = create_logical_plan(&self.ctx.state(), statement).await?;
+            let frame = self.ctx.execute_logical_plan(plan).await?;
             match parameters {
                 Some(parameters) => frame.with_param_values(parameters),
                 None => Ok(frame),
@@ -146,8 +147,7 @@ impl Connection {
     /// Names of tables in a statement that nobody knows here; of one that cannot be read, none.
     fn unknown_tables(&self, statement: &str) -> Vec<String> {
         let state = self.ctx.state();
-        let dialect = state.config_options().sql_parser.dialect;
-        let Ok(parsed) = state.sql_to_statement(statement, &dialect) else { return Vec::new() };
+        let Ok(parsed) = sql_to_statement(&state, statement) else { return Vec::new() };
         let Ok(tables) = state.resolve_table_references(&parsed) else { return Vec::new() };
         let bare = tables.iter().filter(|table| table.schema().is_none());
         bare.map(|table| table.table().to_owned())

@@ -16,6 +16,7 @@
 //! | `softmax.rs` | scores -> weights |
 //! | `team.rs` | threads that share the products of a lone text |
 //! | `rows.rs` | normalisation, exponentials, activation functions |
+//! | `vectors.rs` | sums over the places of vectors, for SQL |
 
 mod attention;
 mod convert;
@@ -26,6 +27,7 @@ mod rows;
 mod softmax;
 mod team;
 mod tile;
+mod vectors;
 
 pub(crate) use attention::{Attention, AttentionScratch, Bias, Reach};
 pub(crate) use convert::Converted;
@@ -34,3 +36,4 @@ pub(crate) use path::Path;
 pub(crate) use rotary::Rotary;
 pub(crate) use rows::{Activation, Norm};
 pub(crate) use team::Team;
+pub(crate) use vectors::{Real, Sum, Widened, add_to_sum, sums};

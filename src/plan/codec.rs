@@ -27,7 +27,9 @@ use super::literals::LiteralsExec;
 use super::planned::PlannedCall;
 use crate::engine::{Call, Identity};
 use crate::files::read_scan;
-use crate::functions::{WrittenCall, WrittenFunction};
+use crate::functions::{
+    WrittenCall, WrittenFunction, aggregate_named, average_vectors_as, takes_vectors_too, vector_function_named,
+};
 use crate::marked::Mark;
 use crate::model::Role;
 
@@ -36,6 +38,9 @@ const MARK: Mark = Mark::new("datafusion-embed", 3, BROKEN);
 
 /// Where vectors of literals are computed.
 const LITERALS: Mark = Mark::new("datafusion-embed-literals", 1, BROKEN);
+
+/// For `avg` and `sum` of sessions where they take vectors.
+const AGGREGATE: Mark = Mark::new("datafusion-embed-aggregate", 1, BROKEN);
 
 /// Writes and reads the operator, the functions and the scans of text files of this crate in physical plans; everything else goes to
 /// another codec.
@@ -145,7 +150,11 @@ impl PhysicalExtensionCodec for EmbedCodec {
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
         match MARK.read::<Function>(buf)? {
             Some(function) => Ok(Arc::new(WrittenFunction::try_from(function)?.read())),
-            None => self.others.try_decode_udf(name, buf),
+            // What a function of vectors gives is decided by its name.
+            None => match vector_function_named(name).filter(|_| buf.is_empty()) {
+                Some(function) => Ok(Arc::new(function)),
+                None => self.others.try_decode_udf(name, buf),
+            },
         }
     }
 
@@ -176,11 +185,23 @@ impl PhysicalExtensionCodec for EmbedCodec {
     }
 
     fn try_encode_udaf(&self, function: &AggregateUDF, buf: &mut Vec<u8>) -> Result<()> {
+        if takes_vectors_too(function) {
+            buf.extend(AGGREGATE.write(&protobuf::EmptyMessage {}));
+            return Ok(());
+        }
         self.others.try_encode_udaf(function, buf)
     }
 
     fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
-        self.others.try_decode_udaf(name, buf)
+        if AGGREGATE.read::<protobuf::EmptyMessage>(buf)?.is_some() {
+            let of_both =
+                average_vectors_as(name).ok_or_else(|| exec_datafusion_err!("{BROKEN}: the function {name}"))?;
+            return Ok(Arc::new(of_both));
+        }
+        match aggregate_named(name).filter(|_| buf.is_empty()) {
+            Some(function) => Ok(Arc::new(function)),
+            None => self.others.try_decode_udaf(name, buf),
+        }
     }
 
     fn try_encode_udwf(&self, function: &WindowUDF, buf: &mut Vec<u8>) -> Result<()> {

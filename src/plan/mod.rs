@@ -19,6 +19,7 @@
 //! | `execution.rs` | what the operators of one execution share |
 //! | `dml.rs` | DELETE and UPDATE: the rule, the logical node, and the check of what is left to DataFusion |
 //! | `membership.rs` | subqueries in their conditions, written so that DataFusion answers exactly |
+//! | `statement.rs` | a statement's text to its plan: operators for vectors, RESET of settings that are not DataFusion's |
 //! | `change.rs` | the rows of a table in memory by number, and the sink that changes them |
 //!
 //! DataFusion moves an expression as if it cost nothing: into scans, below filters and sorts, twice into a sort key. So the
@@ -46,6 +47,7 @@ mod node;
 mod pages;
 mod planned;
 mod planner;
+mod statement;
 mod stream;
 
 #[cfg(feature = "cluster")]
@@ -64,3 +66,4 @@ pub(crate) use literals::LiteralsExec;
 pub(crate) use pages::rules_with_pages;
 pub use planner::EmbedPlanner;
 pub(crate) use planner::install;
+pub use statement::{create_logical_plan, reset_settings, sql_to_statement};

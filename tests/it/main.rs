@@ -20,6 +20,8 @@ mod identity;
 mod invariants;
 mod late;
 mod limits;
+#[cfg(feature = "cli")]
+mod mistakes;
 mod models;
 mod plan;
 #[cfg(feature = "cli")]
@@ -38,3 +40,4 @@ mod structure;
 mod support;
 mod tidy;
 mod types;
+mod vectors;

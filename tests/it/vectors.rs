@@ -1,0 +1,298 @@
+//! Functions of vectors against their formulas, on random values and every kind of list.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, RecordBatch,
+};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use datafusion_embed::{SessionOptions, create_logical_plan};
+use proptest::prelude::*;
+
+use crate::support::{run, session};
+
+/// A vector of each row, in f64.
+fn vectors(batches: &[RecordBatch], column: usize) -> Vec<Option<Vec<f64>>> {
+    let mut vectors = Vec::new();
+    for batch in batches {
+        let list = DataType::new_list(DataType::Float64, true);
+        let lists = cast(batch.column(column), &list).expect("a list");
+        let lists = lists.as_list::<i32>();
+        vectors.extend(
+            (0..lists.len()).map(|row| {
+                lists.is_valid(row).then(|| lists.value(row).as_primitive::<Float64Type>().values().to_vec())
+            }),
+        );
+    }
+    vectors
+}
+
+/// Rows `id`, `g`, `v` in some batches and partitions, and the vectors by row.
+fn table(rows: &[Option<Vec<f32>>], width: usize, batch: usize, partitions: usize) -> MemTable {
+    let mut batches = vec![Vec::new(); partitions];
+    for (number, rows) in rows.chunks(batch).enumerate() {
+        let mut list = FixedSizeListBuilder::new(Float32Builder::new(), width as i32);
+        for row in rows {
+            match row {
+                Some(vector) => list.values().append_slice(vector),
+                None => list.values().append_nulls(width),
+            }
+            list.append(row.is_some());
+        }
+        let first = (number * batch) as i64;
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + rows.len() as i64));
+        let groups: ArrayRef =
+            Arc::new(Int64Array::from_iter_values((first..first + rows.len() as i64).map(|id| id % 3)));
+        let columns = [("id", ids, false), ("g", groups, false), ("v", Arc::new(list.finish()) as ArrayRef, true)];
+        batches[number % partitions].push(RecordBatch::try_from_iter_with_nullable(columns).expect("a batch"));
+    }
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    let schema = datafusion::arrow::datatypes::Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("g", DataType::Int64, false),
+        Field::new("v", DataType::FixedSizeList(item, width as i32), true),
+    ]);
+    MemTable::try_new(Arc::new(schema), batches).expect("a table")
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-5 * b.abs().max(1.0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn as_their_formulas_say(
+        (width, rows) in (1usize..40).prop_flat_map(|width| {
+            let vector = prop::collection::vec(-9.0f32..9.0, width);
+            (Just(width), prop::collection::vec(prop::option::weighted(0.8, vector), 1..30))
+        }),
+        batch in 1usize..12,
+        partitions in 1usize..4,
+    ) {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        runtime.block_on(check(width, &rows, batch, partitions));
+    }
+}
+
+async fn check(width: usize, rows: &[Option<Vec<f32>>], batch: usize, partitions: usize) {
+    let ctx = session(partitions, batch);
+    ctx.register_table("t", Arc::new(table(rows, width, batch, partitions))).expect("registered");
+    let wide: Vec<Option<Vec<f64>>> =
+        rows.iter().map(|row| Some(row.as_ref()?.iter().map(|&x| x.into()).collect())).collect();
+    let next = |row: usize| wide[(row + 1) % wide.len()].as_ref();
+    run(
+        &ctx,
+        &format!(
+            "CREATE TABLE pairs AS SELECT a.id, a.v AS a, b.v AS b FROM t a JOIN t b ON b.id = (a.id + 1) % {}",
+            rows.len()
+        ),
+    )
+    .await;
+    for lists in ["FixedSizeList({}, Float32)", "List(Float32)", "LargeList(Float64)"] {
+        let kind = lists.replace("{}", &width.to_string());
+        let sql = format!(
+            "SELECT vector_add(a, b), vector_sub(a, b), vector_mul(a, b), vector_scale(a, -1.5), vector_normalize(a), \
+             [l1_distance(a, b)], [l2_distance(a, b)], [negative_inner_product(a, b)], [vector_norm(a)] \
+             FROM (SELECT id, arrow_cast(a, '{kind}') AS a, b FROM pairs) ORDER BY id"
+        );
+        let result = run(&ctx, &sql).await;
+        for (column, formula) in FORMULAS.iter().enumerate() {
+            for (row, given) in vectors(&result, column).into_iter().enumerate() {
+                let takes_two = ![3, 4, 8].contains(&column);
+                let expected = match (&wide[row], next(row)) {
+                    (Some(a), Some(b)) => Some(formula(a, b)),
+                    (Some(a), None) if !takes_two => Some(formula(a, a)),
+                    _ => None,
+                };
+                // A number that is NULL stands in a list.
+                let given = given.filter(|_| expected.is_some() || column < 5);
+                let is_close = match (&given, &expected) {
+                    (Some(given), Some(expected)) => {
+                        given.len() == expected.len() && given.iter().zip(expected).all(|(a, b)| close(*a, *b))
+                    }
+                    (given, expected) => given.is_none() && expected.is_none(),
+                };
+                assert!(is_close, "{kind} column {column} row {row}: {given:?}, not {expected:?}");
+            }
+        }
+    }
+    check_totals(&ctx, &wide).await;
+}
+
+type Formula = fn(&[f64], &[f64]) -> Vec<f64>;
+
+const FORMULAS: [Formula; 9] = [
+    |a, b| a.iter().zip(b).map(|(x, y)| x + y).collect(),
+    |a, b| a.iter().zip(b).map(|(x, y)| x - y).collect(),
+    |a, b| a.iter().zip(b).map(|(x, y)| x * y).collect(),
+    |a, _| a.iter().map(|x| x * -1.5).collect(),
+    |a, _| {
+        let length = a.iter().map(|x| x * x).sum::<f64>().sqrt();
+        a.iter().map(|x| if length == 0.0 { 0.0 } else { x / length }).collect()
+    },
+    |a, b| vec![a.iter().zip(b).map(|(x, y)| (x - y).abs()).sum()],
+    |a, b| vec![a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()],
+    |a, b| vec![-a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>()],
+    |a, _| vec![a.iter().map(|x| x * x).sum::<f64>().sqrt()],
+];
+
+/// Sums and averages by group, and over windows that rows leave again.
+async fn check_totals(ctx: &SessionContext, wide: &[Option<Vec<f64>>]) {
+    let total = |rows: &mut dyn Iterator<Item = &Option<Vec<f64>>>| {
+        let there: Vec<&Vec<f64>> = rows.flatten().collect();
+        let mut sum = vec![0.0; there.first()?.len()];
+        there.iter().for_each(|vector| sum.iter_mut().zip(*vector).for_each(|(sum, x)| *sum += x));
+        Some((sum.clone(), sum.into_iter().map(|x| x / there.len() as f64).collect::<Vec<_>>()))
+    };
+    let is_close = |given: &Option<Vec<f64>>, expected: Option<&Vec<f64>>| match (given, expected) {
+        (Some(given), Some(expected)) => given.iter().zip(expected).all(|(a, b)| close(*a, *b)),
+        (given, expected) => given.is_none() && expected.is_none(),
+    };
+    let result = run(ctx, "SELECT vector_sum(v), vector_avg(v) FROM t GROUP BY g ORDER BY g").await;
+    let groups: BTreeMap<usize, _> =
+        (0..wide.len().min(3)).map(|group| (group, total(&mut wide.iter().skip(group).step_by(3)))).collect();
+    for (group, (sum, average)) in vectors(&result, 0).iter().zip(vectors(&result, 1)).enumerate() {
+        let expected = groups[&group].as_ref();
+        assert!(is_close(sum, expected.map(|(sum, _)| sum)), "sum of {group}: {sum:?}, not {expected:?}");
+        assert!(
+            is_close(&average, expected.map(|(_, average)| average)),
+            "average of {group}: {average:?}, not {expected:?}"
+        );
+    }
+    let frame = "ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW";
+    let result =
+        run(ctx, &format!("SELECT vector_sum(v) OVER ({frame}), vector_avg(v) OVER ({frame}) FROM t ORDER BY id"))
+            .await;
+    for (row, (sum, average)) in vectors(&result, 0).iter().zip(vectors(&result, 1)).enumerate() {
+        let expected = total(&mut wide[row.saturating_sub(2)..=row].iter());
+        let expected = expected.as_ref();
+        assert!(is_close(sum, expected.map(|(sum, _)| sum)), "sum at {row}: {sum:?}, not {expected:?}");
+        assert!(
+            is_close(&average, expected.map(|(_, average)| average)),
+            "average at {row}: {average:?}, not {expected:?}"
+        );
+    }
+}
+
+/// The bits of vectors survive as text.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_read_back_to_the_same_bits() {
+    let ctx = session(1, 8192);
+    let sql = "SELECT count(*) FROM (SELECT embed(body) AS v FROM 'sql/docs.parquet' WHERE id < 30) WHERE vector(vector_text(v)) <> v";
+    assert_eq!(crate::support::count(&ctx, sql).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn avg_and_sum_take_vectors_in_sessions_of_ours_only() {
+    let ctx = datafusion_embed::session(SessionOptions::default()).expect("a session");
+    run(&ctx, "CREATE TABLE t AS VALUES (1, [1.0, 2.0], 1.5), (1, [3.0, 4.0], 2.5), (2, [5.0, 6.0], NULL)").await;
+    let sql = "SELECT column1, avg(column2), sum(column2), avg(column3), sum(column1) FROM t GROUP BY column1 ORDER BY column1";
+    let result = run(&ctx, sql).await;
+    assert_eq!(vectors(&result, 1), [Some(vec![2.0, 3.0]), Some(vec![5.0, 6.0])]);
+    assert_eq!(vectors(&result, 2), [Some(vec![4.0, 6.0]), Some(vec![5.0, 6.0])]);
+    let shown = datafusion::arrow::util::pretty::pretty_format_batches(&result).expect("a table").to_string();
+    assert!(shown.contains("| 2.0 ") && shown.contains("| 2  "), "{shown}");
+    // What they are of numbers is as before: decimals, windows, DISTINCT, statistics.
+    let plain = SessionContext::new();
+    for sql in [
+        "SELECT avg(x), sum(x), avg(DISTINCT x), sum(DISTINCT x), mean(x) FROM (VALUES (1.10), (2.25), (2.25)) AS t(x)",
+        "SELECT sum(x) OVER (ORDER BY x ROWS 1 PRECEDING), avg(x) OVER (ORDER BY x) FROM (VALUES (1), (2), (7)) AS t(x)",
+        "SELECT sum(CAST(x AS DECIMAL(10, 2))), avg(CAST(x AS DECIMAL(10, 2))) FROM (VALUES (1), (2), (7)) AS t(x)",
+        "SELECT sum(x + 1), avg(x * 2) FILTER (WHERE x > 1) FROM (VALUES (1), (2), (7)) AS t(x)",
+        "SELECT sum(x), avg(x) FROM (SELECT 1 AS x) WHERE false",
+    ] {
+        assert_eq!(run(&ctx, sql).await, run(&plain, sql).await, "{sql}");
+        let schemas = (ctx.sql(sql).await.expect(sql), plain.sql(sql).await.expect(sql));
+        assert_eq!(schemas.0.schema().as_arrow(), schemas.1.schema().as_arrow(), "{sql}");
+    }
+    let error = plain.sql("SELECT avg([1.0])").await.expect_err("not taken").to_string();
+    assert!(error.contains("avg"), "{error}");
+}
+
+/// What SHOW FUNCTIONS has as an example gives what stands behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn examples_give_what_they_say() {
+    let ctx = session(1, 8192);
+    let state = ctx.state();
+    let scalars = state.scalar_functions().values().map(|f| (f.name().to_owned(), f.documentation().cloned()));
+    let aggregates = state.aggregate_functions().values().map(|f| (f.name().to_owned(), f.documentation().cloned()));
+    let mut tried = 0;
+    for (name, documentation) in scalars.chain(aggregates) {
+        let Some(documentation) = documentation.filter(|known| known.doc_section.label == "Vector Functions") else {
+            continue;
+        };
+        let example = documentation.sql_example.expect("an example");
+        let (sql, said) =
+            example.trim_matches('`').trim_start_matches("sql").trim().split_once("; -- ").expect("a result");
+        let given = run(&ctx, sql).await;
+        let given = datafusion::arrow::util::display::array_value_to_string(given[0].column(0), 0).expect("a value");
+        assert_eq!(given, said.trim(), "{name}: {sql}");
+        tried += 1;
+    }
+    assert_eq!(tried, 17);
+}
+
+/// pgvector's operators, as the program, the Python package and other programs read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_of_pgvector() {
+    let ctx = datafusion_embed::session(SessionOptions::default()).expect("a session");
+    let number = async |sql: &str| {
+        let plan = create_logical_plan(&ctx.state(), sql).await?;
+        let batches = ctx.execute_logical_plan(plan).await?.collect().await?;
+        datafusion::arrow::util::display::array_value_to_string(batches[0].column(0), 0).map_err(Into::into)
+    };
+    let pair = "(SELECT vector('[1,2]') AS a, vector('[3,5]') AS b, vector('[0,0]') AS z, 1 AS n)";
+    for (sql, expected) in [
+        ("a <-> vector('[4,6]')", "5.0"),
+        ("a<->vector('[4,6]')", "5.0"),
+        ("a <+> b", "5.0"),
+        ("a <#> b", "-13.0"),
+        ("round(a <=> vector('[-1,-2]'), 3)", "2.0"),
+        ("round(a <=> a, 3)", "0.0"),
+        ("quantize_binary(a) <~> quantize_binary(z)", "2.0"),
+        ("quantize_binary(a) <%> quantize_binary(a)", "0.0"),
+        // How they bind.
+        ("a <-> b < 4", "true"),
+        ("4 > a <-> b", "true"),
+        ("a <+> b BETWEEN 4 AND 6", "true"),
+        ("a <-> b IS NULL", "false"),
+        // Zeros, NULL, NaN.
+        ("a <=> z", "1.0"),
+        ("a <-> NULL IS NULL", "true"),
+        ("a <+> vector('[nan,0]')", "NaN"),
+        // Everything else is as before.
+        ("n<-1", "false"),
+        ("n<+2", "true"),
+        ("n <=> NULL", "false"),
+        ("NULL <=> NULL", "true"),
+        ("'a' <=> 'a'", "true"),
+    ] {
+        let given = number(&format!("SELECT {sql} FROM {pair}")).await;
+        assert_eq!(
+            given.map_err(|error: datafusion::error::DataFusionError| error.to_string()).as_deref(),
+            Ok(expected),
+            "{sql}"
+        );
+    }
+    for (sql, part) in [
+        ("a <-> vector('[1]')", "l2_distance: vectors of 2 and of 1 values cannot be compared"),
+        ("n <-> n", "l2_distance: argument 1 is Int64, not a list of numbers"),
+        ("a <~> b", "not a binary vector"),
+    ] {
+        let error = number(&format!("SELECT {sql} FROM {pair}")).await.expect_err(sql).to_string();
+        assert!(error.contains(part), "{sql}: {error}");
+    }
+    // A host reads them as far as its dialect does.
+    let host = session(1, 8192);
+    run(&host, "SET datafusion.sql_parser.dialect = 'postgresql'").await;
+    assert_eq!(crate::support::count(&host, "SELECT CAST(vector('[0,0]') <-> vector('[3,4]') AS BIGINT)").await, 5);
+    assert_eq!(crate::support::count(&host, "SELECT CAST(vector('[1,0]') <=> vector('[-3,0]') AS BIGINT)").await, 2);
+    let error = ctx.sql("SELECT vector('[0]') <-> vector('[1]')").await.expect_err("not generic").to_string();
+    assert!(error.contains("Expected"), "{error}");
+}
