@@ -56,6 +56,17 @@ pub fn known() -> Vec<KnownModel> {
     found.into_values().collect()
 }
 
+/// Whether a name can be that of a model: an address, a bundled name, a directory that is there, or the form of a hub id. Nothing is
+/// read and nobody is asked, so there may still be no such model.
+///
+/// # Errors
+///
+/// [`Error::Model`](crate::Error::Model) where it can be none, and [`Error::Setting`](crate::Error::Setting) where `access` does not
+/// allow what it stands for.
+pub fn check_name(name: &str, access: &Access) -> Result<()> {
+    model::check_name(name, access)
+}
+
 /// Fetches everything of a model that is not here yet, so that it can be used without the network, and gives its commit.
 ///
 /// # Errors

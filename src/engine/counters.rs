@@ -35,6 +35,7 @@ pub(crate) struct Counters {
     null: AtomicU64,
     duplicate: AtomicU64,
     cached: AtomicU64,
+    cached_bytes: AtomicU64,
     truncated: AtomicU64,
     tokens: AtomicU64,
     batches: AtomicU64,
@@ -74,6 +75,8 @@ pub struct Counts {
     pub rows_duplicate: u64,
     /// Texts whose vector was kept from before, see [`EmbedOptions::cache`](crate::EmbedOptions::cache).
     pub rows_cached: u64,
+    /// Bytes of those vectors.
+    pub bytes_cached: u64,
     /// Texts that were cut to the limit.
     pub rows_truncated: u64,
     /// Tokens that went through a model.
@@ -104,6 +107,7 @@ impl Add for Counts {
             rows_null: self.rows_null + other.rows_null,
             rows_duplicate: self.rows_duplicate + other.rows_duplicate,
             rows_cached: self.rows_cached + other.rows_cached,
+            bytes_cached: self.bytes_cached + other.bytes_cached,
             rows_truncated: self.rows_truncated + other.rows_truncated,
             tokens: self.tokens + other.tokens,
             model_batches: self.model_batches + other.model_batches,
@@ -124,6 +128,7 @@ impl Sub for Counts {
             rows_null: self.rows_null - other.rows_null,
             rows_duplicate: self.rows_duplicate - other.rows_duplicate,
             rows_cached: self.rows_cached - other.rows_cached,
+            bytes_cached: self.bytes_cached - other.bytes_cached,
             rows_truncated: self.rows_truncated - other.rows_truncated,
             tokens: self.tokens - other.tokens,
             model_batches: self.model_batches - other.model_batches,
@@ -232,9 +237,10 @@ impl Counters {
         add(&self.duplicate, 1);
     }
 
-    /// The vector of a text was kept from before.
-    pub(super) fn cached(&self, is_cut: bool) {
+    /// The vector of a text, of so many bytes, was kept from before.
+    pub(super) fn cached(&self, bytes: usize, is_cut: bool) {
         add(&self.cached, 1);
+        add(&self.cached_bytes, bytes as u64);
         add(&self.truncated, u64::from(is_cut));
     }
 
@@ -255,6 +261,7 @@ impl Counters {
             rows_null: read(&self.null),
             rows_duplicate: read(&self.duplicate),
             rows_cached: read(&self.cached),
+            bytes_cached: read(&self.cached_bytes),
             rows_truncated: read(&self.truncated),
             tokens: read(&self.tokens),
             model_batches: read(&self.batches),

@@ -91,7 +91,8 @@ impl Encoding {
     pub(super) fn read(&self, batch: &KeptBatch, scratch: &mut Scratch, go_on: &dyn Fn() -> bool) -> Result<Vec<f32>> {
         let Some(space) = &self.space else { return Ok(Vec::new()) };
         let Kept { mut vectors, cut } = space.read(&batch.keys);
-        self.count(|counters| cut.iter().flatten().for_each(|&is_cut| counters.cached(is_cut)));
+        let bytes = self.dimensions * size_of::<f32>();
+        self.count(|counters| cut.iter().flatten().for_each(|&is_cut| counters.cached(bytes, is_cut)));
         let (mut rows, mut computed) = (Vec::new(), Batch::new());
         for row in (0..cut.len()).filter(|&row| cut[row].is_none()) {
             let (tokens, is_cut) = self.tokenize(batch.text(row))?;

@@ -73,7 +73,7 @@ pub(crate) use catalog::{Found, find, loaded};
 pub(crate) use description::{Description, Role};
 pub(crate) use device::{kernel_path, resolved};
 pub(crate) use fingerprint::Fingerprint;
-pub(crate) use origin::stored;
+pub(crate) use origin::{check_name, stored};
 pub(crate) use pieces::Allowance;
 pub(crate) use place::Place;
 pub(crate) use ready::Model;

@@ -104,6 +104,11 @@ fn open_in_store(name: &str, _access: &Access) -> Result<Box<dyn Source>> {
     )))
 }
 
+/// Whether a name can stand for a model, see [`Origin::of`].
+pub(crate) fn check_name(name: &str, access: &Access) -> Result<()> {
+    Origin::of(name, access).map(drop)
+}
+
 /// The models that are here without the network.
 pub(crate) fn stored() -> Vec<Stored> {
     #[cfg(feature = "hub")]

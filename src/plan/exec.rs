@@ -165,6 +165,7 @@ pub(super) fn add_counts(metrics: &mut MetricsSet, partition: Option<usize>, cou
         ("rows_embedded", counts.rows_embedded),
         ("rows_null", counts.rows_null),
         ("rows_cached", counts.rows_cached),
+        ("bytes_cached", counts.bytes_cached),
         ("rows_duplicate", counts.rows_duplicate),
         ("rows_truncated", counts.rows_truncated),
         ("tokens", counts.tokens),
@@ -177,9 +178,12 @@ pub(super) fn add_counts(metrics: &mut MetricsSet, partition: Option<usize>, cou
     for (name, duration) in
         [("tokenize_time", counts.tokenize_time), ("encode_time", counts.encode_time), ("wait_time", counts.wait_time)]
     {
-        let time = Time::new();
-        time.add_duration(duration);
-        push(MetricValue::Time { name: name.into(), time });
+        // No time would be shown as a nanosecond.
+        if !duration.is_zero() {
+            let time = Time::new();
+            time.add_duration(duration);
+            push(MetricValue::Time { name: name.into(), time });
+        }
     }
 }
 

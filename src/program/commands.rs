@@ -12,7 +12,7 @@ use datafusion::common::config::FormatOptions;
 use super::args::{Args, CacheAction, ModelsAction};
 use super::downloads;
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{Output, Unfinished};
 use super::print::{Printer, Shape};
 use super::screen::View;
 use crate::Access;
@@ -31,14 +31,9 @@ pub(crate) fn models(args: &Args, action: Option<&ModelsAction>) -> Result<(), F
 
 /// Opens the output for what is written to it, and finishes it if that went well.
 fn written(args: &Args, write: impl FnOnce(&Output) -> Result<(), Failure>) -> Result<(), Failure> {
-    let output = Output::open(args.output.as_deref())?;
-    match write(&output) {
-        Ok(()) => output.finish(),
-        Err(failure) => {
-            output.discard();
-            Err(failure)
-        }
-    }
+    let outputs = Unfinished::default();
+    let output = outputs.open("--output", args.output.as_deref())?;
+    outputs.finish(&output, write(&output))
 }
 
 /// The models of this machine.

@@ -7,12 +7,15 @@ use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::object_store::Error as StoreError;
 use datafusion::parquet::errors::ParquetError;
 use sqlparser::parser::ParserError;
+use sqlparser::tokenizer::Location;
 
-use super::messages::{INTERNAL, keeps_context, reworded, tidy};
+use super::messages::{INTERNAL, is_at_end, keeps_context, missing_file, of_columns, reworded, tidy, with_place};
+use super::split::Statement;
 use crate::files::{Stores, shown_error};
 
 /// Why something did not run to its end.
@@ -22,6 +25,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// A statement, or writing its result, failed: exit code 1.
     Statement(String),
+    /// The same for what stands at one place of the statement, and how that is shown.
+    At { message: String, place: Location, shown: String },
     /// A thread panicked; the panic hook has already reported it: exit code 1.
     Panic,
     /// A Parquet file could not be read. It is a failed statement, before somebody has said which file it was.
@@ -46,6 +51,13 @@ impl Failure {
                 report(message);
                 1
             }
+            Failure::At { message, shown, .. } => {
+                report(message);
+                if !shown.is_empty() {
+                    note(shown);
+                }
+                1
+            }
             Failure::Panic => 1,
             Failure::Interrupted => 130,
             Failure::Terminated(code) => *code,
@@ -65,42 +77,100 @@ impl Failure {
         }
     }
 
+    /// What would be wrong usage on the command line is a failed statement among statements.
+    pub(crate) fn of_statement(self) -> Self {
+        match self {
+            Failure::Usage(message) => Failure::Statement(message),
+            other => other,
+        }
+    }
+
+    /// Without the place, of a text that nobody has typed.
+    pub(crate) fn without_place(self) -> Self {
+        match self {
+            Failure::At { message, .. } => Failure::Statement(message),
+            other => other,
+        }
+    }
+
+    /// Changes the message.
+    pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Failure::Statement(message) => Failure::Statement(change(message)),
+            Failure::At { message, place, shown } => Failure::At { message: change(message), place, shown },
+            Failure::Parquet(message) => Failure::Parquet(change(message)),
+            other => other,
+        }
+    }
+
     /// Takes out what nobody is to see.
     pub(crate) fn masked(self, stores: &Stores) -> Self {
-        match self {
-            Failure::Statement(message) => Failure::Statement(stores.masked(&message)),
-            Failure::Parquet(message) => Failure::Parquet(stores.masked(&message)),
-            other => other,
-        }
+        self.map(|message| stores.masked(&message))
     }
 
-    /// The line and column that a syntax error names, from 1.
-    pub(crate) fn place(&self) -> Option<(usize, usize)> {
-        let Self::Statement(message) = self else { return None };
-        let (_, place) = message.split_once("at Line: ")?;
-        let (line, column) = place.split_once(", Column: ")?;
-        let column = column.split(|c: char| !c.is_ascii_digit()).next()?;
-        Some((line.parse().ok()?, column.parse().ok()?))
-    }
-
-    /// Puts the place of the statement before the message of a failed statement.
-    pub(crate) fn at(self, place: &str) -> Self {
-        match self {
-            Failure::Statement(message) | Failure::Parquet(message) => {
-                Failure::Statement(format!("{place}: {message}"))
+    /// Finds its place in the source of a statement, of which it may know the one in the statement's own text, and adds what is
+    /// shown of it, which `show` gives.
+    pub(crate) fn pointed(self, statement: &Statement, show: impl FnOnce(Location) -> Option<String>) -> Self {
+        let place = match &self {
+            Failure::At { place, .. } => Some(statement.place(*place)),
+            // Where something is missing.
+            Failure::Statement(message) if is_at_end(message) => Some(statement.end()),
+            Failure::Statement(message) => missing_file(message).and_then(|file| statement.place_of(file)),
+            _ => None,
+        };
+        match (self, place) {
+            (Failure::Statement(message) | Failure::At { message, .. }, Some(place)) => {
+                Failure::At { message, place, shown: show(place).unwrap_or_default() }
             }
-            other => other,
+            (other, _) => other,
         }
+    }
+
+    /// Puts a file and a line of it before the message, and a column where the failure knows its place there.
+    pub(crate) fn at(self, file: &str, line: u64) -> Self {
+        let place = match &self {
+            Failure::At { place, .. } => format!("{file}:{}:{}", place.line, place.column),
+            _ => format!("{file}:{line}"),
+        };
+        self.within(&place)
+    }
+
+    /// Puts where something was asked for before the message of what failed there.
+    pub(crate) fn within(self, place: &str) -> Self {
+        self.map(|message| format!("{place}: {message}"))
     }
 }
 
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
-        match is_parquet(&error) {
-            true => Failure::Parquet(one_line(&error)),
-            false => Failure::Statement(one_line(&error)),
+        let message = one_line(&error);
+        if is_parquet(&error) {
+            return Failure::Parquet(message);
+        }
+        if let Some((message, place)) = with_place(&message) {
+            return Failure::At { message: message.to_owned(), place, shown: String::new() };
+        }
+        match place(&error) {
+            Some(place) => Failure::At { message, place, shown: String::new() },
+            None => Failure::Statement(message),
         }
     }
+}
+
+/// Where the planner says that an error is.
+fn place(error: &DataFusionError) -> Option<Location> {
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    let span = span.or_else(|| match error.find_root() {
+        DataFusionError::SchemaError(error, _) => match error.as_ref() {
+            SchemaError::FieldNotFound { field, .. } | SchemaError::AmbiguousReference { field } => {
+                field.spans().first()
+            }
+            _ => None,
+        },
+        _ => None,
+    });
+    // Line 0 is none.
+    span.filter(|span| span.start.line > 0).map(|span| Location { line: span.start.line, column: span.start.column })
 }
 
 impl From<ArrowError> for Failure {
@@ -174,6 +244,7 @@ fn root_message(error: &DataFusionError) -> String {
             other => other.to_string(),
         },
         DataFusionError::SQL(inner, _) => parser_message(inner),
+        DataFusionError::SchemaError(inner, _) => of_columns(inner),
         DataFusionError::ResourcesExhausted(text) => {
             format!("out of memory: {text} (the limit is --memory-limit or datafusion.runtime.memory_limit)")
         }

@@ -6,6 +6,8 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::logical_expr::Documentation;
 use datafusion::prelude::SessionContext;
 
+use textwrap::{Options, fill};
+
 use super::failure::Failure;
 
 /// What is known of a function.
@@ -62,14 +64,17 @@ pub(super) fn list(ctx: &SessionContext, pattern: &str, with_description: bool) 
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
-/// What a function is for, as far as it says; `None` where there is none of that name.
-pub(super) fn help(ctx: &SessionContext, name: &str) -> Option<String> {
+/// What a function is for, as far as it says, in lines of a width but for its example; `None` where there is none of that name.
+pub(super) fn help(ctx: &SessionContext, name: &str, width: usize) -> Option<String> {
+    let fill = |text: String| fill(&text, Options::new(width).subsequent_indent("  "));
     let name = name.trim_end_matches("()").to_ascii_lowercase();
     let mut text = String::new();
     for known in Known::all(ctx).into_iter().filter(|known| known.name == name) {
-        text.push_str(&format!("{} ({} function)\n{}\n", known.syntax(), known.kind, known.description()));
+        let (head, description) =
+            (format!("{} ({} function)", known.syntax(), known.kind), known.description().to_owned());
+        text.push_str(&format!("{}\n{}\n", fill(head), fill(description)));
         for (argument, what) in known.documentation.iter().filter_map(|known| known.arguments.as_ref()).flatten() {
-            text.push_str(&format!("  {argument}: {}\n", what.trim()));
+            text.push_str(&format!("{}\n", fill(format!("  {argument}: {}", what.trim()))));
         }
         if let Some(example) = known.documentation.as_ref().and_then(|known| known.sql_example.as_ref()) {
             text.push_str(&format!("{}\n", example.trim().trim_matches('`').trim_start_matches("sql").trim()));

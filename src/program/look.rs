@@ -14,7 +14,7 @@ const LIKELY: [&str; 8] = ["body", "text", "content", "document", "description",
 pub(super) async fn look(job: Job, file: String) -> Result<(), Failure> {
     let name = format!("'{}'", file.replace('\'', "''"));
     let first = format!("DESCRIBE {name}; SELECT count(*) AS rows FROM {name}; SELECT * FROM {name} LIMIT 3;");
-    run_text(job.clone(), Text::typed(first)).await?;
+    run_text(job.clone(), Text::own(first)).await?;
     let frame = job.ctx.sql(&format!("SELECT * FROM {name} LIMIT 0")).await?;
     let next = text_column(frame.schema().as_arrow()).map_or_else(String::new, |column| {
         format!("-- next: SELECT *, embed({}) AS vector FROM {name} LIMIT 3;\n", quoted(column))

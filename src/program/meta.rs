@@ -1,5 +1,7 @@
 //! The \\ commands: what there is, and how they are read.
 
+use textwrap::fill;
+
 /// A command: its name, what follows it, and what it does.
 type Row = (&'static str, &'static str, &'static str);
 
@@ -53,16 +55,25 @@ impl<'a> Command<'a> {
     }
 }
 
-/// What `\\?` says.
-pub(super) fn help() -> String {
-    let mut text =
-        "Statements end with ; and may take several lines. Ctrl-C stops a statement or throws away what is typed.\n\n"
-            .to_owned();
+/// The columns of help that commands take; on a narrow screen they have a line of their own.
+const LEFT: usize = 25;
+
+/// What `\\?` says, in lines of a width.
+pub(super) fn help(width: usize) -> String {
+    let first =
+        "Statements end with ; and may take several lines. Ctrl-C stops a statement or throws away what is typed.";
+    let mut text = format!("{}\n\n", fill(first, width));
     for (name, argument, what) in COMMANDS {
-        text.push_str(&format!("  {:<22} {what}\n", format!("\\{name} {argument}")));
+        let head = format!("  \\{name} {argument}");
+        let (head, indent) = match width {
+            _ if width >= 3 * LEFT => (format!("{head:<LEFT$}"), LEFT),
+            _ => (format!("{head}\n      "), 6),
+        };
+        let what = fill(what, width.saturating_sub(indent)).replace('\n', &format!("\n{}", " ".repeat(indent)));
+        text.push_str(&format!("{head}{what}\n"));
     }
     text.push_str(
-        "\n  SELECT title, embed(body) FROM 'docs.parquet' LIMIT 3;\n  SHOW ALL;   lists all settings; SET embed.model = '...'; changes one\n",
+        "\n  SELECT title FROM 'docs.parquet' LIMIT 3;\n  SHOW ALL;   all settings\n  SET embed.model = '...';   changes one\n",
     );
     text
 }
@@ -98,8 +109,10 @@ mod tests {
 
     #[test]
     fn help_has_all_of_them() {
-        let help = help();
-        assert!(COMMANDS.iter().all(|(name, ..)| help.contains(&format!("  \\{name} "))), "{help}");
-        assert!(help.lines().all(|line| line.len() <= 110), "{help}");
+        for width in [50, 80, 200] {
+            let help = help(width);
+            assert!(COMMANDS.iter().all(|(name, ..)| help.contains(&format!("  \\{name} "))), "{help}");
+            assert!(help.lines().all(|line| line.len() <= width), "{help}");
+        }
     }
 }

@@ -35,6 +35,7 @@
 //! | `failure.rs` | one line an error, and what it is for the exit code |
 //! | `messages.rs` | what DataFusion says where this program says something else |
 //! | `suggest.rs` | what somebody may have meant |
+//! | `near.rs` | names that are like it |
 //! | `cluster.rs` | `embedsql scheduler`, `embedsql executor`, `--cluster` |
 //! | `commands.rs` | `embedsql models`, `embedsql cache`, what shells and man want |
 
@@ -54,6 +55,7 @@ mod job;
 mod look;
 mod messages;
 mod meta;
+mod near;
 mod output;
 mod pager;
 mod print;
@@ -74,7 +76,6 @@ mod variables;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -85,7 +86,7 @@ pub use self::failure::one_line;
 use self::args::{Action, Args, Source};
 use self::failure::Failure;
 use self::job::Job;
-use self::output::Output;
+use self::output::Unfinished;
 use self::runner::Runner;
 use self::script::Text;
 use self::shell::{Flow, Shell};
@@ -93,6 +94,9 @@ use crate::files::Writes;
 
 /// How long the end of a failed run may wait for stores that forget uploads, and for threads that are cleaning up.
 const LAST_WAIT: Duration = Duration::from_millis(200);
+
+/// Bytes of a worker's stack, of which those are taken that are used.
+const STACK: usize = 32 << 20;
 
 /// Runs the program with a command line, its own name first, and gives its exit code.
 ///
@@ -133,18 +137,19 @@ fn start(args: &Args, sources: Vec<Source>) -> Result<(), Failure> {
     #[cfg(not(feature = "cluster"))]
     let options = crate::SessionOptions::default();
     let (ctx, writes) = runtime.block_on(setup::session(args, options))?;
-    let output = Arc::new(Output::open(args.output.as_deref())?);
+    let outputs = Unfinished::default();
+    let output = outputs.open("--output", args.output.as_deref())?;
     let job = Job::new(ctx, writes.clone(), output.clone(), args);
-    let result = Runner::new(runtime.handle().clone(), output.clone())
+    let result = Runner::new(runtime.handle().clone(), outputs.clone())
         .and_then(|runner| run(&runner, &job, &texts, args.timing));
-    let result = result.and_then(|()| output.finish());
+    let result = outputs.finish(&output, result);
     if result.is_ok() {
         // Threads may still be busy with rows that a LIMIT made superfluous.
         runtime.shutdown_background();
         return result;
     }
     failure::ignore_panics();
-    output.discard();
+    outputs.discard();
     settle(&writes);
     runtime.shutdown_timeout(LAST_WAIT);
     result
@@ -176,6 +181,8 @@ fn runtime(args: &Args) -> Result<Runtime, Failure> {
     if let Some(threads) = args.threads {
         builder.worker_threads(threads);
     }
+    // A generated statement has thousands of ORs, and planning goes down into them.
+    builder.thread_stack_size(STACK);
     builder.enable_all().build().map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))
 }
 

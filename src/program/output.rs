@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -24,11 +25,11 @@ pub(crate) struct Output {
 
 impl Output {
     /// Opens the destination before anything runs, so that a wrong path costs no work.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Failure> {
+    fn open(asked_by: &str, path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let wrong = |e: io::Error| Failure::Usage(format!("--output {path:?}: {e}"));
+        let wrong = |e: io::Error| Failure::Usage(format!("{asked_by} {path:?}: {e}"));
         match Target::of(path).map_err(wrong)? {
             Target::Folder => Err(wrong(io::Error::other("is a directory"))),
             Target::Stream(stream) => Self::stream(&stream).map_err(wrong),
@@ -97,7 +98,7 @@ impl Output {
     }
 
     /// All results are written: gives the file its name.
-    pub(crate) fn finish(&self) -> Result<(), Failure> {
+    fn finish(&self) -> Result<(), Failure> {
         if let (Some(file), Some(staged)) = (&self.file, &self.staged) {
             // A full disk may only show here.
             file.lock().sync_all()?;
@@ -113,6 +114,34 @@ impl Output {
         if let Some(staged) = &self.staged {
             staged.discard();
         }
+    }
+}
+
+/// The destinations that are not complete, for whoever ends the program.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unfinished(Arc<Mutex<Vec<Arc<Output>>>>);
+
+impl Unfinished {
+    /// Opens a destination that is one of them until it is finished; an error names the flag or command that asked for it.
+    pub(crate) fn open(&self, asked_by: &str, path: Option<&Path>) -> Result<Arc<Output>, Failure> {
+        let output = Arc::new(Output::open(asked_by, path)?);
+        self.0.lock().push(output.clone());
+        Ok(output)
+    }
+
+    /// All results are written to this one, or it is removed.
+    pub(crate) fn finish(&self, output: &Arc<Output>, results: Result<(), Failure>) -> Result<(), Failure> {
+        let result = results.and_then(|()| output.finish());
+        if result.is_err() {
+            output.discard();
+        }
+        self.0.lock().retain(|other| !Arc::ptr_eq(other, output));
+        result
+    }
+
+    /// Something failed: removes what was written to all of them.
+    pub(crate) fn discard(&self) {
+        self.0.lock().drain(..).for_each(|output| output.discard());
     }
 }
 

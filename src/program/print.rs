@@ -19,11 +19,11 @@ use super::table::Table;
 pub(crate) enum Format {
     /// Columns for people; vectors shortened, NULL as NULL.
     Table,
-    /// Comma-separated, with a header; a vector is one field with a JSON array, NULL is nothing and '' is "".
+    /// Comma-separated, with a header for each statement; a vector is one field with a JSON array, NULL is nothing and '' is "".
     Csv,
     /// Tab-separated, otherwise as csv, but NULL and '' are both nothing.
     Tsv,
-    /// One array of objects.
+    /// One array of objects for each statement.
     Json,
     /// One object per line.
     Ndjson,

@@ -1,4 +1,7 @@
 //! The prompt: reads lines, runs statements, and outlives every error.
+//!
+//! rustyline reads them, and not reedline: on a pseudo-terminal where four lines are typed while the first one runs for two seconds,
+//! reedline 0.52 loses three, and it asks the terminal where its cursor is. Menus and hints were no reason to lose a line.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,12 +12,10 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Behavior, CompletionType, Config, Editor};
 use tokio::runtime::Handle;
-use unicode_width::UnicodeWidthStr;
 
 use super::complete::SqlHelper;
 use super::failure::{self, Failure};
 use super::job::Job;
-use super::messages::escape;
 use super::script::Text;
 use super::shell::{Flow, Shell};
 use super::split::Open;
@@ -46,20 +47,10 @@ pub(crate) fn run(shell: &mut Shell<'_>, job: &Job, runtime: Handle) -> Result<(
             Err(Failure::Interrupted) => failure::report("cancelled"),
             Err(failure) => {
                 failure.report();
-                let place = failure.place().and_then(|(line, column)| pointed(&input, line, column));
-                place.into_iter().for_each(|place| failure::note(&place));
             }
         }
     }
     Ok(())
-}
-
-/// The line of an input with a mark below a character, as psql shows where an error is; lines and columns are counted from 1.
-fn pointed(input: &str, line: usize, column: usize) -> Option<String> {
-    let text = input.lines().nth(line.checked_sub(1)?)?;
-    let head = format!("LINE {line}: ");
-    let before: String = text.chars().take(column.checked_sub(1)?).collect();
-    Some(format!("{head}{}\n{}^", escape(text), " ".repeat(head.len() + escape(&before).width())))
 }
 
 /// The line editor with its history.
@@ -207,16 +198,6 @@ mod tests {
     use rustyline::history::History;
 
     use super::*;
-
-    #[test]
-    fn errors_are_pointed_at() {
-        assert_eq!(
-            pointed("SELECT 1;\nSELECT é FORM t;", 2, 10).as_deref(),
-            Some("LINE 2: SELECT é FORM t;\n                 ^")
-        );
-        assert_eq!(pointed("SELECT", 2, 1), None);
-        assert_eq!(pointed("SELECT", 1, 0), None);
-    }
 
     #[test]
     fn a_history_only_grows_and_is_read_back() {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::failure::Failure;
 use super::job::Job;
-use super::output::Output;
+use super::output::Unfinished;
 use super::signals::{Signal, listen};
 
 /// How long a cancelled job may take to unwind before it is left behind.
@@ -33,14 +33,16 @@ type Listener = Arc<Mutex<Option<Sender<Event>>>>;
 pub(crate) struct Runner {
     runtime: Handle,
     listener: Listener,
+    /// Where results are written to now.
+    pub(crate) outputs: Unfinished,
 }
 
 impl Runner {
-    /// From here on Ctrl-C no longer kills the process, and what else ends it removes the unfinished `output` first.
-    pub(crate) fn new(runtime: Handle, output: Arc<Output>) -> Result<Self, Failure> {
+    /// From here on Ctrl-C no longer kills the process, and what else ends it removes the unfinished outputs first.
+    pub(crate) fn new(runtime: Handle, outputs: Unfinished) -> Result<Self, Failure> {
         let listener = Listener::default();
-        hear(&listener, output).map_err(|e| Failure::Statement(format!("cannot listen for signals: {e}")))?;
-        Ok(Self { runtime, listener })
+        hear(&listener, outputs.clone()).map_err(|e| Failure::Statement(format!("cannot listen for signals: {e}")))?;
+        Ok(Self { runtime, listener, outputs })
     }
 
     /// Where work is done.
@@ -83,23 +85,23 @@ impl Runner {
 }
 
 /// Starts the thread of signals.
-fn hear(listener: &Listener, output: Arc<Output>) -> io::Result<()> {
+fn hear(listener: &Listener, outputs: Unfinished) -> io::Result<()> {
     let signals = Builder::new_current_thread().enable_all().build()?;
     // Now, and not on the thread: the line editor puts back the handler that it finds when it starts.
     let arriving = signals.block_on(async { listen() })?;
     let listener = Arc::clone(listener);
-    let pass_on = move || pass_on(&signals, arriving, &listener, &output);
+    let pass_on = move || pass_on(&signals, arriving, &listener, &outputs);
     std::thread::Builder::new().name("signals".to_owned()).spawn(pass_on).map(drop)
 }
 
 /// Tells the job that runs of every signal, as long as the process lives.
-fn pass_on(signals: &Runtime, mut arriving: UnboundedReceiver<Signal>, listener: &Listener, output: &Output) {
+fn pass_on(signals: &Runtime, mut arriving: UnboundedReceiver<Signal>, listener: &Listener, outputs: &Unfinished) {
     while let Some(signal) = signals.block_on(arriving.recv()) {
         let listener = listener.lock().clone();
         let is_heard = listener.is_some_and(|listener| listener.send(Event::Stop(signal)).is_ok());
         // No job runs: Ctrl-C is the line editor's, the others end the program at once, as they would by default.
         if let (false, Failure::Terminated(code)) = (is_heard, signal.failure()) {
-            output.discard();
+            outputs.discard();
             std::process::exit(code.into());
         }
     }

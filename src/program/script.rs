@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use super::args::Source;
 use super::failure::Failure;
 use super::job::Job;
-use super::split::{self, Open};
+use super::split::{self, Broken, Open};
 use super::statements;
 
 /// A named text to run.
@@ -17,6 +17,8 @@ pub(crate) struct Text {
     pub(crate) sql: String,
     /// Lines of the same source before it, so that errors name lines of the whole.
     lines_before: u64,
+    /// Whether it is the program's own, which nobody has typed.
+    is_own: bool,
 }
 
 /// A part of a text.
@@ -34,7 +36,12 @@ const ENDINGS: [&str; 3] = ["g", "gx", "watch"];
 impl Text {
     /// What somebody typed.
     pub(crate) fn typed(sql: impl Into<String>) -> Self {
-        Self { name: None, sql: sql.into(), lines_before: 0 }
+        Self { name: None, sql: sql.into(), lines_before: 0, is_own: false }
+    }
+
+    /// What the program asks for somebody.
+    pub(crate) fn own(sql: impl Into<String>) -> Self {
+        Self { is_own: true, ..Self::typed(sql) }
     }
 
     /// Reads a source whole, before anything runs: a file that is not there must not cost half a script.
@@ -57,7 +64,7 @@ impl Text {
         })?;
         // Editors on Windows begin a file with a byte order mark.
         let sql = sql.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(sql);
-        Ok(Self { name: Some(name), sql, lines_before: 0 })
+        Ok(Self { name: Some(name), ..Self::typed(sql) })
     }
 
     /// The statements of a text and the lines with \ commands between them; and what is not at its end when the text is.
@@ -93,17 +100,31 @@ impl Text {
 
     /// An empty part that begins at a line.
     fn part(&self, line: u64) -> Self {
-        Self { name: self.name.clone(), sql: String::new(), lines_before: self.lines_before + line - 1 }
+        Self {
+            name: self.name.clone(),
+            sql: String::new(),
+            lines_before: self.lines_before + line - 1,
+            is_own: self.is_own,
+        }
     }
 
     fn non_empty(self, ending: Option<String>) -> Option<Input> {
         (!self.sql.trim().is_empty()).then_some(Input::Sql(self, ending))
     }
 
-    /// A failure of this text, with its place.
-    pub(crate) fn at(&self, line: u64, failure: Failure) -> Failure {
+    /// A failure of a command on a line, which may be one in another text.
+    pub(crate) fn within(&self, line: u64, failure: Failure) -> Failure {
         match &self.name {
-            Some(name) => failure.at(&format!("{name}:{line}")),
+            Some(name) => failure.within(&format!("{name}:{line}")),
+            None => failure,
+        }
+    }
+
+    /// A failure of this text, with its place.
+    fn at(&self, line: u64, failure: Failure) -> Failure {
+        match &self.name {
+            Some(name) => failure.at(name, line),
+            None if self.is_own => failure.without_place(),
             None => failure,
         }
     }
@@ -124,7 +145,10 @@ pub(crate) async fn run_text(job: Job, text: Text) -> Result<(), Failure> {
         statements::run(&job, statement).await.map_err(|failure| text.at(line, failure))?;
     }
     match script.broken {
-        Some(broken) => Err(text.at(broken.line, Failure::Statement(broken.message))),
+        // What it is may have secrets, and nothing can tell which.
+        Some(Broken { line, place, message, .. }) => {
+            Err(text.at(line, Failure::At { message, place, shown: String::new() }))
+        }
         None => Ok(()),
     }
 }

@@ -11,17 +11,23 @@ use crate::SessionOptions;
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
 use crate::files::{Stores, Writes};
+use crate::models::check_name;
 
 /// Builds the session and gives what it writes; whatever is wrong with a flag is a usage error that names the flag.
 pub(crate) async fn session(args: &Args, options: SessionOptions) -> Result<(SessionContext, Writes), Failure> {
     let mut options = options;
     let (runtime_settings, settings): (Vec<_>, Vec<_>) =
         settings(args).into_iter().partition(|s| s.key.starts_with("datafusion.runtime."));
+    options.access = downloads::access(args.quiet, warn);
+    for setting in settings.iter().filter(|setting| setting.key == "embed.model") {
+        check_name(setting.value.trim(), &options.access).map_err(|error| setting.usage(&error.to_string()))?;
+    }
     apply(&mut options, settings)?;
     options.memory_limit = args.memory_limit;
-    options.access = downloads::access(args.quiet, warn);
     options.stores = Stores::all();
     let writes = options.writes.clone();
+    // Mistakes in statements are pointed at.
+    options.config.options_mut().sql_parser.collect_spans = true;
     let ctx = crate::session(options)?;
     for setting in runtime_settings {
         // These are no options of the session but of its runtime; only SET knows how to apply them.

@@ -21,13 +21,19 @@ use super::meta::{self, Command, switch, unquoted};
 use super::output::Output;
 use super::print::{Format, Shape};
 use super::runner::Runner;
-use super::screen::Expanded;
+use super::screen::{Expanded, Screen};
 use super::script::{Input, Text, run_text};
 use super::variables::Variables;
 use crate::files::{FileKind, expand_home};
 
 /// Seconds between two runs of a statement under `\watch`.
 const WATCH: f64 = 2.0;
+
+/// Columns of a text that is read, where no screen is narrower.
+const WIDTH: usize = 110;
+
+/// Files that run each other.
+const MAX_DEPTH: usize = 32;
 
 /// What an input says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +55,14 @@ pub(crate) struct Shell<'a> {
     chosen: Option<Arc<Output>>,
     /// The last statements, for `\e`.
     last: String,
+    /// Files within files that are run.
+    depth: usize,
 }
 
 impl<'a> Shell<'a> {
     pub(crate) fn new(runner: &'a Runner, job: Job, pager: bool, timing: bool) -> Self {
         let (variables, usual) = (Variables::default(), job.output.clone());
-        Self { runner, job, timing, pager, variables, usual, chosen: None, last: String::new() }
+        Self { runner, job, timing, pager, variables, usual, chosen: None, last: String::new(), depth: 0 }
     }
 
     /// Runs a text, up to its first failure.
@@ -62,7 +70,9 @@ impl<'a> Shell<'a> {
         for input in text.inputs().0 {
             let flow = match input {
                 Input::Sql(part, ending) => self.sql(part, ending.as_deref()).map(|()| Flow::Continue)?,
-                Input::Command(line, command) => self.command(&command).map_err(|failure| text.at(line, failure))?,
+                Input::Command(line, command) => {
+                    self.command(&command).map_err(|failure| text.within(line, failure))?
+                }
             };
             if flow == Flow::Quit {
                 return Ok(flow);
@@ -74,7 +84,7 @@ impl<'a> Shell<'a> {
     /// The session is at its end: what `\o` has begun is complete.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.job.output = self.usual.clone();
-        self.chosen.take().map_or(Ok(()), |output| output.finish())
+        self.chosen.take().map_or(Ok(()), |output| self.runner.outputs.finish(&output, Ok(())))
     }
 
     /// Runs statements, as the command behind them says.
@@ -98,8 +108,8 @@ impl<'a> Shell<'a> {
         let Command { name, argument } = Command::read(text);
         match (name, argument) {
             ("q", _) => return Ok(Flow::Quit),
-            ("?" | "help", _) | ("h", "") => self.say(&meta::help())?,
-            ("h", function) => match functions::help(&self.job.ctx, function) {
+            ("?" | "help", _) | ("h", "") => self.say(&meta::help(self.width()))?,
+            ("h", function) => match functions::help(&self.job.ctx, function, self.width()) {
                 Some(text) => self.say(&text)?,
                 None => return Err(Failure::Statement(format!("no function {function:?}; \\df lists them"))),
             },
@@ -116,7 +126,7 @@ impl<'a> Shell<'a> {
                 self.runner.run(&job, look(job.clone(), expand_home(unquoted(file)).into_owned()))?;
             }
             ("i", "") => return Err(Failure::Statement("\\i needs a file".to_owned())),
-            ("i", file) => return self.run(&Text::read(Source::File(path(file)))?),
+            ("i", file) => return self.run_file(file),
             ("e", file) => return self.edit(file),
             ("o", file) => self.set_output(file)?,
             ("timing", state) => self.set_timing(state)?,
@@ -150,9 +160,21 @@ impl<'a> Shell<'a> {
         Ok(Flow::Continue)
     }
 
+    /// Runs the inputs of a file, which may name itself.
+    fn run_file(&mut self, file: &str) -> Result<Flow, Failure> {
+        if self.depth == MAX_DEPTH {
+            return Err(Failure::Statement(format!("\\i: {MAX_DEPTH} files within each other, at {file:?}")));
+        }
+        self.depth += 1;
+        let result =
+            Text::read(Source::File(path(file))).map_err(Failure::of_statement).and_then(|text| self.run(&text));
+        self.depth -= 1;
+        result
+    }
+
     /// A statement of our own.
     fn query(&self, sql: &str) -> Result<(), Failure> {
-        self.execute(&self.job, Text::typed(sql))
+        self.execute(&self.job, Text::own(sql))
     }
 
     /// Runs statements as one job and, if wanted, says how long that took.
@@ -174,15 +196,11 @@ impl<'a> Shell<'a> {
 
     /// Runs statements whose results go to a file that appears when they are complete.
     fn to_file(&self, text: Text, file: &str) -> Result<(), Failure> {
-        let output = Arc::new(Output::open(Some(&path(file)))?);
+        let output = self.runner.outputs.open("\\g", Some(&path(file))).map_err(Failure::of_statement)?;
         let mut job = self.job.clone();
         job.output = output.clone();
         let result = self.execute(&job, text);
-        let result = result.and_then(|()| output.finish());
-        if result.is_err() {
-            output.discard();
-        }
-        result
+        self.runner.outputs.finish(&output, result)
     }
 
     /// Runs statements again and again, until Ctrl-C.
@@ -228,7 +246,8 @@ impl<'a> Shell<'a> {
     }
 
     fn set_output(&mut self, file: &str) -> Result<(), Failure> {
-        let next = if file.is_empty() { None } else { Some(Arc::new(Output::open(Some(&path(file)))?)) };
+        let open = || self.runner.outputs.open("\\o", Some(&path(file))).map_err(Failure::of_statement);
+        let next = if file.is_empty() { None } else { Some(open()?) };
         self.finish()?;
         self.job.output = next.as_ref().unwrap_or(&self.usual).clone();
         self.chosen = next;
@@ -310,6 +329,11 @@ impl<'a> Shell<'a> {
         printer.batch(batch, &mut |bytes| output.write(bytes))?;
         printer.finish(&mut |bytes| output.write(bytes))?;
         output.end_page()
+    }
+
+    /// Columns for texts that are read.
+    fn width(&self) -> usize {
+        Screen::of(self.job.view).map_or(WIDTH, |screen| screen.width.min(WIDTH))
     }
 
     fn say(&self, text: &str) -> Result<(), Failure> {

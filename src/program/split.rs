@@ -4,19 +4,51 @@ use std::sync::Arc;
 
 use sqlparser::dialect::GenericDialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
+use unicode_width::UnicodeWidthStr;
 
-use super::messages::tidy;
+use super::messages::{escape, tidy};
 
 /// One statement, still unparsed: a syntax error in it must not keep the statements before it from running.
 #[derive(Debug)]
 pub(crate) struct Statement {
     /// Tokens with their place in the whole text, so that errors name lines of the file.
     pub(crate) tokens: Vec<TokenWithSpan>,
-    /// The whole text, and the lines before it, which places count too.
-    source: Arc<str>,
-    lines_before: u64,
+    pub(crate) source: Source,
     /// Line of the first token, from 1.
     pub(crate) line: u64,
+}
+
+/// A whole text, and the lines before it, which places count too.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    text: Arc<str>,
+    lines_before: u64,
+}
+
+/// Characters of a line that are shown around a mistake in it.
+const SHOWN: usize = 100;
+
+impl Source {
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A line, by its number in all.
+    fn line(&self, number: u64) -> Option<&str> {
+        let before = number.checked_sub(self.lines_before + 1)?;
+        self.text.lines().nth(usize::try_from(before).ok()?)
+    }
+
+    /// The line with a mark below a character, as psql shows where an error is.
+    pub(crate) fn pointed(&self, at: Location) -> Option<String> {
+        let line = self.line(at.line)?;
+        let before = usize::try_from(at.column.checked_sub(1)?).ok()?;
+        let skipped = if line.chars().count() > SHOWN { before.saturating_sub(SHOWN / 2) } else { 0 };
+        let shown: String = line.chars().skip(skipped).take(SHOWN).collect();
+        let before: String = shown.chars().take(before - skipped).collect();
+        let head = format!("LINE {}: {}", at.line, if skipped > 0 { "..." } else { "" });
+        Some(format!("{head}{}\n{}^", escape(&shown), " ".repeat(head.len() + escape(&before).width())))
+    }
 }
 
 /// A text cut at its semicolons.
@@ -32,7 +64,9 @@ pub(crate) struct Script {
 /// Where and why the text could not be read on.
 #[derive(Debug)]
 pub(crate) struct Broken {
+    /// Where the statement begins that it is in, or else where it is.
     pub(crate) line: u64,
+    pub(crate) place: Location,
     pub(crate) message: String,
     /// More text could mend it.
     pub(crate) unterminated: bool,
@@ -41,10 +75,12 @@ pub(crate) struct Broken {
 impl Broken {
     fn new(error: &TokenizerError, lines_before: u64) -> Self {
         let message = error.message.trim_end_matches([' ', '.']);
-        let (line, column) = (error.location.line + lines_before, error.location.column);
+        let place =
+            Location { line: (error.location.line + lines_before).max(1), column: error.location.column.max(1) };
         Self {
-            line: line.max(1),
-            message: tidy(&format!("syntax error: {message} at line {line}, column {column}")),
+            line: place.line,
+            place,
+            message: tidy(&format!("syntax error: {message}")),
             unterminated: message.starts_with("Unterminated") || message.contains("EOF"),
         }
     }
@@ -64,8 +100,7 @@ pub(crate) fn split_behind(lines_before: u64, text: &str) -> Script {
         span.start.line += lines_before;
         span.end.line += lines_before;
     }
-    let statement = |tokens, source: &Arc<str>| statement(tokens, source, lines_before);
-    let source = Arc::from(text);
+    let source = Source { text: Arc::from(text), lines_before };
     let mut statements = Vec::new();
     let mut current: Vec<TokenWithSpan> = Vec::new();
     for token in tokens {
@@ -114,9 +149,9 @@ pub(crate) fn open(text: &str) -> Option<Open> {
 }
 
 /// `None` when there is nothing but blanks and comments.
-fn statement(tokens: Vec<TokenWithSpan>, source: &Arc<str>, lines_before: u64) -> Option<Statement> {
+fn statement(tokens: Vec<TokenWithSpan>, source: &Source) -> Option<Statement> {
     let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)))?;
-    Some(Statement { line: first.span.start.line, tokens, source: source.clone(), lines_before })
+    Some(Statement { line: first.span.start.line, tokens, source: source.clone() })
 }
 
 impl Statement {
@@ -125,10 +160,41 @@ impl Statement {
         let (Some(first), Some(last)) = (self.tokens.first(), self.tokens.last()) else {
             return "";
         };
-        let own = |place: Location| Location { line: place.line - self.lines_before, ..place };
-        let start = offset(&self.source, own(first.span.start));
-        let end = offset(&self.source, own(last.span.end));
-        self.source.get(start..end).unwrap_or_default()
+        let Source { text, lines_before } = &self.source;
+        let own = |place: Location| Location { line: place.line - lines_before, ..place };
+        let (start, end) = (offset(text, own(first.span.start)), offset(text, own(last.span.end)));
+        text.get(start..end).unwrap_or_default()
+    }
+
+    /// Where it begins, blanks and comments before it among it.
+    pub(crate) fn start(&self) -> Location {
+        self.tokens.first().map_or(Location { line: self.line, column: 1 }, |token| token.span.start)
+    }
+
+    /// A place in its own text, in all.
+    pub(crate) fn place(&self, own: Location) -> Location {
+        let start = self.start();
+        match own.line {
+            1 => Location { column: start.column + own.column - 1, ..start },
+            line => Location { line: start.line + line - 1, ..own },
+        }
+    }
+
+    /// The only place where a name or a text stands in quotes.
+    pub(crate) fn place_of(&self, name: &str) -> Option<Location> {
+        let is_it = |token: &&TokenWithSpan| match &token.token {
+            Token::SingleQuotedString(text) => text == name,
+            Token::Word(word) => word.quote_style.is_some() && word.value == name,
+            _ => false,
+        };
+        let mut places = self.tokens.iter().filter(is_it).map(|token| token.span.start);
+        places.next().filter(|_| places.next().is_none())
+    }
+
+    /// Where its last word ends.
+    pub(crate) fn end(&self) -> Location {
+        let mut words = self.tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+        words.next_back().map_or(self.start(), |token| token.span.end)
     }
 }
 
@@ -176,6 +242,22 @@ mod tests {
         let script = split("SELECT 'é''x',\n E'\\n' ; SELECT 2");
         let texts: Vec<&str> = script.statements.iter().map(|s| s.text().trim()).collect();
         assert_eq!(texts, ["SELECT 'é''x',\n E'\\n'", "SELECT 2"]);
+    }
+
+    #[test]
+    fn mistakes_are_pointed_at() {
+        let source = |text: &str| Source { text: Arc::from(text), lines_before: 3 };
+        let at = |line, column| Location { line, column };
+        assert_eq!(
+            source("SELECT 1;\nSELECT é\t FORM t;").pointed(at(5, 11)).as_deref(),
+            Some("LINE 5: SELECT é\\t FORM t;\n                   ^")
+        );
+        let long = source(&format!("SELECT '{}', x", "é".repeat(500))).pointed(at(4, 512)).expect("a line");
+        let lines: Vec<&str> = long.lines().collect();
+        assert!(lines[0].starts_with("LINE 4: ...éé") && lines[0].ends_with("', x"), "{long}");
+        assert_eq!(lines[0].chars().nth(lines[1].len() - 1), Some('x'), "{long}");
+        assert_eq!((source("SELECT").pointed(at(5, 1)), source("SELECT").pointed(at(4, 0))), (None, None));
+        assert_eq!(source("SELECT").pointed(at(3, 1)), None);
     }
 
     #[test]

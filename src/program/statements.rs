@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::compute::sum;
 use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
-use datafusion::common::config::Dialect;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlannedStatement};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
+use datafusion::sql::parser::Statement as ParsedStatement;
 use futures::StreamExt;
-use sqlparser::tokenizer::{Token, TokenWithSpan};
+use sqlparser::tokenizer::{Location, Token};
 use tokio::sync::oneshot;
 
 use super::copied;
@@ -26,8 +25,9 @@ use super::messages;
 use super::print::Shape;
 use super::progress::Progress;
 use super::split::Statement;
-use crate::counts;
 use crate::files::{Destination, Doubtful, Writes, masked_statement, only_file};
+use crate::models::check_name;
+use crate::{Access, counts, reset_settings, sql_to_statement};
 
 /// How long the first rows of a table may wait for others, which would decide the widths of its columns with them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,18 +37,26 @@ pub(crate) async fn run(job: &Job, statement: Statement) -> Result<(), Failure> 
     let stores = job.stores();
     let text = statement.text().trim().to_owned();
     stores.add_statement(&text);
-    let result = run_text(job, statement, text.clone()).await;
-    result.map_err(|failure| failure.with_suggestion(&job.ctx, &text).masked(&stores))
+    let result = run_text(job, &statement, text.clone()).await;
+    result.map_err(|failure| {
+        // Of a text with a secret no line is shown: it may have a part of the secret, or be of another statement.
+        let source = &statement.source;
+        let is_open =
+            || masked_statement(source.text()) == source.text() && stores.masked(source.text()) == source.text();
+        let show = |place: Location| source.pointed(place).filter(|_| is_open());
+        failure.with_suggestion(&job.ctx, &text).pointed(&statement, show).masked(&stores)
+    })
 }
 
-async fn run_text(job: &Job, statement: Statement, text: String) -> Result<(), Failure> {
+async fn run_text(job: &Job, statement: &Statement, text: String) -> Result<(), Failure> {
     let parsed = parsed(&job.ctx, statement)?;
     // Files are looked for while a statement is planned.
     let _shown = job.shows(Progress::watch(&job.ctx, job.stores(), None, job.quiet));
     let named = named_file(&job.ctx, &parsed)?;
     let plan = job.ctx.state().statement_to_plan(parsed).await.map_err(|error| Failure::from(error).in_file(&named))?;
     let named = only_file(&plan).or(named);
-    check_is_runnable(&plan)?;
+    let plan = reset_settings(plan);
+    check_is_runnable(&plan, &job.ctx)?;
     #[cfg(feature = "cluster")]
     super::cluster::point_out(job, &plan);
     let destination = Destination::of(&plan);
@@ -180,39 +188,33 @@ fn ring_later(ring: oneshot::Sender<()>, spawn: impl FnOnce(Box<dyn FnOnce() + S
 
 /// What is to be said when a statement that writes files failed. The files that it has completed stay where they are.
 fn unfinished(failure: Failure, destination: Option<&Destination>, writes: &Writes) -> Failure {
-    let message = match (failure, destination) {
-        (Failure::Statement(message), Some(destination)) if messages::is_unfinished(&message) => {
+    let failure = failure.map(|message| match destination {
+        Some(destination) if messages::is_unfinished(&message) => {
             let why = writes.trouble().map_or(" (is the disk full?)".to_owned(), |trouble| format!(": {trouble}"));
             format!("{} could not be written to its end{why}", destination.statement())
         }
         // A store says itself what it is about.
-        (Failure::Statement(message), None) if messages::is_unfinished(&message) => {
+        None if messages::is_unfinished(&message) => {
             writes.trouble().unwrap_or_else(|| "the files could not be written to their end".to_owned())
         }
-        (Failure::Statement(message), _) => message,
-        (other, _) => return other,
-    };
+        _ => message,
+    });
     let completed = writes.completed();
     let Some(first) = completed.first() else {
-        return Failure::Statement(message);
+        return failure;
     };
-    let (count, first) = (completed.len(), first);
+    let count = completed.len();
     let folder = destination.map(|destination| format!(" in {:?}", destination.path())).unwrap_or_default();
-    Failure::Statement(format!("{message}; new files were left{folder}: {count}, such as {first:?}"))
+    failure.map(|message| format!("{message}; new files were left{folder}: {count}, such as {first:?}"))
 }
 
-fn parsed(ctx: &SessionContext, statement: Statement) -> Result<ParsedStatement, Failure> {
+/// Parsed for itself, with places in its own text; see [`Failure::pointed`].
+fn parsed(ctx: &SessionContext, statement: &Statement) -> Result<ParsedStatement, Failure> {
     let first = statement.tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
     if first.is_some_and(|token| token.token == Token::Backslash) {
         return Err(Failure::Statement("a command with \\ stands on a line of its own".to_owned()));
     }
-    let state = ctx.state();
-    let options = &state.config_options().sql_parser;
-    match options.dialect {
-        Dialect::Generic => parse(statement.tokens, options.recursion_limit.get()),
-        // The tokens are those of the generic dialect: let another dialect read the text for itself.
-        other => Ok(state.sql_to_statement(statement.text(), &other)?),
-    }
+    Ok(sql_to_statement(&ctx.state(), statement.text())?)
 }
 
 /// The file that the statement names, if it is one, for errors that occur before there is a plan.
@@ -241,21 +243,20 @@ fn named_file(ctx: &SessionContext, statement: &ParsedStatement) -> Result<Optio
     Ok(files.pop().filter(|_| files.is_empty()).map(|(name, _)| name))
 }
 
-fn parse(tokens: Vec<TokenWithSpan>, recursion_limit: usize) -> Result<ParsedStatement, Failure> {
-    let mut parser = DFParserBuilder::new(tokens).with_recursion_limit(recursion_limit).build()?;
-    let mut statements = parser.parse_statements()?;
-    let first = statements.pop_front();
-    first.ok_or_else(|| Failure::Statement("syntax error: no statement".to_owned()))
-}
-
 /// DataFusion plans a few statements that its execution then rejects in a way nobody can read.
-fn check_is_runnable(plan: &LogicalPlan) -> Result<(), Failure> {
+fn check_is_runnable(plan: &LogicalPlan, ctx: &SessionContext) -> Result<(), Failure> {
     match plan {
         LogicalPlan::Ddl(DdlStatement::CreateIndex(_)) => {
             Err(Failure::Statement("CREATE INDEX is not supported".to_owned()))
         }
         LogicalPlan::Ddl(DdlStatement::CreateFunction(_)) => {
             Err(Failure::Statement("CREATE FUNCTION is not supported".to_owned()))
+        }
+        // And a setting is only a text to it.
+        LogicalPlan::Statement(PlannedStatement::SetVariable(set)) if set.variable == "embed.model" => {
+            let access = ctx.state_ref().read().config().get_extension::<Access>().unwrap_or_default();
+            let known = check_name(set.value.trim(), &access);
+            known.map_err(|error| Failure::Statement(format!("embed.model: {error}")))
         }
         _ => Ok(()),
     }

@@ -3,38 +3,35 @@
 use std::fs;
 use std::path::Path;
 
-use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
 use datafusion::prelude::SessionContext;
 
 use super::failure::Failure;
+use super::messages::HABITS;
+use super::near::{did_you_mean, nearest};
 use crate::files::{FileKind, expand_home};
-
-/// How near a name must be, from 0 to 1.
-const NEAR: f64 = 0.6;
-
-/// What is written here instead of what a syntax error stumbled over; the texts are those of sqlparser 0.62.
-const HABITS: [(&str, &str, &str); 3] = [
-    (
-        "COPY",
-        "found: (",
-        "options are written so: COPY ... TO 'file.parquet' STORED AS PARQUET OPTIONS ('key' 'value')",
-    ),
-    ("COPY", "found: STDOUT", "a query writes to standard output, in the format that --format says"),
-    ("COPY", "found: FROM", "a file is read so: INSERT INTO table SELECT * FROM 'file.csv'"),
-];
+use crate::models;
 
 impl Failure {
     /// Adds what was probably meant.
     pub(super) fn with_suggestion(self, ctx: &SessionContext, statement: &str) -> Self {
-        match self {
-            Self::Statement(message) => {
-                let suggestion = habit(&message, statement).or_else(|| meant(&message, ctx));
-                Self::Statement(
-                    suggestion.map_or_else(|| message.clone(), |suggestion| format!("{message}; {suggestion}")),
-                )
-            }
-            other => other,
-        }
+        self.map(|message| match window_function(&message, ctx) {
+            Some(said) => said,
+            None => with_hint(message, ctx, statement),
+        })
+    }
+}
+
+/// A window function without its window is none that there is not.
+fn window_function(message: &str, ctx: &SessionContext) -> Option<String> {
+    let name = message.strip_prefix("no function \"")?.split('"').next()?;
+    let is_known = ctx.state().window_functions().contains_key(name);
+    is_known.then(|| format!("{name} is a window function: {name}(...) OVER (ORDER BY ...)"))
+}
+
+fn with_hint(message: String, ctx: &SessionContext, statement: &str) -> String {
+    match habit(&message, statement).or_else(|| meant(&message, ctx, statement)) {
+        Some(suggestion) => format!("{message}; {suggestion}"),
+        None => message,
     }
 }
 
@@ -44,25 +41,47 @@ fn habit(message: &str, statement: &str) -> Option<String> {
     HABITS.iter().filter(|_| message.starts_with("syntax error")).find(fits).map(|(.., way)| (*way).to_owned())
 }
 
-fn meant(message: &str, ctx: &SessionContext) -> Option<String> {
-    if let Some(name) = quoted(message, "table \"", "\" not found") {
-        return nearest(name, tables(ctx)).map(did_you_mean);
+fn meant(message: &str, ctx: &SessionContext, statement: &str) -> Option<String> {
+    let near = |name: &str, names: Vec<String>| nearest(name, names).map(|near| did_you_mean(&near));
+    let unknown = |kind: &str| quoted(message, &format!("{kind} \""), "\" not found");
+    if let Some(name) = unknown("table").or_else(|| unknown("view")) {
+        return near(name, tables(ctx));
     }
-    if let Some(name) = quoted(message, "file \"", "\" not found") {
-        let path = expand_home(name);
-        let (folder, file) = (Path::new(&*path).parent()?, Path::new(&*path).file_name()?.to_str()?);
-        let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let files = fs::read_dir(here).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let near = nearest(file, files)?;
-        return Some(did_you_mean(folder.join(near).display().to_string()));
+    if let Some(name) = quoted(message, "no table function \"", "\"") {
+        return near(name, ctx.state().table_functions().keys().cloned().collect());
+    }
+    if let Some(path) = unknown("file") {
+        return file_nearby(path);
     }
     // A file whose name is not in quotes is a schema and a table.
-    let name = quoted(message, "table 'datafusion.", "' not found")?;
-    FileKind::of(name).map(|_| format!("the name of a file stands in quotes: '{name}'"))
+    if let Some(name) = quoted(message, "table 'datafusion.", "' not found") {
+        return FileKind::of(name).map(|_| format!("the name of a file stands in quotes: '{name}'"));
+    }
+    if message.starts_with("no setting \"") || message.starts_with("setting \"") {
+        // SET, RESET or SHOW, and the name.
+        let name = statement.split(|c: char| c.is_whitespace() || c == '=').filter(|word| !word.is_empty()).nth(1)?;
+        return near(name, ctx.state().config_options().entries().into_iter().map(|entry| entry.key).collect());
+    }
+    if let Some((_, rest)) = message.split_once("model \"")
+        && let Some((name, _)) = rest.split_once("\" not found (not a bundled name")
+    {
+        let known = models::known().into_iter().map(|model| model.name);
+        let short = |name: String| [name.rsplit('/').next().unwrap_or_default().to_owned(), name];
+        return near(name, known.flat_map(short).collect());
+    }
+    // In PostgreSQL too double quotes are for names.
+    let name = message.strip_prefix("no column \"")?.split('"').next()?;
+    let is_quoted = statement.contains(&format!("\"{name}\"")) && !message.contains("did you mean");
+    is_quoted.then(|| format!("a text stands in single quotes: '{name}'"))
 }
 
-fn did_you_mean(name: String) -> String {
-    format!("did you mean {name:?}?")
+/// A file of the same folder.
+fn file_nearby(path: &str) -> Option<String> {
+    let path = expand_home(path);
+    let (folder, file) = (Path::new(&*path).parent()?, Path::new(&*path).file_name()?.to_str()?);
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let files = fs::read_dir(here).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    nearest(file, files).map(|near| did_you_mean(&folder.join(near).display().to_string()))
 }
 
 fn quoted<'a>(message: &'a str, before: &str, after: &str) -> Option<&'a str> {
@@ -77,24 +96,9 @@ pub(super) fn tables(ctx: &SessionContext) -> Vec<String> {
     schema.map(|schema| schema.table_names()).unwrap_or_default()
 }
 
-/// The name that is most like another, if one is like it at all.
-fn nearest(name: &str, names: impl IntoIterator<Item = String>) -> Option<String> {
-    let likeness = |other: &String| normalized_levenshtein(&name.to_lowercase(), &other.to_lowercase());
-    let near = names.into_iter().map(|other| (likeness(&other), other)).filter(|(likeness, _)| *likeness >= NEAR);
-    near.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_is_near() {
-        let names = || ["emails", "orders"].map(str::to_owned);
-        assert_eq!(nearest("email", names()).as_deref(), Some("emails"));
-        assert_eq!(nearest("Emials", names()).as_deref(), Some("emails"));
-        assert_eq!(nearest("x", names()), None);
-    }
 
     #[test]
     fn habits_of_others() {

@@ -131,7 +131,7 @@ impl Table {
     fn lay_out(&mut self, rows: &[Vec<String>]) {
         for row in rows {
             for (column, cell) in self.columns.iter_mut().zip(row) {
-                column.width = column.width.max(one_line(cell).width());
+                column.width = column.width.max(width(&one_line(cell)));
             }
         }
         let Some(screen) = self.screen else {
@@ -185,14 +185,14 @@ impl Table {
     fn line(&self, places: &Places, cells: &[String], text: &mut Vec<u8>) {
         for (position, place) in self.shown_columns(places).enumerate() {
             text.extend_from_slice(if position == 0 { b" " } else { b" | " });
-            let Some((index, width)) = place else {
+            let Some((index, place_width)) = place else {
                 text.extend_from_slice("…".as_bytes());
                 continue;
             };
             let (column, cell) = (&self.columns[index], one_line(&cells[index]));
             let is_cut = self.screen.is_some() && column.may_be_cut;
-            let cell = if is_cut { truncate_str(&cell, width, "…") } else { cell };
-            let padding = width.saturating_sub(cell.width());
+            let cell = if is_cut { truncate_str(&cell, place_width, "…") } else { cell };
+            let padding = place_width.saturating_sub(width(&cell));
             if column.right {
                 text.resize(text.len() + padding, b' ');
             }
@@ -231,6 +231,11 @@ fn one_line(cell: &str) -> Cow<'_, str> {
     if cell.contains('\n') { Cow::Owned(cell.replace('\n', "\\n")) } else { Cow::Borrowed(cell) }
 }
 
+/// The columns that a cell takes; most are of characters that take one each.
+fn width(cell: &str) -> usize {
+    if cell.is_ascii() { cell.len() } else { cell.width() }
+}
+
 /// The cells of a batch, row by row, with line breaks as they are. Of lists that are no vectors a screen has the beginning too.
 fn rows(batch: &RecordBatch, settings: &Settings, on_screen: bool) -> Result<Vec<Vec<String>>, Failure> {
     let options: FormatOptions<'_> = settings.try_into()?;
@@ -246,7 +251,7 @@ fn rows(batch: &RecordBatch, settings: &Settings, on_screen: bool) -> Result<Vec
         }
         let formatter = ArrayFormatter::try_new(column, &options)?;
         for (index, row) in rows.iter_mut().enumerate() {
-            row.push(escape_within_lines(&formatter.value(index).to_string()));
+            row.push(escape_within_lines(formatter.value(index).to_string()));
         }
     }
     Ok(rows)

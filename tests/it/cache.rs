@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use datafusion::physical_plan::metrics::Count;
 use datafusion::prelude::SessionContext;
 use datafusion_embed::cache;
 use proptest::prelude::*;
@@ -19,6 +20,26 @@ async fn cached(ctx: &SessionContext) -> i64 {
 
 async fn texts(ctx: &SessionContext, texts: usize) {
     run(ctx, &format!("CREATE TABLE texts AS SELECT i AS id, concat('text number ', i % {texts}) AS body FROM generate_series(0, 299) AS t(i)")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_shows_what_was_found_and_no_time_that_was_not_spent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ctx = tiny_session(1, 50);
+    texts(&ctx, 100).await;
+    run(&ctx, &format!("SET embed.cache = '{}'", folder.path().display())).await;
+    run(&ctx, "SELECT id, embed(body) FROM texts").await;
+    let batches = run(&ctx, "EXPLAIN ANALYZE SELECT id, embed(body) FROM texts").await;
+    let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches).expect("a table").to_string();
+    let line = text.lines().find(|line| line.contains("EmbedExec: ")).expect("the operator");
+    let dim = count(&ctx, "SELECT dim FROM embed_models()").await as usize;
+    // As DataFusion writes a number.
+    let bytes = Count::new();
+    bytes.add(100 * dim * size_of::<f32>());
+    for part in ["rows_cached=100", &format!("bytes_cached={bytes},"), "rows_embedded=0"] {
+        assert!(line.contains(part), "{part} not in {line}");
+    }
+    assert!(!line.contains("encode_time"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -336,6 +336,8 @@ async fn explain_analyze_shows_what_was_done() {
         "rows_null=6,".to_owned(),
         format!("rows_duplicate={},", 54 - distinct),
         "rows_truncated=0,".to_owned(),
+        "rows_cached=0,".to_owned(),
+        "bytes_cached=0,".to_owned(),
         "model_batches=1,".to_owned(),
         "tokens=".to_owned(),
         "tokenize_time=".to_owned(),

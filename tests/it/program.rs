@@ -30,6 +30,8 @@ pub(crate) fn embedsql<const N: usize>(args: [&str; N]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedsql"));
     // The error line must be the same for those who set this.
     command.args(args).env("RUST_BACKTRACE", "1");
+    // Nor may they have flags of their own: there is no config file here.
+    command.env("XDG_CONFIG_HOME", concat!(env!("CARGO_MANIFEST_DIR"), "/tests"));
     Run { command, input: Vec::new() }
 }
 
@@ -87,7 +89,12 @@ impl From<Output> for Ended {
 pub(crate) fn one_error(stderr: &str) -> String {
     let message = stderr.strip_prefix("error: ").and_then(|text| text.strip_suffix('\n'));
     let message = message.unwrap_or_else(|| panic!("not an error line: {stderr:?}"));
-    assert!(!message.contains('\n'), "more than one line: {stderr}");
+    let mut lines = message.split('\n');
+    let message = lines.next().unwrap_or_default();
+    // The line of the statement, and the mark below it.
+    let rest: Vec<&str> = lines.collect();
+    let is_pointed = matches!(rest[..], [line, mark] if line.starts_with("LINE ") && mark.trim_start() == "^");
+    assert!(rest.is_empty() || is_pointed, "more than one line: {stderr}");
     message.to_owned()
 }
 
@@ -246,15 +253,48 @@ fn the_first_failure_ends_the_run() {
 }
 
 #[test]
+fn flags_of_every_day_stand_in_a_config_file() {
+    let folder = TempDir::new().expect("a folder");
+    let config =
+        "format = \"csv\"\nquiet = true\nset = { \"datafusion.sql_parser.default_null_ordering\" = \"nulls_last\" }\n";
+    fs::create_dir(folder.path().join("embedsql")).expect("writable");
+    write(&folder, "embedsql/config.toml", config);
+    let run = |arguments: &[&str]| {
+        let mut run = embedsql([]);
+        run.command.args(arguments).env("XDG_CONFIG_HOME", folder.path());
+        run
+    };
+    let sql = "SELECT a FROM (VALUES (1), (NULL), (2)) t(a) ORDER BY a DESC";
+    assert_eq!(run(&["-c", sql]).stdout(), "a\n2\n1\n\n");
+    // What is typed is stronger.
+    assert_eq!(run(&["--format", "tsv", "-c", "SELECT 1 AS a, 2 AS b"]).stdout(), "a\tb\n1\t2\n");
+    assert_eq!(run(&["--no-config", "-c", sql]).stdout(), "    a\n------\n NULL\n    2\n    1\n(3 rows)\n");
+    write(&folder, "embedsql/config.toml", "modle = \"x\"\n");
+    let message = run(&["-c", "SELECT 1"]).error(2);
+    assert!(message.starts_with("config file ") && message.contains("\"modle\" is not one of "), "{message}");
+}
+
+#[test]
+fn a_failed_script_leaves_no_file_of_results() {
+    let folder = TempDir::new().expect("a folder");
+    write(&folder, "q.sql", "\\o out.txt\nSELECT 1 AS a;\nSELECT nothing;\n");
+    embedsql(["-f", "q.sql"]).folder(&folder).error(1);
+    write(&folder, "g.sql", "SELECT nothing \\g out.txt\n");
+    embedsql(["-f", "g.sql"]).folder(&folder).error(1);
+    assert_eq!(files(&folder), ["g.sql", "q.sql"]);
+}
+
+#[test]
 fn errors_say_what_and_where() {
     let folder = TempDir::new().expect("a folder");
     write(&folder, "q.sql", "SELECT 1 AS a;\n\n-- why\nSELECT\n  FRUM t;");
     let ended = embedsql(["-q", "-f", "q.sql"]).folder(&folder).end();
     assert_eq!(ended.code, Some(1));
     let message = one_error(&ended.stderr);
-    assert!(message.starts_with("q.sql:4: "), "{message}");
+    // FRUM is read as the name of the column FRUM, and t as its new name.
+    assert_eq!(message, "q.sql:5:3: no column \"frum\": no table is read here (a text stands in single quotes)");
     let message = embedsql([]).input("\nSELEC 1").error(1);
-    assert!(message.starts_with("<stdin>:2: syntax error: ") && message.contains("Line: 2"), "{message}");
+    assert!(message.starts_with("<stdin>:2:1: syntax error: ") && message.ends_with("found: SELEC"), "{message}");
     let message = embedsql(["-c", "SELECT 1 / (value - value) FROM generate_series(1, 3)"]).error(1);
     assert_eq!(message, "Divide by zero error");
     let message = embedsql(["-c", "SELECT * FROM 'no/such.parquet'"]).error(1);

@@ -17,6 +17,8 @@ use crate::program::COUNT_WITHOUT_END;
 struct Terminal {
     session: PtySession,
     home: TempDir,
+    /// Whether what is typed is shown: by an editor, which a dumb terminal has none of.
+    echoes: bool,
 }
 
 impl Terminal {
@@ -42,7 +44,7 @@ impl Terminal {
         command.envs(variables).current_dir(home.path());
         let options = Options::new().timeout_ms(Some(30_000)).strip_ansi_escape_codes(true);
         let session = spawn_with_options(command, options).expect("the program starts");
-        let mut terminal = Self { session, home };
+        let mut terminal = Self { session, home, echoes: true };
         terminal.expect("embedsql> ");
         terminal
     }
@@ -50,7 +52,11 @@ impl Terminal {
     /// Waits for a text and gives what came before it.
     #[track_caller]
     fn expect(&mut self, text: &str) -> String {
-        self.session.exp_string(text).unwrap_or_else(|e| panic!("no {text:?}: {e}"))
+        // A closure would hide the caller.
+        match self.session.exp_string(text) {
+            Ok(before) => before,
+            Err(error) => panic!("no {text:?}: {error}"),
+        }
     }
 
     #[track_caller]
@@ -66,7 +72,7 @@ impl Terminal {
         let mut shown = String::new();
         loop {
             shown.push_str(&self.expect("embedsql> "));
-            if shown.contains('\n') {
+            if shown.contains('\n') || !self.echoes {
                 // The library makes a character of each byte.
                 let bytes = shown.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?'));
                 return String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned();
@@ -433,6 +439,100 @@ fn commands_of_psql() {
     terminal.session.send_control('c').expect("writable");
     terminal.expect("embedsql> ");
     terminal.end_with_ctrl_d();
+}
+
+/// What is typed, and a part of what is shown.
+const ANSWERS: [(&str, &str); 38] = [
+    ("CREATE TABLE t AS VALUES (1);", ""),
+    ("CREATE VIEW v AS SELECT 1 AS one;", ""),
+    ("\\d", "public"),
+    ("\\d t", "column1"),
+    ("\\dt", "BASE TABLE"),
+    ("\\dv", "VIEW"),
+    ("\\l", "datafusion"),
+    ("\\df embed*", "embed_query"),
+    ("\\df+ embed_query", "description"),
+    ("\\dm", "bundled"),
+    ("\\h embed_tokens", "embed_tokens("),
+    ("\\look d.csv", "-- next: SELECT *, embed(b)"),
+    ("\\i s.sql", "from a file"),
+    ("SELECT 'wro' || 'ng' AS t;", "wrong"),
+    ("\\p", "SELECT 'wro'"),
+    ("\\e", "right"),
+    ("SELECT 4 AS t \\g g.csv", ""),
+    ("SELECT 7 AS seven \\gx", "seven | 7"),
+    ("\\o o.txt", ""),
+    ("SELECT 1 AS t;", ""),
+    ("\\o", ""),
+    ("\\format markdown", ""),
+    ("SELECT 8 AS t;", "| 8 |"),
+    ("\\format", "markdown"),
+    ("\\format table", ""),
+    ("\\maxrows 5", "At most 5 rows"),
+    ("\\x on", "Expanded display is on."),
+    ("\\x auto", "where a row does not fit"),
+    ("\\pager off", "Pager is off."),
+    ("\\timing on", "Timing is on."),
+    ("\\timing off", "Timing is off."),
+    ("\\set n 41", ""),
+    ("\\set", "n = '41'"),
+    ("\\unset n", ""),
+    ("\\echo from here", "from here"),
+    ("\\! echo the $((1 + 1))nd", "the 2nd"),
+    ("\\r", ""),
+    ("\\?", "\\timing"),
+];
+
+#[test]
+fn every_command_fits_every_window() {
+    let variables = [("PAGER", ""), ("VISUAL", ""), ("EDITOR", "sed -i s/wro/rig/\\;s/ng/ht/")];
+    for (columns, term) in [(50, "xterm"), (80, "xterm"), (200, "xterm"), (80, "dumb")] {
+        let mut terminal = Terminal::wide(columns, &[&variables[..], &[("TERM", term)]].concat());
+        terminal.echoes = term != "dumb";
+        fs::write(terminal.home.path().join("s.sql"), "SELECT 'from a ' || 'file' AS t;").expect("writable");
+        fs::write(terminal.home.path().join("d.csv"), "a,b\n1,some text\n").expect("writable");
+        let mut shown = String::new();
+        for (typed, part) in ANSWERS {
+            shown = terminal.answer(typed);
+            // What is typed comes back first.
+            let typed_line = if terminal.echoes { shown.split_once('\n') } else { Some(("", shown.as_str())) };
+            let answer = typed_line.map_or("", |(_, answer)| answer);
+            assert!(answer.contains(part), "{columns} {term}: {typed}: {shown}");
+            let too_wide = answer.lines().find(|line| line.trim_end().width() > columns && !line.contains("SELECT"));
+            assert_eq!(too_wide, None, "{columns} {term}: {typed}: {shown}");
+        }
+        terminal.send("SELECT 'ag' || 'ain' AS t \\watch 0.1");
+        for _ in 0..2 {
+            terminal.expect("again");
+        }
+        terminal.session.send_control('c').expect("writable");
+        terminal.expect("embedsql> ");
+        terminal.send("\\q");
+        assert!(matches!(terminal.end(), WaitStatus::Exited(_, 0)));
+        // Nobody adds a command without adding it here.
+        let typed: Vec<&str> =
+            ANSWERS.iter().filter_map(|(typed, _)| typed.split_once('\\')?.1.split(' ').next()).collect();
+        let listed = shown.lines().filter_map(|line| line.strip_prefix("  \\")?.split([' ', '\r']).next());
+        let missing: Vec<&str> =
+            listed.filter(|name| !typed.contains(name) && !["q", "watch"].contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let file = |name: &str| fs::read_to_string(terminal.home.path().join(name)).expect("written");
+        assert_eq!(
+            (file("g.csv"), file("o.txt")),
+            (" t\n---\n 4\n(1 row)\n".to_owned(), " t\n---\n 1\n(1 row)\n".to_owned())
+        );
+    }
+}
+
+#[test]
+fn a_file_of_results_that_is_not_complete_goes_with_the_prompt() {
+    let mut terminal = Terminal::wide(80, &[("PAGER", "")]);
+    terminal.answer("\\o out.txt");
+    terminal.answer("SELECT 1 AS t;");
+    terminal.session.process_mut().signal(rexpect::process::signal::Signal::SIGTERM).expect("sent");
+    assert!(matches!(terminal.end(), WaitStatus::Exited(_, 143)));
+    let left: Vec<_> = fs::read_dir(terminal.home.path()).expect("readable").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["state"], "{left:?}");
 }
 
 #[test]
