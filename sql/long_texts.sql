@@ -1,4 +1,4 @@
--- Texts longer than the model can read: find them, see what is cut off, and embed them by paragraph.
+-- Texts longer than the model can read: find them, see what is cut off, and embed them in parts.
 
 -- The bundled model reads 256 tokens, the two special ones included. embed_tokens counts before the cut.
 SELECT id, lang, topic, title, embed_tokens(body) AS tokens
@@ -14,31 +14,36 @@ FROM 'sql/docs.parquet'
 WHERE id = 1 OR embed_tokens(body) > 256
 ORDER BY id;
 
--- A question that is answered in a last paragraph: the whole text misses it, a single paragraph finds it.
-WITH paragraphs AS (
-  SELECT id, title, body, unnest(string_to_array(body, chr(10) || chr(10))) AS paragraph
+-- So a long text is cut before it is embedded: at paragraphs and sentences where that is possible, here with up to 128 tokens, of which
+-- up to 16 are those of the chunk before.
+SELECT id, part.start, part.stop, part.tokens, replace(left(part.chunk, 30), chr(10), ' ') AS begins
+FROM (SELECT id, unnest(embed_chunks(body, 128, 16)) AS part FROM 'sql/docs.parquet' WHERE id = 185)
+ORDER BY part.start;
+
+-- A question that is answered in a last paragraph: the whole text misses it, its best chunk has it. The average of all chunks stands
+-- for the text as a whole, when one vector for each is wanted.
+WITH chunks AS (
+  SELECT id, title, body, unnest(embed_chunks(body, 128, 16)) AS part
   FROM 'sql/docs.parquet'
   WHERE embed_tokens(body) > 256 AND lang = 'en'
+), scores AS (
+  SELECT id, title, embed(body) AS whole, embed_document(part.chunk) AS vector,
+         embed_query('who decides when two departments disagree') AS question
+  FROM chunks
 )
-SELECT id, title,
-       round(max(cosine_similarity(embed(body), embed('who decides when two departments disagree'))), 2) AS whole_text,
-       round(max(cosine_similarity(embed(paragraph), embed('who decides when two departments disagree'))), 2) AS best_paragraph
-FROM paragraphs
+SELECT id, title, round(max(cosine_similarity(whole, question)), 2) AS whole_text,
+       round(cosine_similarity(vector_avg(vector), vector_avg(question)), 2) AS average,
+       round(max(cosine_similarity(vector, question)), 2) AS best_chunk
+FROM scores
 GROUP BY id, title
-ORDER BY best_paragraph DESC, id;
+ORDER BY best_chunk DESC, id;
 
--- A lower limit is faster and reads less. With 32 tokens the end of that paragraph is cut off too.
+-- A lower limit is faster and reads less: chunks of whole texts fit it by themselves.
 SET embed.max_tokens = 32;
 
-WITH paragraphs AS (
-  SELECT id, title, unnest(string_to_array(body, chr(10) || chr(10))) AS paragraph
-  FROM 'sql/docs.parquet'
-  WHERE id = 185
-)
-SELECT id, title, max(embed_tokens(paragraph)) AS longest_paragraph,
-       round(max(cosine_similarity(embed(paragraph), embed('who decides when two departments disagree'))), 2) AS best_paragraph
-FROM paragraphs
-GROUP BY id, title
+SELECT id, count(*) AS chunks, max(part.tokens) AS longest
+FROM (SELECT id, unnest(embed_chunks(body)) AS part FROM 'sql/docs.parquet' WHERE embed_tokens(body) > 256)
+GROUP BY id
 ORDER BY id;
 
 -- How many texts were cut in this session.

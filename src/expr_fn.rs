@@ -49,6 +49,12 @@ pub fn embed_tokens(ctx: &SessionContext, text: Expr) -> Result<Expr> {
     call(ctx, "embed_tokens", vec![text])
 }
 
+/// `embed_chunks(text, max_tokens, overlap)`: the parts of a text that the model reads whole; a `max_tokens` of 0 is as many as it
+/// reads.
+pub fn embed_chunks(ctx: &SessionContext, text: Expr, max_tokens: u64, overlap: u64) -> Result<Expr> {
+    call(ctx, "embed_chunks", vec![text, lit(max_tokens), lit(overlap)])
+}
+
 /// `cosine_similarity(a, b)` of two vectors.
 pub fn cosine_similarity(ctx: &SessionContext, a: Expr, b: Expr) -> Result<Expr> {
     call(ctx, "cosine_similarity", vec![a, b])

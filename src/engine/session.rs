@@ -17,7 +17,7 @@ use super::identity::{Identity, Planned};
 use super::query::{Common, Query};
 use crate::access::Access;
 use crate::error::{Error, Result};
-use crate::model::{self, Allowance, Found, Place};
+use crate::model::{self, Allowance, Chunk, ChunkSize, Found, Model, Place};
 use crate::options::EmbedOptions;
 
 /// Most vectors of literals that one session remembers, see [`Session::embed_literal`]: a few MiB.
@@ -166,8 +166,37 @@ impl Session {
         machine: &Machine,
         rows: &[Option<&str>],
     ) -> Result<Vec<Option<i64>>> {
+        self.each_text(call, planned, machine, rows, |model, text, allowance| {
+            Ok(model.count_tokens("", text, allowance)? as i64)
+        })
+    }
+
+    /// The chunks of each text, such that the call cuts none of them.
+    pub(crate) fn chunks(
+        &self,
+        call: &Call,
+        planned: Option<&Identity>,
+        machine: &Machine,
+        size: ChunkSize,
+        rows: &[Option<&str>],
+    ) -> Result<Vec<Option<Vec<Chunk>>>> {
+        self.each_text(call, planned, machine, rows, |model, text, allowance| {
+            let size = ChunkSize { max_tokens: size.max_tokens.min(call.limit(&model.description)?), ..size };
+            model.chunks(call.prompt(&model.description), text, size, allowance)
+        })
+    }
+
+    /// What the tokenizer of a call's model has to say of each text.
+    fn each_text<T>(
+        &self,
+        call: &Call,
+        planned: Option<&Identity>,
+        machine: &Machine,
+        rows: &[Option<&str>],
+        read: impl Fn(&Model, &str, &Allowance<'_>) -> Result<T>,
+    ) -> Result<Vec<Option<T>>> {
         if rows.iter().all(Option::is_none) {
-            return Ok(vec![None; rows.len()]);
+            return Ok(rows.iter().map(|_| None).collect());
         }
         let found = machine.find(&call.model)?;
         planned.map_or(Ok(()), |planned| planned.check(machine, &found))?;
@@ -175,14 +204,10 @@ impl Session {
         let running = &self.start_query(0).running;
         let go_on = || running.go_on();
         let allowance = Allowance { memory: machine.memory(), go_on: &go_on };
-        let mut counts = Vec::with_capacity(rows.len());
-        for row in rows {
-            if !go_on() {
-                return Err(Error::Cancelled);
-            }
-            counts.push(row.map(|text| model.count_tokens("", text, &allowance)).transpose()?.map(|n| n as i64));
-        }
-        Ok(counts)
+        let each = |row: &Option<&str>| {
+            if go_on() { row.map(|text| read(&model, text, &allowance)).transpose() } else { Err(Error::Cancelled) }
+        };
+        rows.iter().map(each).collect()
     }
 
     /// Makes every running call return [`Error::Cancelled`] soon: workers look between the layers of a model.

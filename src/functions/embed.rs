@@ -204,6 +204,10 @@ struct EmbedDoc;
     description = "Vector of a text with the model's query prompt before it, as sentence-transformers' `encode_query` \
 gives it. For a model without prompts the same as embed.",
     syntax_example = "embed_query(text[, model])",
+    sql_example = r#"```sql
+> SELECT id, cosine_similarity(embed_document(body), embed_query('how to cook rice')) AS score
+  FROM 'docs.parquet' ORDER BY score DESC NULLS LAST LIMIT 10;
+```"#,
     argument(name = "text", description = "Text, as in embed."),
     argument(name = "model", description = "Literal, as in embed."),
     related_udf(name = "embed"),
@@ -216,6 +220,9 @@ struct EmbedQueryDoc;
     description = "Vector of a text with the model's document prompt before it, as sentence-transformers' \
 `encode_document` gives it. For a model without prompts the same as embed.",
     syntax_example = "embed_document(text[, model])",
+    sql_example = r#"```sql
+> SELECT id, embed_document(body) FROM 'docs.parquet' LIMIT 128;
+```"#,
     argument(name = "text", description = "Text, as in embed."),
     argument(name = "model", description = "Literal, as in embed."),
     related_udf(name = "embed"),

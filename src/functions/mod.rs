@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `embed.rs` | `embed`, `embed_query`, `embed_document`: one function in three roles |
 //! | `embed_tokens.rs` | `embed_tokens` |
-//! | `cosine_similarity.rs` | `cosine_similarity` |
-//! | `vector/` | `vector_add` and its sisters, distances, `vector_avg` |
+//! | `embed_chunks.rs` | `embed_chunks` |
+//! | `vector/` | `vector_add` and its sisters, `cosine_similarity` and distances, `quantize_int8`, `vector_avg` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
 //! | `flatten.rs` | `flatten`: DataFusion's, mended |
@@ -16,9 +16,9 @@
 //! | `state_table.rs` | what the two tables have in common |
 //! | `text.rs` | how a text column and a model name are read |
 
-mod cosine_similarity;
 mod embed;
 mod embed_cache;
+mod embed_chunks;
 mod embed_models;
 mod embed_tokens;
 mod flatten;
@@ -38,15 +38,11 @@ use datafusion::catalog::TableFunctionImpl;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionState;
-#[cfg(feature = "cluster")]
-use datafusion::functions_aggregate::{average::avg_udaf, sum::sum_udaf};
-#[cfg(feature = "cluster")]
-use datafusion::logical_expr::AggregateUDF;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use crate::model::Role;
-use cosine_similarity::CosineSimilarity;
 pub(crate) use embed::{Embed, vector, vectors};
+use embed_chunks::EmbedChunks;
 use embed_tokens::EmbedTokens;
 pub(crate) use flatten::Flatten;
 pub(crate) use literals::Literals;
@@ -54,7 +50,7 @@ pub(crate) use read_text::ReadText;
 pub(crate) use settings::Settings;
 use state_table::StateTable;
 pub(crate) use text::{TextColumn, literal_text};
-use vector::{VectorFunction, VectorOperators, VectorTotal, WithVectors};
+use vector::{Int8Ranges, VectorFunction, VectorOperators, VectorTotal, WithVectors};
 pub(crate) use vector::{WITH_OPERATORS, with_operators};
 #[cfg(feature = "cluster")]
 pub(crate) use written::{WrittenCall, WrittenFunction};
@@ -63,16 +59,16 @@ pub(crate) use written::{WrittenCall, WrittenFunction};
 pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<Vec<String>> {
     let mut functions: Vec<ScalarUDF> = Role::ALL.map(|role| Embed::new(role, settings.clone()).into()).into();
     functions.push(EmbedTokens::new(settings.clone()).into());
-    functions.push(CosineSimilarity::new().into());
+    functions.push(EmbedChunks::new(settings.clone()).into());
     functions.extend(VectorFunction::all().map(ScalarUDF::from));
     let mut replaced = Vec::new();
     for function in functions {
         let former = state.register_udf(Arc::new(function))?;
         replaced.extend(former.filter(|former| !is_ours(former)).map(|former| former.name().to_owned()));
     }
-    for function in [VectorTotal::average(), VectorTotal::sum()] {
-        let former = state.register_udaf(Arc::new(function.into()))?;
-        let others = former.filter(|former| !former.inner().is::<VectorTotal>());
+    for function in aggregates() {
+        let former = state.register_udaf(Arc::new(function))?;
+        let others = former.filter(|former| !former.inner().is::<VectorTotal>() && !former.inner().is::<Int8Ranges>());
         replaced.extend(others.map(|former| former.name().to_owned()));
     }
     let operators = VectorOperators::new(|name| state.udf(name))?;
@@ -87,15 +83,14 @@ pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<
     Ok(replaced)
 }
 
+/// Those that make one value of many vectors.
+fn aggregates() -> [AggregateUDF; 3] {
+    [VectorTotal::average().into(), VectorTotal::sum().into(), Int8Ranges::new().into()]
+}
+
 /// Lets `avg` and `sum` of a session take vectors.
 pub(crate) fn average_vectors(state: &mut SessionState) -> Result<()> {
-    for name in ["avg", "sum"] {
-        let usual = state.udaf(name)?;
-        if let Some(function) = WithVectors::of(usual) {
-            state.register_udaf(Arc::new(function.into()))?;
-        }
-    }
-    Ok(())
+    WithVectors::all().into_iter().try_for_each(|function| state.register_udaf(Arc::new(function.into())).map(|_| ()))
 }
 
 /// Whether a function is one of those.
@@ -107,12 +102,7 @@ pub(crate) fn takes_vectors_too(function: &AggregateUDF) -> bool {
 /// The one of a name.
 #[cfg(feature = "cluster")]
 pub(crate) fn average_vectors_as(name: &str) -> Option<AggregateUDF> {
-    let usual = match name {
-        "avg" => avg_udaf(),
-        "sum" => sum_udaf(),
-        _ => return None,
-    };
-    WithVectors::of(usual).map(AggregateUDF::from)
+    WithVectors::all().map(AggregateUDF::from).into_iter().find(|function| function.name() == name)
 }
 
 /// A function of vectors by its name.
@@ -121,18 +111,15 @@ pub(crate) fn vector_function_named(name: &str) -> Option<ScalarUDF> {
     VectorFunction::all().map(ScalarUDF::from).find(|function| function.name() == name)
 }
 
-/// One that makes a vector of many.
+/// One that makes one value of many.
 #[cfg(feature = "cluster")]
 pub(crate) fn aggregate_named(name: &str) -> Option<AggregateUDF> {
-    [VectorTotal::average(), VectorTotal::sum()]
-        .map(AggregateUDF::from)
-        .into_iter()
-        .find(|function| function.name() == name)
+    aggregates().into_iter().find(|function| function.name() == name)
 }
 
 fn is_ours(function: &ScalarUDF) -> bool {
     let inner = function.inner();
-    inner.is::<Embed>() || inner.is::<EmbedTokens>() || inner.is::<CosineSimilarity>() || inner.is::<VectorFunction>()
+    inner.is::<Embed>() || inner.is::<EmbedTokens>() || inner.is::<EmbedChunks>() || inner.is::<VectorFunction>()
 }
 
 fn is_our_table(function: &Arc<dyn TableFunctionImpl>) -> bool {

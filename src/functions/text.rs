@@ -36,13 +36,18 @@ fn check(function: &str, fields: &[FieldRef]) -> Result<()> {
     let (text, model) = match fields {
         [text] => (text, None),
         [text, model] => (text, Some(model)),
-        _ => return plan_err!("{function} takes a text and optionally a model name, got {} arguments", fields.len()),
-    };
-    match (text.data_type(), model.map(|model| model.data_type())) {
-        (other, _) if !is_text(other) => {
-            plan_err!("{function}: argument 1 is {other}, not text; cast it, as in {function}(CAST(x AS VARCHAR))")
+        [] => return plan_err!("{function} takes a text and optionally a model name, got 0 arguments"),
+        _ => {
+            return plan_err!(
+                "{function} takes a text and optionally a model name, got {} arguments; {}",
+                fields.len(),
+                joined(function, fields)
+            );
         }
-        (_, Some(other)) if !is_text(other) => plan_err!(
+    };
+    check_text(function, text.data_type())?;
+    match model.map(|model| model.data_type()) {
+        Some(other) if !is_text(other) => plan_err!(
             "{function}: argument 2 is {other}, not the name of a model; write it as a literal, as in \
              {function}(x, 'owner/name')"
         ),
@@ -50,7 +55,24 @@ fn check(function: &str, fields: &[FieldRef]) -> Result<()> {
     }
 }
 
-fn is_text(data_type: &DataType) -> bool {
+/// What was meant by several columns.
+fn joined(function: &str, fields: &[FieldRef]) -> String {
+    let is_plain =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+    let names = if names.iter().all(|name| is_plain(name)) { names } else { vec!["a", "b"] };
+    format!("one text of several columns is {function}(concat_ws(' ', {}))", names.join(", "))
+}
+
+/// Refuses a first argument that is no text.
+pub(super) fn check_text(function: &str, data_type: &DataType) -> Result<()> {
+    if is_text(data_type) {
+        return Ok(());
+    }
+    plan_err!("{function}: argument 1 is {data_type}, not text; cast it, as in {function}(CAST(x AS VARCHAR))")
+}
+
+pub(super) fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, values) => is_text(values),
@@ -63,8 +85,11 @@ pub(super) fn model_of<'a>(function: &str, args: &ReturnFieldArgs<'a>) -> Result
     check(function, args.arg_fields)?;
     match args.scalar_arguments.get(1) {
         None => Ok(None),
-        Some(Some(value)) => named(function, value).map(Some),
-        Some(None) => plan_err!("{function}: argument 2 must be a literal model name, because it decides the type"),
+        Some(Some(value)) => named(function, 2, value).map(Some),
+        Some(None) => plan_err!(
+            "{function}: argument 2 must be a literal model name, because it decides the type; {}",
+            joined(function, args.arg_fields)
+        ),
     }
 }
 
@@ -72,16 +97,16 @@ pub(super) fn model_of<'a>(function: &str, args: &ReturnFieldArgs<'a>) -> Result
 pub(super) fn model_argument<'a>(function: &str, args: &'a [ColumnarValue]) -> Result<Option<&'a str>> {
     match args.get(1) {
         None => Ok(None),
-        Some(ColumnarValue::Scalar(value)) => named(function, value).map(Some),
+        Some(ColumnarValue::Scalar(value)) => named(function, 2, value).map(Some),
         Some(ColumnarValue::Array(_)) => exec_err!("{function}: argument 2 must be a literal"),
     }
 }
 
-/// The name in a literal.
-fn named<'a>(function: &str, value: &'a ScalarValue) -> Result<&'a str> {
+/// The name in a literal, which is the argument of this number.
+pub(super) fn named<'a>(function: &str, number: usize, value: &'a ScalarValue) -> Result<&'a str> {
     match literal_text(value).map(str::trim) {
         Some(name) if !name.is_empty() => Ok(name),
-        _ => plan_err!("{function}: argument 2 must be the name of a model, got '{value}'"),
+        _ => plan_err!("{function}: argument {number} must be the name of a model, got '{value}'"),
     }
 }
 

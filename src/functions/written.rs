@@ -6,8 +6,8 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::ScalarUDF;
 
-use super::cosine_similarity::CosineSimilarity;
 use super::embed::Embed;
+use super::embed_chunks::EmbedChunks;
 use super::embed_tokens::EmbedTokens;
 use super::literals::Literals;
 use super::settings::Settings;
@@ -18,8 +18,8 @@ use crate::model::Role;
 #[derive(Debug)]
 pub(crate) enum WrittenFunction {
     Embed(WrittenCall),
+    EmbedChunks(WrittenCall),
     EmbedTokens(WrittenCall),
-    CosineSimilarity,
 }
 
 /// What decides what a function gives that asks a model.
@@ -34,7 +34,7 @@ pub(crate) struct WrittenCall {
 }
 
 impl WrittenFunction {
-    /// `None` for a function of somebody else.
+    /// `None` for one that its name is enough for, and for a function of somebody else.
     pub(crate) fn of(function: &ScalarUDF) -> Option<Self> {
         let inner = function.inner();
         if let Some(embed) = inner.downcast_ref::<Embed>() {
@@ -42,10 +42,11 @@ impl WrittenFunction {
             let literals = embed.literals().map(|literals| literals.all());
             return Some(Self::Embed(WrittenCall { literals, ..written }));
         }
-        if let Some(embed_tokens) = inner.downcast_ref::<EmbedTokens>() {
-            return Some(Self::EmbedTokens(WrittenCall::new(embed_tokens.settings(), Role::Plain)));
+        if let Some(embed_chunks) = inner.downcast_ref::<EmbedChunks>() {
+            return Some(Self::EmbedChunks(WrittenCall::new(embed_chunks.settings(), Role::Document)));
         }
-        inner.is::<CosineSimilarity>().then_some(Self::CosineSimilarity)
+        let embed_tokens = inner.downcast_ref::<EmbedTokens>()?;
+        Some(Self::EmbedTokens(WrittenCall::new(embed_tokens.settings(), Role::Plain)))
     }
 
     /// The function, with a session made anew: it runs in that of the configuration that it finds there.
@@ -58,10 +59,12 @@ impl WrittenFunction {
                     None => embed.into(),
                 }
             }
+            Self::EmbedChunks(WrittenCall { call, identities, .. }) => {
+                EmbedChunks::new(Settings::written(&call, identities)).into()
+            }
             Self::EmbedTokens(WrittenCall { call, identities, .. }) => {
                 EmbedTokens::new(Settings::written(&call, identities)).into()
             }
-            Self::CosineSimilarity => CosineSimilarity::new().into(),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! | `softmax.rs` | scores -> weights |
 //! | `team.rs` | threads that share the products of a lone text |
 //! | `rows.rs` | normalisation, exponentials, activation functions |
-//! | `vectors.rs` | sums over the places of vectors, for SQL |
+//! | `vectors.rs` | sums over the places of vectors, and their bytes, for SQL |
 
 mod attention;
 mod convert;
@@ -36,4 +36,4 @@ pub(crate) use path::Path;
 pub(crate) use rotary::Rotary;
 pub(crate) use rows::{Activation, Norm};
 pub(crate) use team::Team;
-pub(crate) use vectors::{Real, Sum, Widened, add_to_sum, sums};
+pub(crate) use vectors::{Real, Sum, Widened, add_to_sum, products, row_of, sums, to_bytes};

@@ -18,6 +18,7 @@
 //! | `tokenizer.rs` | text -> tokens |
 //! | `tokenizer_file.rs` | what a `tokenizer.json` may not say |
 //! | `pieces/` | where a long text can be cut before that |
+//! | `chunks.rs` | a long text in parts that the model reads whole |
 //! | `weights.rs` | safetensors -> f32 |
 //! | `parts.rs` | an encoder's parts, read from its weights |
 //! | `batch.rs` | the tokens of some texts: what one forward pass takes |
@@ -39,6 +40,7 @@ mod batch;
 #[cfg(feature = "candle")]
 mod candle;
 mod catalog;
+mod chunks;
 mod config;
 mod description;
 mod device;
@@ -70,6 +72,7 @@ pub(crate) use crate::kernels::Team;
 pub(crate) use backend::{BatchShape, Pass};
 pub(crate) use batch::FlatBatch;
 pub(crate) use catalog::{Found, find, loaded};
+pub(crate) use chunks::{Chunk, ChunkSize};
 pub(crate) use description::{Description, Role};
 pub(crate) use device::{kernel_path, resolved};
 pub(crate) use fingerprint::Fingerprint;

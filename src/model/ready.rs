@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::backend::{Backend, BatchShape, Pass};
 use super::batch::FlatBatch;
+use super::chunks::{Chunk, ChunkSize, Chunker};
 use super::description::{Description, Role};
 use super::encoder::Cpu;
 use super::head::Head;
@@ -105,6 +106,18 @@ impl Model {
     /// Number of tokens of `prompt + text` before truncation, special tokens counted.
     pub(crate) fn count_tokens(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
         guarded(&self.description.name, || self.tokenizer.count(prompt, text, allowance))
+    }
+
+    /// The chunks of a text, none of which is cut when it is tokenised after `prompt`.
+    pub(crate) fn chunks(
+        &self,
+        prompt: &str,
+        text: &str,
+        size: ChunkSize,
+        allowance: &Allowance<'_>,
+    ) -> Result<Vec<Chunk>> {
+        let size = ChunkSize { max_tokens: size.max_tokens.min(self.tokenizer.longest), ..size };
+        guarded(&self.description.name, || Chunker::new(&self.tokenizer, prompt, text, size, allowance)?.chunks())
     }
 
     /// Runs one model batch and gives `[texts, dimensions]`.

@@ -1,6 +1,5 @@
 //! Text -> tokens, with the model's `tokenizer.json`.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use parking_lot::Mutex;
@@ -12,7 +11,7 @@ use tokenizers::normalizers::{BertNormalizer, Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection};
 
 use super::description::Description;
-use super::pieces::{Allowance, Cuts};
+use super::pieces::{Allowance, Cuts, Short};
 use super::settings::{Letters, TokenizerSettings};
 use super::snapshot::Files;
 use super::tokenizer_file;
@@ -41,7 +40,7 @@ pub(crate) struct TextTokenizer {
     /// Tokens that the tokenizer adds to every text ([CLS] and [SEP]).
     pub(super) special: usize,
     /// Tokens to which the tokenizer itself cuts a text, whatever is asked for.
-    longest: usize,
+    pub(super) longest: usize,
     /// Which end of a long text goes.
     pub(super) direction: TruncationDirection,
     /// Whether a text may have no tokens at all.
@@ -150,7 +149,7 @@ impl TextTokenizer {
             let ids = self.read_until(prompt, text, enough, allowance)?;
             ids.into_iter().map(|id| (id, String::new(), (0, 0), None, 0)).collect()
         } else {
-            self.encode(prompt, text)?
+            self.encode(prompt, text, false)?
         };
         let max_tokens = max_tokens.min(self.longest);
         let full_length = encoding.len() + self.special;
@@ -181,7 +180,7 @@ impl TextTokenizer {
     /// Number of tokens of `prompt + text` before truncation, special tokens counted.
     pub(crate) fn count(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
         if !self.is_long(text) {
-            return Ok(self.encode(prompt, text)?.len() + self.special);
+            return Ok(self.encode(prompt, text, false)?.len() + self.special);
         }
         let (mut count, mut start) = (self.special, 0);
         while start < text.len() {
@@ -220,27 +219,59 @@ impl TextTokenizer {
         Ok(parts.concat())
     }
 
+    /// Where each token of a text ends, in bytes, special tokens left out: none before one that comes before it.
+    pub(super) fn ends(&self, text: &str, allowance: &Allowance<'_>) -> Result<Vec<usize>> {
+        let (mut ends, mut start, mut last) = (Vec::new(), 0, 0);
+        while start < text.len() {
+            let end = match self.is_long(text) {
+                true => self.cuts().at_or_after(text, start + self.piece, allowance)?,
+                false => text.len(),
+            };
+            let Read { encoding, known, short, start: first } =
+                self.read_piece("", text, start..end, true, allowance)?;
+            for &(_, token_end) in encoding.get_offsets().get(known..).unwrap_or_default() {
+                last = (first + short.end_in_text(token_end)).clamp(last, end);
+                ends.push(last);
+            }
+            start = end;
+        }
+        Ok(ends)
+    }
+
     /// Tokens of a piece of `prompt + text`. It begins and ends where the text can be cut.
     fn read(&self, prompt: &str, text: &str, piece: Range<usize>, allowance: &Allowance<'_>) -> Result<Vec<u32>> {
+        let Read { encoding, known, .. } = self.read_piece(prompt, text, piece, false, allowance)?;
+        Ok(encoding.get_ids().get(known..).unwrap_or_default().to_vec())
+    }
+
+    /// The same with what was read for it.
+    fn read_piece<'t>(
+        &self,
+        prompt: &str,
+        text: &'t str,
+        piece: Range<usize>,
+        has_offsets: bool,
+        allowance: &Allowance<'_>,
+    ) -> Result<Read<'t>> {
         allowance.check()?;
         // A text's beginning is special: a piece that is not one begins with the character before it, see `pieces.rs`.
         let before = text[..piece.start].chars().next_back().map_or(0, char::len_utf8);
         let start = piece.start - before;
-        let known = if before == 0 { 0 } else { self.encode("", &text[start..piece.start])?.len() };
+        let known = if before == 0 { 0 } else { self.encode("", &text[start..piece.start], false)?.len() };
         let prompt = if before == 0 { prompt } else { "" };
-        let mut read = Cow::Borrowed(&text[start..piece.end]);
+        let mut short = Short::whole(&text[start..piece.end]);
         let mut alone = None;
-        if self.is_long(&read) {
-            read = self.cuts().shortened(&text[start..piece.end]);
+        if self.is_long(&short.text) {
+            short = self.cuts().shortened(&text[start..piece.end]);
         }
-        if self.is_long(&read) {
-            self.afford(text, read.len(), allowance)?;
+        if self.is_long(&short.text) {
+            self.afford(text, short.text.len(), allowance)?;
             alone = Some(self.whole.lock());
             allowance.check()?;
         }
-        let encoding = self.encode(prompt, &read)?;
+        let encoding = self.encode(prompt, &short.text, has_offsets)?;
         drop(alone);
-        Ok(encoding.get_ids().get(known..).unwrap_or_default().to_vec())
+        Ok(Read { encoding, known, short, start })
     }
 
     /// Whether there is memory for what has to be read as a whole.
@@ -262,8 +293,8 @@ impl TextTokenizer {
         Err(Error::Limit { setting: "embed.memory", got: needed, limit: allowance.memory, message })
     }
 
-    /// Tokens without the special ones.
-    fn encode(&self, prompt: &str, text: &str) -> Result<tokenizers::Encoding> {
+    /// Tokens without the special ones, and where each of them stands, if that is asked for.
+    fn encode(&self, prompt: &str, text: &str, has_offsets: bool) -> Result<tokenizers::Encoding> {
         let joined;
         let input = if prompt.is_empty() {
             text
@@ -273,10 +304,22 @@ impl TextTokenizer {
         };
         #[cfg(test)]
         self.read.fetch_add(input.len(), Ordering::Relaxed);
-        self.tokenizer
-            .encode_fast(input, false)
-            .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
+        let encoding = match has_offsets {
+            true => self.tokenizer.encode(input, false),
+            false => self.tokenizer.encode_fast(input, false),
+        };
+        encoding.map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
     }
+}
+
+/// What the tokenizer made of a piece of a text.
+struct Read<'t> {
+    encoding: tokenizers::Encoding,
+    /// Tokens at its beginning that are those of the character before the piece.
+    known: usize,
+    /// What it read, and where in the text that begins.
+    short: Short<'t>,
+    start: usize,
 }
 
 /// The error for a model without `tokenizer.json`: older ones have their words elsewhere, from where it can be made.

@@ -354,7 +354,7 @@ enum Kind {
     #[prost(message, tag = "2")]
     EmbedTokens(FunctionCall),
     #[prost(message, tag = "3")]
-    CosineSimilarity(protobuf::EmptyMessage),
+    EmbedChunks(FunctionCall),
 }
 
 /// [`WrittenCall`]
@@ -386,8 +386,8 @@ impl From<WrittenFunction> for Function {
     fn from(function: WrittenFunction) -> Self {
         let kind = match function {
             WrittenFunction::Embed(call) => Kind::Embed(call.into()),
+            WrittenFunction::EmbedChunks(call) => Kind::EmbedChunks(call.into()),
             WrittenFunction::EmbedTokens(call) => Kind::EmbedTokens(call.into()),
-            WrittenFunction::CosineSimilarity => Kind::CosineSimilarity(protobuf::EmptyMessage {}),
         };
         Self { kind: Some(kind) }
     }
@@ -399,8 +399,8 @@ impl TryFrom<Function> for WrittenFunction {
     fn try_from(Function { kind }: Function) -> Result<Self> {
         Ok(match kind {
             Some(Kind::Embed(call)) => Self::Embed(call.try_into()?),
+            Some(Kind::EmbedChunks(call)) => Self::EmbedChunks(call.try_into()?),
             Some(Kind::EmbedTokens(call)) => Self::EmbedTokens(call.try_into()?),
-            Some(Kind::CosineSimilarity(_)) => Self::CosineSimilarity,
             None => return exec_err!("{BROKEN}: a function of no known kind"),
         })
     }

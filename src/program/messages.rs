@@ -18,7 +18,7 @@ use crate::files::{FileKind, expand_home};
 type Row = (&'static str, fn(&str) -> Option<String>);
 
 /// Messages that say what the engine did and not what is wrong, or not what to do about it.
-const REWORDED: [Row; 36] = [
+const REWORDED: [Row; 37] = [
     // datafusion, session_state.rs, and datafusion-sql, relation/mod.rs
     ("table 'datafusion.public.", missing_table),
     // datafusion, session_state.rs
@@ -39,7 +39,10 @@ const REWORDED: [Row; 36] = [
     // datafusion-sql, expr/substring.rs
     ("Substring without for/from is not valid", |_| says("substr takes a text, a start from 1 and perhaps a length")),
     // datafusion-sql, planner.rs
-    ("Unsupported SQL type ", |name| Some(format!("no type {name:?}"))),
+    ("Unsupported SQL type ", |name| {
+        let hint = if name.to_lowercase().contains("vec") { ": vector('[1,2]') makes a vector of a text" } else { "" };
+        Some(format!("no type {name:?}{hint}"))
+    }),
     // datafusion-sql, expr/function.rs
     ("Invalid function '", no_such_function),
     // datafusion, session_state.rs, and datafusion-physical-expr, planner.rs
@@ -51,6 +54,10 @@ const REWORDED: [Row; 36] = [
     }),
     ("Physical plan does not support logical expression AggregateFunction", |_| {
         says("an aggregate function cannot stand here: compute it in an inner query")
+    }),
+    // datafusion-physical-expr, aggregate.rs
+    ("Aggregate can not be used as a sliding accumulator because `retract_batch` is not implemented", |_| {
+        says("this aggregate function cannot take rows off again: begin the window with UNBOUNDED PRECEDING")
     }),
     // datafusion-sql, utils.rs and select.rs
     ("Column in ", not_grouped),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{EncoderOptions, LineDelimited, WriterBuilder, make_encoder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -13,6 +14,7 @@ use datafusion::config::FormatOptions as Settings;
 use super::failure::Failure;
 use super::screen::Screen;
 use super::table::Table;
+use crate::files::is_vector;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -292,12 +294,15 @@ fn with_columns(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// Each value as JSON text, with floats in the shortest form that reads back to the same bits.
+/// Each value as JSON text, with floats in the shortest form that reads back to the same bits; NaN and infinities of vectors, which JSON
+/// lacks, as in other columns.
 fn json_column(field: &Arc<Field>, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = EncoderOptions::default().with_explicit_nulls(true);
     let Ok(mut encoder) = make_encoder(field, column, &options) else {
         return text_column(column);
     };
+    let display = FormatOptions::new().with_null("null");
+    let display = ArrayFormatter::try_new(column, &display)?;
     let mut text = StringBuilder::new();
     let mut cell = Vec::new();
     for row in 0..column.len() {
@@ -305,11 +310,31 @@ fn json_column(field: &Arc<Field>, column: &ArrayRef) -> Result<ArrayRef, ArrowE
             text.append_null();
             continue;
         }
+        if vector(column, row).is_some_and(|numbers| has_none_in_json(&numbers)) {
+            text.append_value(display.value(row).to_string().replace(", ", ","));
+            continue;
+        }
         cell.clear();
         encoder.encode(row, &mut cell);
         text.append_value(String::from_utf8_lossy(&cell));
     }
     Ok(Arc::new(text.finish()))
+}
+
+/// The numbers of a vector; `None` for a value that is none.
+fn vector(column: &ArrayRef, row: usize) -> Option<ArrayRef> {
+    match column.data_type() {
+        other if !is_vector(other) => None,
+        DataType::FixedSizeList(_, _) => Some(column.as_fixed_size_list().value(row)),
+        DataType::LargeList(_) => Some(column.as_list::<i64>().value(row)),
+        _ => Some(column.as_list::<i32>().value(row)),
+    }
+}
+
+/// Whether a NaN or an infinity is among some numbers.
+fn has_none_in_json(numbers: &ArrayRef) -> bool {
+    let numbers = cast(numbers, &DataType::Float64);
+    numbers.is_ok_and(|numbers| numbers.as_primitive::<Float64Type>().iter().flatten().any(|x| !x.is_finite()))
 }
 
 /// Each value as arrow displays it: for the few types that JSON has no encoder for.
@@ -368,6 +393,17 @@ mod tests {
         let back: Vec<f32> = serde_json::from_str(field.expect("a quoted field")).expect("a JSON array");
         assert_eq!(back, values);
         assert_eq!(text.lines().nth(2), Some("1,"));
+    }
+
+    #[test]
+    fn a_vector_has_numbers_that_json_lacks() {
+        let mut list = datafusion::arrow::array::ListBuilder::new(datafusion::arrow::array::Float32Builder::new());
+        list.append_value([Some(f32::NAN), Some(f32::NEG_INFINITY), None, Some(0.5)]);
+        list.append_value([Some(0.5)]);
+        let batch = RecordBatch::try_from_iter([("v", Arc::new(list.finish()) as ArrayRef)]).expect("a batch");
+        let text = print(Format::Csv, std::slice::from_ref(&batch));
+        assert_eq!(text, "v\n\"[NaN,-inf,null,0.5]\"\n[0.5]\n");
+        assert_eq!(print(Format::Ndjson, &[batch]), "{\"v\":[null,null,null,0.5]}\n{\"v\":[0.5]}\n");
     }
 
     #[test]

@@ -60,14 +60,15 @@ async fn wrong_arguments() {
         fails(&ctx, &call("arrow_cast(1, 'Dictionary(Int32, Int64)')"), &["argument 1 is Dictionary(Int32, Int64)"])
             .await;
         fails(&ctx, &call(""), &[start, "takes a text and optionally a model name, got 0 arguments"]).await;
-        fails(&ctx, &call("'a', 'b', 'c'"), &[start, "got 3 arguments"]).await;
+        fails(&ctx, &call("'a', 'b', 'c'"), &[start, "got 3 arguments", "concat_ws(' ', a, b)"]).await;
         fails(&ctx, &call("'a', 42"), &[start, "argument 2 is Int64, not the name of a model", "'owner/name'"]).await;
         fails(&ctx, &call("'a', NULL"), &[start, "argument 2 is Null, not the name of a model"]).await;
         for name in ["''", "'  '", "CAST(NULL AS VARCHAR)"] {
             fails(&ctx, &call(&format!("'a', {name}")), &[start, "argument 2 must be", "model"]).await;
         }
         let column = format!("SELECT {function}(body, title) FROM 'sql/docs.parquet'");
-        fails(&ctx, &column, &[start, "argument 2 must be a literal model name", "decides the type"]).await;
+        let joined = format!("one text of several columns is {function}(concat_ws(' ', body, title))");
+        fails(&ctx, &column, &[start, "argument 2 must be a literal model name", "decides the type", &joined]).await;
     }
     fails(&ctx, "SELECT * FROM embed_models(1)", &["embed_models takes no arguments, got 1"]).await;
 }
@@ -76,9 +77,9 @@ async fn wrong_arguments() {
 async fn wrong_vectors() {
     let ctx = session(2, 8192);
     for (arguments, part) in [
-        ("", "takes two vectors, got 0 arguments"),
-        ("[1]", "takes two vectors, got 1 arguments"),
-        ("[1], [1], [1]", "takes two vectors, got 3 arguments"),
+        ("", "cosine_similarity(a, b) got 0 arguments"),
+        ("[1]", "cosine_similarity(a, b) got 1 arguments"),
+        ("[1], [1], [1]", "cosine_similarity(a, b) got 3 arguments"),
         ("'a', [1]", "argument 1 is Utf8, not a list of numbers"),
         ("[1], 2", "argument 2 is Int64, not a list of numbers"),
         ("[1], ['a']", "argument 2 is List"),
@@ -459,7 +460,7 @@ fn column(batches: &[RecordBatch], name: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn documentation_is_where_people_look_for_it() {
     let ctx = session(2, 8192);
-    let functions = ["cosine_similarity", "embed", "embed_document", "embed_query", "embed_tokens"];
+    let functions = ["cosine_similarity", "embed", "embed_chunks", "embed_document", "embed_query", "embed_tokens"];
     let names = functions.map(|name| format!("'{name}'")).join(", ");
     let routines = format!(
         "SELECT DISTINCT routine_name, description, syntax_example FROM information_schema.routines \

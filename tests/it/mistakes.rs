@@ -13,7 +13,7 @@ const TABLES: &str = "CREATE TABLE t (id BIGINT, name VARCHAR, v DOUBLE[]) AS VA
 type Mistake = (&'static str, &'static str, &'static str);
 
 /// The most frequent ones. DataFusion's own texts are in `messages.rs`.
-const MISTAKES: [Mistake; 62] = [
+const MISTAKES: [Mistake; 64] = [
     // Names.
     ("SELECT nam FROM t", "no column \"nam\"; did you mean \"name\"? (columns: id, name, v)", "nam FROM"),
     ("SELECT zzz FROM t", "no column \"zzz\" (columns: id, name, v)", "zzz FROM"),
@@ -66,6 +66,12 @@ const MISTAKES: [Mistake; 62] = [
     ("SELECT upper() FROM t", "no function upper(); there is upper(String)", ""),
     ("SELECT substr(name) FROM t", "substr takes a text, a start from 1 and perhaps a length", ""),
     ("SELECT 1::nosuch", "no type \"nosuch\"", ""),
+    (
+        "SELECT int8_ranges([1.0]) OVER (ORDER BY id ROWS 1 PRECEDING) FROM t",
+        "this aggregate function cannot take rows off again: begin the window with UNBOUNDED PRECEDING",
+        "",
+    ),
+    ("SELECT '[1]'::vector", "no type \"vector\": vector('[1,2]') makes a vector of a text", ""),
     ("SELECT CAST('abc' AS BIGINT)", "'abc' is no Int64 (TRY_CAST gives NULL where a text is none)", ""),
     ("SELECT CAST(name AS INT) FROM t", "'a' is no Int32 (TRY_CAST gives NULL where a text is none)", ""),
     ("SELECT id FROM t WHERE id = 'abc'", "'abc' is no Int64 (TRY_CAST gives NULL where a text is none)", ""),

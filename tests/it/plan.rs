@@ -342,10 +342,11 @@ async fn explain_analyze_shows_what_was_done() {
         "tokens=".to_owned(),
         "tokenize_time=".to_owned(),
         "encode_time=".to_owned(),
-        "wait_time=".to_owned(),
     ] {
         assert!(line.contains(&part), "{part} not in {line}");
     }
+    // Whether anything waited is up to the machine; that nothing did is no nanosecond.
+    assert!(!line.contains("=1ns"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Constraints, DFSchema, Statistics, project_schema};
@@ -112,6 +112,11 @@ impl Files {
     }
 }
 
+/// Bytes of vectors in a batch, and the fewest rows of one: measured with 300 000 vectors of 384 floats, of which batches of 512 to 1024
+/// take 0.78 of the time that batches of 8192 take.
+const VECTOR_BYTES: usize = 3 << 19;
+const LEAST_ROWS: usize = 256;
+
 #[async_trait]
 impl TableProvider for Files {
     fn schema(&self) -> SchemaRef {
@@ -164,6 +169,7 @@ impl TableProvider for Files {
             .with_statistics(known)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
+            .with_batch_size(batch_size(&schema, projection, state.config().batch_size()))
             // Said, it stays so.
             .with_output_partitioning(is_few.then_some(Partitioning::UnknownPartitioning(1)))
             .with_output_ordering(orderings)
@@ -182,6 +188,24 @@ impl TableProvider for Files {
         insert_op: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.written.insert_into(state, input, insert_op).await
+    }
+}
+
+/// Rows of a batch of which the vectors stay in a processor's cache while they are read and compared; `None` where there are none, or
+/// they are short.
+fn batch_size(schema: &Schema, projection: Option<&Vec<usize>>, most: usize) -> Option<usize> {
+    let is_read = |index: &usize| projection.is_none_or(|projection| projection.contains(index));
+    let columns = (0..schema.fields().len()).filter(is_read).map(|index| schema.field(index).data_type());
+    let bytes: usize = columns.map(vector_bytes).sum();
+    let rows = VECTOR_BYTES.checked_div(bytes)?.max(LEAST_ROWS);
+    (rows < most).then_some(rows)
+}
+
+/// Bytes of a vector of a fixed length; 0 of anything else.
+fn vector_bytes(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::FixedSizeList(item, length) => *length as usize * item.data_type().primitive_width().unwrap_or(0),
+        _ => 0,
     }
 }
 

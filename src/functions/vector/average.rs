@@ -172,23 +172,24 @@ impl Total {
 }
 
 impl Totals {
-    /// Calls `take` with each vector that counts, in the numbers that it is computed in.
+    /// Calls `take` with each vector of some rows that counts, in the numbers that it is computed in.
     fn each(
         &mut self,
         column: &ArrayRef,
+        rows: impl Iterator<Item = usize>,
         mut take: impl FnMut(&mut Self, usize, Numbers<'_>) -> Result<()>,
     ) -> Result<()> {
         let is_double = Kind::of(column.data_type()).is_some_and(|kind| kind.is_double());
         if is_double {
             let vectors = Vectors::<Float64Type>::of_column(column)?;
-            for row in 0..column.len() {
+            for row in rows {
                 if let Some(vector) = vectors.get(row)? {
                     take(self, row, Numbers::Double(vector))?;
                 }
             }
         } else {
             let vectors = Vectors::<Float32Type>::of_column(column)?;
-            for row in 0..column.len() {
+            for row in rows {
                 if let Some(vector) = vectors.get(row)? {
                     take(self, row, Numbers::Single(vector))?;
                 }
@@ -197,11 +198,15 @@ impl Totals {
         Ok(())
     }
 
-    fn add(&mut self, column: &ArrayRef, group_of: impl Fn(usize) -> Option<usize>) -> Result<()> {
+    fn add(
+        &mut self,
+        column: &ArrayRef,
+        rows: impl Iterator<Item = usize>,
+        group_of: impl Fn(usize) -> usize,
+    ) -> Result<()> {
         let path = Path::chosen()?;
-        self.each(column, |totals, row, vector| {
-            let Some(group) = group_of(row) else { return Ok(()) };
-            let total = &mut totals.groups[group];
+        self.each(column, rows, |totals, row, vector| {
+            let total = &mut totals.groups[group_of(row)];
             vector.add_to(path, total.sum_for(&totals.name, vector.len())?);
             total.count += 1;
             Ok(())
@@ -212,7 +217,7 @@ impl Totals {
     fn merge(&mut self, states: &[ArrayRef], group_of: impl Fn(usize) -> usize) -> Result<()> {
         let path = Path::chosen()?;
         let counts = states[1].as_primitive::<UInt64Type>().clone();
-        self.each(&states[0], |totals, row, vector| {
+        self.each(&states[0], 0..counts.len(), |totals, row, vector| {
             let count = counts.value(row);
             if count > 0 {
                 let total = &mut totals.groups[group_of(row)];
@@ -285,8 +290,8 @@ impl GroupsAccumulator for Totals {
         total_num_groups: usize,
     ) -> Result<()> {
         self.groups.resize_with(total_num_groups, Total::default);
-        let counts = |row: usize| opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-        self.add(&values[0], |row| counts(row).then(|| group_indices[row]))
+        let counts = |row: &usize| opt_filter.is_none_or(|filter| filter.is_valid(*row) && filter.value(*row));
+        self.add(&values[0], (0..values[0].len()).filter(counts), |row| group_indices[row])
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
@@ -334,7 +339,7 @@ impl One {
 impl Accumulator for One {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.total();
-        self.totals.add(&values[0], |_| Some(0))
+        self.totals.add(&values[0], 0..values[0].len(), |_| 0)
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -358,7 +363,7 @@ impl Accumulator for One {
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.total();
-        self.totals.each(&values[0], |totals, _, vector| {
+        self.totals.each(&values[0], 0..values[0].len(), |totals, _, vector| {
             let total = &mut totals.groups[0];
             let sum = total.sum_for(&totals.name, vector.len())?;
             sum.iter_mut().zip(vector.widened()).for_each(|(sum, x)| *sum -= x);
@@ -383,7 +388,7 @@ struct Distinct {
 impl Distinct {
     fn see(&mut self, column: &ArrayRef) -> Result<()> {
         let seen = &mut self.seen;
-        self.totals.each(column, |_, _, vector| {
+        self.totals.each(column, 0..column.len(), |_, _, vector| {
             seen.insert(vector.widened().into_iter().map(|x| (x + 0.0).to_bits()).collect());
             Ok(())
         })

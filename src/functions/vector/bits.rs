@@ -1,15 +1,14 @@
-//! Binary vectors: lists of bytes whose bits are the places, eight to a byte, the first in the highest bit.
+//! Distances of binary vectors: lists of bytes whose bits are the places, as `quantize.rs` makes them.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, ArrowPrimitiveType, Float32Array};
-use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, UInt8Type};
+use datafusion::arrow::array::{ArrayRef, Float32Array};
+use datafusion::arrow::datatypes::{DataType, UInt8Type};
 use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 
-use super::lists::{Kind, List, Made, Vectors};
-use crate::kernels::Real;
+use super::lists::{Kind, List, Vectors};
 
 /// What is measured between two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,38 +60,6 @@ fn ones(a: &[u8], b: &[u8], join: impl Fn(u64, u64) -> u64) -> u32 {
     whole.sum::<u32>() + rest.sum::<u32>()
 }
 
-/// The binary vectors of vectors: a bit is set where a number is above 0.
-pub(super) fn quantized_kind(kind: &Kind) -> Kind {
-    let list = match kind.list {
-        List::Fixed(length) => List::Fixed((length + 7) / 8),
-        other => other,
-    };
-    Kind { list, ..kind.with_numbers(DataType::UInt8) }
-}
-
-pub(super) fn quantized(vectors: &ColumnarValue, kind: &Kind, made: &Kind, rows: usize) -> Result<ArrayRef> {
-    if kind.is_double() {
-        packed::<Float64Type>(vectors, made, rows)
-    } else {
-        packed::<Float32Type>(vectors, made, rows)
-    }
-}
-
-fn packed<T: ArrowPrimitiveType<Native: Real>>(vectors: &ColumnarValue, made: &Kind, rows: usize) -> Result<ArrayRef> {
-    let (vectors, zero) = (Vectors::<T>::of_argument(vectors)?, T::Native::default());
-    Made::<UInt8Type>::new(made.clone(), rows).filled(rows, |row, bytes| {
-        let Some(vector) = vectors.get(row)? else { return Ok(false) };
-        bytes.extend(pack(vector.iter().map(|&x| x > zero)));
-        Ok(true)
-    })
-}
-
-fn pack(bits: impl ExactSizeIterator<Item = bool>) -> Vec<u8> {
-    let mut bytes = vec![0; bits.len().div_ceil(8)];
-    bits.enumerate().for_each(|(place, bit)| bytes[place / 8] |= u8::from(bit) << (7 - place % 8));
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -110,12 +77,5 @@ mod tests {
             let (both, either) = (count(|(x, y)| x & y == 1), count(|(x, y)| x | y == 1));
             prop_assert_eq!(BitDistance::Jaccard.of(&a, &b), if both == 0.0 { 1.0 } else { 1.0 - both / either });
         }
-    }
-
-    #[test]
-    fn the_first_place_is_the_highest_bit() {
-        let bits = [true, false, false, false, false, false, false, true, true];
-        assert_eq!(pack(bits.into_iter()), [0b1000_0001, 0b1000_0000]);
-        assert_eq!(pack([].into_iter()), [0u8; 0]);
     }
 }

@@ -3,8 +3,10 @@
 //! | file | what |
 //! |---|---|
 //! | `arithmetic.rs` | vectors to vectors: `vector_add`, `vector_sub`, `vector_mul`, `vector_scale`, `vector_normalize`, `vector_slice` |
-//! | `measures.rs` | vectors to numbers: `l1_distance`, `l2_distance`, `negative_inner_product`, `vector_norm` |
-//! | `bits.rs` | binary vectors: `quantize_binary`, `hamming_distance`, `jaccard_distance` |
+//! | `measures.rs` | vectors to numbers: `l1_distance`, `l2_distance`, `negative_inner_product`, `cosine_similarity`, `vector_norm` |
+//! | `quantize.rs` | vectors to smaller ones: `quantize_int8`, `quantize_binary` |
+//! | `ranges.rs` | many vectors to the ranges that this takes: `int8_ranges` |
+//! | `bits.rs` | binary vectors to numbers: `hamming_distance`, `jaccard_distance` |
 //! | `text.rs` | `vector('[1,2,3]')` and `vector_text` |
 //! | `average.rs` | many vectors to one: `vector_avg`, `vector_sum` |
 //! | `dialect.rs` | how their operators are read |
@@ -20,6 +22,8 @@ mod lists;
 mod measures;
 mod operators;
 mod overloads;
+mod quantize;
+mod ranges;
 mod text;
 
 use std::sync::{Arc, LazyLock};
@@ -40,6 +44,8 @@ use self::lists::Kind;
 use self::measures::Measure;
 pub(super) use self::operators::VectorOperators;
 pub(super) use self::overloads::WithVectors;
+use self::quantize::Quantize;
+pub(super) use self::ranges::Int8Ranges;
 
 /// One of the functions.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -53,7 +59,7 @@ enum Body {
     Measure(Measure),
     Arithmetic(Arithmetic),
     BitDistance(BitDistance),
-    QuantizeBinary,
+    Quantize(Quantize),
     Read,
     Write,
 }
@@ -64,7 +70,10 @@ enum Argument {
     Vector,
     /// A vector of bits.
     Bits,
+    /// Two vectors, the ends of the range of each place.
+    Ranges,
     Number,
+    /// A text of a vector, or a vector.
     Text,
 }
 
@@ -81,7 +90,7 @@ const PAIR: &[(&str, Argument)] = &[("a", Argument::Vector), ("b", Argument::Vec
 
 const BITS: &[(&str, Argument)] = &[("a", Argument::Bits), ("b", Argument::Bits)];
 
-const FUNCTIONS: [Row; 15] = [
+const FUNCTIONS: [Row; 17] = [
     Row {
         body: Body::Arithmetic(Arithmetic::Add),
         name: "vector_add",
@@ -155,7 +164,23 @@ const FUNCTIONS: [Row; 15] = [
         example: "SELECT negative_inner_product(vector('[1,2]'), vector('[3,4]')); -- -11.0",
     },
     Row {
-        body: Body::QuantizeBinary,
+        body: Body::Measure(Measure::CosineSimilarity),
+        name: "cosine_similarity",
+        arguments: PAIR,
+        description: "The cosine of the angle between two vectors, from -1 to 1, in Float32; a vector of zeros gives 0. Less it, 1 is \
+                      `<=>` of pgvector.",
+        example: "SELECT cosine_similarity(vector('[3,4]'), vector('[4,3]')); -- 0.96",
+    },
+    Row {
+        body: Body::Quantize(Quantize::Int8),
+        name: "quantize_int8",
+        arguments: &[("vector", Argument::Vector), ("ranges", Argument::Ranges)],
+        description: "A vector in bytes: where each number lies between the minimum and the maximum of its place, as Int8 from -128 to \
+                      127. What lies outside is one of the two; NaN is the minimum (`int8` of sentence-transformers).",
+        example: "SELECT quantize_int8(vector('[0,0.5,9]'), [[0,0,0], [1,1,1]]); -- [-128, -1, 127]",
+    },
+    Row {
+        body: Body::Quantize(Quantize::Binary),
         name: "quantize_binary",
         arguments: &[("vector", Argument::Vector)],
         description: "A vector in bits, which are set where a number is above 0: eight to a UInt8, the first in the highest bit, the last \
@@ -181,7 +206,7 @@ const FUNCTIONS: [Row; 15] = [
         body: Body::Read,
         name: "vector",
         arguments: &[("text", Argument::Text)],
-        description: "The vector of a text such as '[1, 2.5, 3]', a list of Float32.",
+        description: "The vector of a text such as '[1, 2.5, 3]', a list of Float32; a vector stays what it is.",
         example: "SELECT vector('[1, 2.5]'); -- [1.0, 2.5]",
     },
     Row {
@@ -223,7 +248,11 @@ impl VectorFunction {
         let mut kinds = Vec::new();
         for (number, (data_type, (_, argument))) in types.iter().zip(*arguments).enumerate() {
             if !argument.takes(data_type) {
-                return plan_err!("{name}: argument {} is {data_type}, not {}", number + 1, argument.what());
+                let hint = match argument {
+                    Argument::Vector if data_type.is_string() => "; vector('[1,2]') makes one of a text",
+                    _ => "",
+                };
+                return plan_err!("{name}: argument {} is {data_type}, not {}{hint}", number + 1, argument.what());
             }
             kinds.extend(Kind::of(data_type));
         }
@@ -236,8 +265,8 @@ impl VectorFunction {
             Body::Measure(measure) => measure.return_type(&kinds),
             Body::Arithmetic(arithmetic) => Ok(arithmetic.return_kind(&kinds, scalars)?.data_type()),
             Body::BitDistance(_) => BitDistance::return_type(&kinds),
-            Body::QuantizeBinary => Ok(bits::quantized_kind(&kinds[0]).data_type()),
-            Body::Read => Ok(text::kind().data_type()),
+            Body::Quantize(quantize) => Ok(quantize.return_kind(&kinds[0], types)?.data_type()),
+            Body::Read => Ok(kinds.first().map_or_else(text::kind, Kind::clone).data_type()),
             Body::Write => Ok(DataType::Utf8),
         }
     }
@@ -247,11 +276,12 @@ impl VectorFunction {
         let kinds = self.kinds(&types)?;
         let made = Kind::of(return_type);
         let column = match (self.body, made, kinds.first()) {
-            (Body::Measure(measure), ..) => measure.column(args, return_type, rows),
+            (Body::Measure(measure), ..) => measure.column(args, &kinds, rows),
             (Body::Arithmetic(arithmetic), Some(made), _) => arithmetic.column(args, &kinds, &made, rows),
             (Body::BitDistance(distance), ..) => distance.column(args, rows),
-            (Body::QuantizeBinary, Some(made), Some(kind)) => bits::quantized(&args[0], kind, &made, rows),
-            (Body::Read, Some(made), _) => text::read(&args[0], &made, rows),
+            (Body::Quantize(quantize), Some(made), Some(kind)) => quantize.column(args, kind, &made, rows),
+            (Body::Read, _, Some(_)) => args[0].to_array(rows),
+            (Body::Read, Some(made), None) => text::read(&args[0], &made, rows),
             (Body::Write, _, Some(kind)) => text::write(&args[0], kind, rows),
             _ => return internal_err!("{} gives no {return_type}", self.row().name),
         };
@@ -264,8 +294,9 @@ impl Argument {
         match self {
             Self::Vector => Kind::of(data_type).is_some(),
             Self::Bits => Kind::of(data_type).is_some_and(|kind| *kind.item.data_type() == DataType::UInt8),
+            Self::Ranges => ranges::kind_of(data_type).is_some(),
             Self::Number => data_type.is_numeric() || data_type.is_null(),
-            Self::Text => data_type.is_string() || data_type.is_null(),
+            Self::Text => data_type.is_string() || data_type.is_null() || Kind::of(data_type).is_some(),
         }
     }
 
@@ -273,6 +304,7 @@ impl Argument {
         match self {
             Self::Vector => "a list of numbers",
             Self::Bits => "a binary vector, which is a list of UInt8",
+            Self::Ranges => "a list of two lists of numbers, the minimums and the maximums (int8_ranges gives one)",
             Self::Number => "a number",
             Self::Text => "a text",
         }
@@ -282,6 +314,7 @@ impl Argument {
         match self {
             Self::Vector => DataType::new_list(DataType::Float32, true),
             Self::Bits => DataType::new_list(DataType::UInt8, true),
+            Self::Ranges => DataType::new_list(Self::Vector.example(), true),
             Self::Number => DataType::Float64,
             Self::Text => DataType::Utf8,
         }

@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{ExprSchemable, ScalarUDF, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, lit};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::lists::Kind;
@@ -20,6 +20,7 @@ pub(crate) struct VectorOperators {
     cosine_similarity: Arc<ScalarUDF>,
     hamming_distance: Arc<ScalarUDF>,
     jaccard_distance: Arc<ScalarUDF>,
+    vector: Arc<ScalarUDF>,
 }
 
 impl VectorOperators {
@@ -32,6 +33,7 @@ impl VectorOperators {
             cosine_similarity: function("cosine_similarity")?,
             hamming_distance: function("hamming_distance")?,
             jaccard_distance: function("jaccard_distance")?,
+            vector: function("vector")?,
         })
     }
 }
@@ -45,7 +47,10 @@ impl ExprPlanner for VectorOperators {
             BinaryOperator::Spaceship => "<=>",
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        let RawBinaryExpr { left, right, .. } = &expr;
+        // In PostgreSQL a literal beside a vector is one.
+        let are_bits = matches!(name, "<~>" | "<%>");
+        let left = self.read(&expr.left, !are_bits && is_vector(&expr.right.get_type(schema)?));
+        let right = self.read(&expr.right, !are_bits && is_vector(&expr.left.get_type(schema)?));
         // Of other types `<=>` is DataFusion's, and the others are nobody's.
         if name == "<=>" && !(is_vector(&left.get_type(schema)?) && is_vector(&right.get_type(schema)?)) {
             return Ok(PlannerResult::Original(expr));
@@ -60,6 +65,18 @@ impl ExprPlanner for VectorOperators {
             "<=>" => lit(1.0f32) - self.cosine_similarity.call(pair()),
             _ => return Ok(PlannerResult::Original(expr)),
         }))
+    }
+}
+
+impl VectorOperators {
+    /// One side of an operator: a literal text beside a vector is read as one, and so is a parameter, which may be a text.
+    fn read(&self, side: &Expr, is_beside_vector: bool) -> Expr {
+        let is_read = match side {
+            Expr::Literal(value, _) => value.data_type().is_string(),
+            Expr::Placeholder(_) => true,
+            _ => false,
+        };
+        if is_read && is_beside_vector { self.vector.call(vec![side.clone()]) } else { side.clone() }
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::Result;
+use datafusion::functions_aggregate::average::avg_udaf;
+use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
@@ -25,18 +27,15 @@ pub(crate) struct WithVectors {
 }
 
 impl WithVectors {
-    /// `None` for a function that vectors have nothing of.
-    pub(crate) fn of(usual: Arc<AggregateUDF>) -> Option<Self> {
-        let of_vectors = match usual.name() {
-            "avg" => VectorTotal::average(),
-            "sum" => VectorTotal::sum(),
-            _ => return None,
-        };
-        let usual_signature = usual.signature();
-        // Where a call fits neither, the usual one has the say.
-        let kinds = vec![TypeSignature::UserDefined, usual_signature.type_signature.clone()];
-        let signature = Signature::one_of(kinds, usual_signature.volatility);
-        Some(Self { usual, of_vectors, signature })
+    /// Those that there are.
+    pub(crate) fn all() -> [Self; 2] {
+        [(avg_udaf(), VectorTotal::average()), (sum_udaf(), VectorTotal::sum())].map(|(usual, of_vectors)| {
+            let usual_signature = usual.signature();
+            // Where a call fits neither, the usual one has the say.
+            let kinds = vec![TypeSignature::UserDefined, usual_signature.type_signature.clone()];
+            let signature = Signature::one_of(kinds, usual_signature.volatility);
+            Self { usual, of_vectors, signature }
+        })
     }
 
     /// The function for arguments of these types.

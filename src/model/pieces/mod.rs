@@ -135,6 +135,30 @@ struct Shortened {
     tail: usize,
 }
 
+/// A text without what changes none of its tokens.
+pub(super) struct Short<'t> {
+    pub(super) text: Cow<'t, str>,
+    /// Where something was left out, and where the text goes on after it.
+    gaps: Vec<(usize, usize)>,
+}
+
+impl<'t> Short<'t> {
+    pub(super) fn whole(text: &'t str) -> Self {
+        Self { text: Cow::Borrowed(text), gaps: Vec::new() }
+    }
+
+    /// Where in the text something ends that ends here.
+    pub(super) fn end_in_text(&self, end: usize) -> usize {
+        match self.gaps.partition_point(|&(gap, _)| gap < end) {
+            0 => end,
+            number => {
+                let (gap, text) = self.gaps[number - 1];
+                text + end - gap
+            }
+        }
+    }
+}
+
 /// Whether BERT's normalizer puts blanks around ideographs.
 type Ideographs = bool;
 
@@ -200,11 +224,11 @@ impl Cuts {
 
     /// The same tokens with less to read: BERT's blanks only part words, and WordPiece makes one unknown token of a word beyond
     /// its limit, however long, where no run of ASCII letters and digits is parted.
-    pub(super) fn shortened<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub(super) fn shortened<'t>(&self, text: &'t str) -> Short<'t> {
         if self.bert.is_none() {
-            return Cow::Borrowed(text);
+            return Short::whole(text);
         }
-        let (mut short, mut copied, mut at) = (String::new(), 0, 0);
+        let (mut short, mut gaps, mut copied, mut at) = (String::new(), Vec::new(), 0, 0);
         while at < text.len() {
             let rest = &text.as_bytes()[at..];
             let blanks = rest.iter().take_while(|&&byte| is_blank(char::from(byte))).count();
@@ -216,11 +240,12 @@ impl Cuts {
             if !left_out.is_empty() {
                 short.push_str(&text[copied..at + left_out.start]);
                 copied = at + left_out.end;
+                gaps.push((short.len(), copied));
             }
             at += blanks.max(word).max(1);
         }
         short.push_str(&text[copied..]);
-        Cow::Owned(short)
+        Short { text: Cow::Owned(short), gaps }
     }
 
     /// The first good place at `from` or behind it, or the end of the text.
@@ -545,4 +570,4 @@ fn byte_character(c: char, index: usize) -> char {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -20,7 +20,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn load(model: &str) -> TextTokenizer {
+pub(in crate::model) fn load(model: &str) -> TextTokenizer {
     let access = Access::local();
     let snapshot = Snapshot::find(model, &access).expect("a model");
     let files = snapshot.files(&access);
@@ -48,7 +48,7 @@ const UNIGRAM: &str = "architectures/xlm-roberta";
 const WORDS: &str = "tiny-bert";
 
 /// Every tokenizer of the fixtures, and the kinds that they lack.
-fn kinds() -> Vec<(String, TextTokenizer)> {
+pub(in crate::model) fn kinds() -> Vec<(String, TextTokenizer)> {
     let folders = std::fs::read_dir(fixtures().join("architectures")).expect("fixtures");
     let folders =
         folders.map(|entry| entry.expect("an entry").path()).filter(|path| path.join("modules.json").exists());
@@ -167,7 +167,7 @@ fn normalizers() -> Vec<Value> {
 }
 
 /// Fragments that texts are made of: words, runs, all scripts, and what tokenizers take apart or join.
-fn fragment() -> impl Strategy<Value = String> {
+pub(in crate::model) fn fragment() -> impl Strategy<Value = String> {
     let words = [
         "the",
         "dog",
@@ -252,8 +252,10 @@ fn compare(name: &str, tokenizer: &mut TextTokenizer, prompt: &str, text: &str) 
     };
     tokenizer.piece = usize::MAX / 2;
     let count = tokenizer.count(prompt, text, &Allowance::FREE).ok();
+    let ends = tokenizer.ends(text, &Allowance::FREE).ok();
     for piece in [1, 7, 40] {
         tokenizer.piece = piece;
+        assert_eq!(tokenizer.ends(text, &Allowance::FREE).ok(), ends, "{name} by {piece}: {text:?}");
         assert_eq!(tokenizer.count(prompt, text, &Allowance::FREE).ok(), count, "{name} by {piece}: {text:?}");
     }
     for direction in [TruncationDirection::Right, TruncationDirection::Left] {
