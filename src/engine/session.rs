@@ -181,8 +181,9 @@ impl Session {
         rows: &[Option<&str>],
     ) -> Result<Vec<Option<Vec<Chunk>>>> {
         self.each_text(call, planned, machine, rows, |model, text, allowance| {
-            let size = ChunkSize { max_tokens: size.max_tokens.min(call.limit(&model.description)?), ..size };
-            model.chunks(call.prompt(&model.description), text, size, allowance)
+            let description = &*model.description;
+            let size = size.within(call.limit(description)?, &description.name)?;
+            model.chunks(call.prompt(description), text, size, allowance)
         })
     }
 

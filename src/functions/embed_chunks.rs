@@ -61,31 +61,12 @@ impl EmbedChunks {
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
     }
-
-    /// How long chunks are; `None` where an argument is NULL, or not known yet.
-    fn size(&self, arguments: &Arguments<'_>) -> Result<Option<ChunkSize>> {
-        let (Some(wanted), Some(overlap)) = (arguments.max_tokens, arguments.overlap) else { return Ok(None) };
-        let call = self.settings.call(Role::Document, arguments.model);
-        let description = &self.settings.find(&call)?.description;
-        let limit = call.limit(description)?;
-        if wanted > limit {
-            return plan_err!(
-                "embed_chunks: max_tokens {wanted} is more than the {limit} that model \"{}\" reads (embed.max_tokens)",
-                description.name
-            );
-        }
-        let max_tokens = if wanted == 0 { limit } else { wanted };
-        if overlap >= max_tokens {
-            return plan_err!("embed_chunks: overlap {overlap} is not less than max_tokens {max_tokens}");
-        }
-        Ok(Some(ChunkSize { max_tokens, overlap }))
-    }
 }
 
 /// What stands behind the text.
 struct Arguments<'a> {
-    max_tokens: Option<usize>,
-    overlap: Option<usize>,
+    /// `None` where a number is NULL, or not known yet.
+    size: Option<ChunkSize>,
     model: Option<&'a str>,
 }
 
@@ -116,7 +97,8 @@ impl<'a> Arguments<'a> {
             Some((_, None)) => return plan_err!("embed_chunks: argument 4 must be a literal model name"),
             Some((_, Some(value))) => Some(text::named("embed_chunks", 4, value)?),
         };
-        Ok(Self { max_tokens: tokens(1)?, overlap: tokens(2)?, model })
+        let size = tokens(1)?.zip(tokens(2)?).map(|(max_tokens, overlap)| ChunkSize { max_tokens, overlap });
+        Ok(Self { size, model })
     }
 }
 
@@ -141,7 +123,11 @@ impl ScalarUDFImpl for EmbedChunks {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         let types: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
-        self.size(&Arguments::read(&types, args.scalar_arguments)?)?;
+        let Arguments { size, model } = Arguments::read(&types, args.scalar_arguments)?;
+        let call = self.settings.call(Role::Document, model);
+        let description = &self.settings.find(&call)?.description;
+        // Said before a row is read.
+        size.map(|size| size.within(call.limit(description)?, &description.name)).transpose()?;
         Ok(Arc::new(Field::new(self.name(), chunks_type(), true)))
     }
 
@@ -163,11 +149,11 @@ impl ScalarUDFImpl for EmbedChunks {
         if let Some(position) = scalars.iter().skip(1).position(Option::is_none) {
             return exec_err!("embed_chunks: argument {} is a column, and must be the same for all rows", position + 2);
         }
-        let arguments = Arguments::read(&types, &scalars)?;
-        let Some(size) = self.size(&arguments)? else {
+        let Arguments { size, model } = Arguments::read(&types, &scalars)?;
+        let Some(size) = size else {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_new_null(&chunks_type())?));
         };
-        let call = self.settings.call(Role::Document, arguments.model);
+        let call = self.settings.call(Role::Document, model);
         let (session, machine) = self.settings.running(&args.config_options);
         let is_scalar = matches!(args.args[0], ColumnarValue::Scalar(_));
         let texts = TextColumn::new(&args.args[0].to_array(if is_scalar { 1 } else { args.number_rows })?)?;

@@ -22,10 +22,29 @@ const AHEAD: usize = 256;
 /// How long chunks are, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChunkSize {
-    /// Most of a chunk, special tokens and the prompt counted.
+    /// Most of a chunk, special tokens and the prompt counted; 0 for as many as the model reads.
     pub(crate) max_tokens: usize,
     /// Most that a chunk has in common with the one before.
     pub(crate) overlap: usize,
+}
+
+impl ChunkSize {
+    /// The same for a model that reads so many tokens.
+    pub(crate) fn within(self, limit: usize, model: &str) -> Result<Self> {
+        let Self { max_tokens: wanted, overlap } = self;
+        if wanted > limit {
+            return Err(Error::Setting(format!(
+                "embed_chunks: max_tokens {wanted} is more than the {limit} that model \"{model}\" reads (embed.max_tokens)"
+            )));
+        }
+        let max_tokens = if wanted == 0 { limit } else { wanted };
+        if overlap >= max_tokens {
+            return Err(Error::Setting(format!(
+                "embed_chunks: overlap {overlap} is not less than max_tokens {max_tokens}"
+            )));
+        }
+        Ok(Self { max_tokens, overlap })
+    }
 }
 
 /// A part of a text.
