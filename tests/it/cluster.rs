@@ -564,13 +564,20 @@ async fn a_killed_executor_of_three_stages_gives_no_row_twice() {
                JOIN (SELECT id, title, embed(repeat(title, 8)) AS v FROM rows) y ON x.title = y.title \
                WHERE array_length(y.v) > 0 GROUP BY x.grp ORDER BY x.grp";
     let cluster = there.state().config().get_extension::<Cluster>().expect("its cluster");
-    let query = there.sql(sql).await.expect("planned");
-    let running = tokio::spawn(async move { query.collect().await });
-    // Both stages below the last one have given something.
-    while cluster.work().tasks < 14 {
-        assert!(!running.is_finished(), "it is killed in the middle");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // Both stages below the last one have given something; as that one is soon done, it may take more than one try to catch it.
+    let mut tries = 0..5;
+    let running = loop {
+        assert!(tries.next().is_some(), "it is killed in the middle");
+        let before = cluster.work().tasks;
+        let query = there.sql(sql).await.expect("planned");
+        let running = tokio::spawn(async move { query.collect().await });
+        while cluster.work().tasks < before + 14 && !running.is_finished() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if !running.is_finished() {
+            break running;
+        }
+    };
     killed.kill();
     let rows = running.await.expect("no panic").expect("the others run it");
     assert_eq!(rows_of(&rows), rows_of(&run(&here, &sql.replace("embed(repeat(title, 8))", "[1]")).await));
