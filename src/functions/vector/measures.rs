@@ -74,11 +74,12 @@ fn summed<T: ArrowPrimitiveType<Native: Number>>(
     measure: impl Fn(T::Native, &[T::Native], &[T::Native]) -> T::Native,
 ) -> Result<ArrayRef> {
     let b = &Vectors::<T>::of_argument(other)?;
-    if let Some((a_values, b_values, width)) = blocks(a, b) {
+    if let Some(blocks) = Blocks::of(a, b) {
         let mut measures = vec![T::Native::default(); rows];
-        sums(path, sum, a_values, b_values, width, &mut measures);
+        sums(path, sum, blocks.a, blocks.b, blocks.width, &mut measures);
         for (row, sum) in measures.iter_mut().enumerate() {
-            *sum = measure(*sum, row_of(a_values, width, row), row_of(b_values, width, row));
+            let (a, b) = blocks.row(row);
+            *sum = measure(*sum, a, b);
         }
         return Ok(Arc::new(PrimitiveArray::<T>::new(measures.into(), nulls(a, b, rows))));
     }
@@ -92,7 +93,7 @@ fn summed<T: ArrowPrimitiveType<Native: Number>>(
 /// The cosines of the angles between vectors.
 fn cosines<T: ArrowPrimitiveType<Native: Number>>(path: Path, args: &[ColumnarValue], rows: usize) -> Result<ArrayRef> {
     let (a, b) = (Vectors::<T>::of_argument(&args[0])?, Vectors::of_argument(&args[1])?);
-    let Some((a_values, b_values, width)) = blocks(&a, &b) else {
+    let Some(blocks) = Blocks::of(&a, &b) else {
         return each_pair(&a, &b, rows, |a, b| {
             let mut sums = [[T::Native::default(); 3]];
             products(path, a, b, a.len(), &mut sums);
@@ -100,19 +101,33 @@ fn cosines<T: ArrowPrimitiveType<Native: Number>>(path: Path, args: &[ColumnarVa
         });
     };
     let mut sums = vec![[T::Native::default(); 3]; rows];
-    products(path, a_values, b_values, width, &mut sums);
-    let cosine = |(row, sums)| cosine(sums, row_of(a_values, width, row), row_of(b_values, width, row));
+    products(path, blocks.a, blocks.b, blocks.width, &mut sums);
+    let cosine = |(row, sums)| {
+        let (a, b) = blocks.row(row);
+        cosine(sums, a, b)
+    };
     let cosines: Vec<T::Native> = sums.into_iter().enumerate().map(cosine).collect();
     Ok(Arc::new(PrimitiveArray::<T>::new(cosines.into(), nulls(&a, &b, rows))))
 }
 
-/// The numbers of both and how many of them a row has, where all can be computed at once.
-fn blocks<'a, T: ArrowPrimitiveType>(
-    a: &'a Vectors<T>,
-    b: &'a Vectors<T>,
-) -> Option<(&'a [T::Native], &'a [T::Native], usize)> {
-    let ((a_values, width), (b_values, b_width)) = (a.block()?, b.block()?);
-    (width == b_width && !(a.is_constant() && b.is_constant())).then_some((a_values, b_values, width))
+/// The numbers of two columns and how many of them a row has, where all can be computed at once.
+struct Blocks<'a, N> {
+    a: &'a [N],
+    b: &'a [N],
+    width: usize,
+}
+
+impl<'a, N> Blocks<'a, N> {
+    fn of<T: ArrowPrimitiveType<Native = N>>(a: &'a Vectors<T>, b: &'a Vectors<T>) -> Option<Self> {
+        let ((a_values, width), (b_values, b_width)) = (a.block()?, b.block()?);
+        let are_alike = width == b_width && !(a.is_constant() && b.is_constant());
+        are_alike.then_some(Self { a: a_values, b: b_values, width })
+    }
+
+    /// The two vectors of a row.
+    fn row(&self, row: usize) -> (&[N], &[N]) {
+        (row_of(self.a, self.width, row), row_of(self.b, self.width, row))
+    }
 }
 
 /// A number of two vectors of one length, for each of so many rows.
