@@ -13,7 +13,7 @@ use crate::access::Access;
 #[cfg(feature = "cluster")]
 use crate::cluster::{Cluster, prepared};
 use crate::files::{CsvTexts, Stores, WholeSinks, Writes, reading_files};
-use crate::functions::{Flatten, ReadText};
+use crate::functions::{FixedLists, ReadText, mended};
 use crate::options::EmbedOptions;
 use crate::plan::rules_with_pages;
 
@@ -89,11 +89,12 @@ pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContex
         .with_config(options.config.with_extension(Arc::new(options.stores)))
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_optimizer_rule(Arc::new(FixedLists::new()))
         .with_physical_optimizer_rules(rules_with_pages())
         .with_physical_optimizer_rule(Arc::new(CsvTexts))
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .build();
-    state.register_udf(Arc::new(Flatten::new().into()))?;
+    mended().into_iter().try_for_each(|function| state.register_udf(function).map(|_| ()))?;
     // It builds a new context: nothing may be registered before.
     let ctx = reading_files(SessionContext::new_with_state(state));
     for table in [ReadText::Files, ReadText::Lines] {

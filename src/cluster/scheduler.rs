@@ -29,7 +29,7 @@ use super::terms::Terms;
 use super::{Protection, reachable, split};
 use crate::EmbedOptions;
 use crate::error::{Error, Result};
-use crate::functions::Flatten;
+use crate::functions::mended;
 
 /// What a scheduler is started with.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ fn config(address: SocketAddr, protection: &Protection) -> SchedulerConfig {
         override_session_builder: Some(Arc::new(move |config| {
             let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(Arc::clone(&runtime));
             let mut state = builder.with_default_features().build();
-            state.register_udf(Arc::new(Flatten::new().into()))?;
+            mended().into_iter().try_for_each(|function| state.register_udf(function).map(|_| ()))?;
             Ok(state)
         })),
         ..SchedulerConfig::default()

@@ -92,5 +92,6 @@ pub use target::{Target, may_be_made_in, shown, shown_error};
 #[cfg(feature = "cluster")]
 pub(crate) use tasks::{Parts, SharedExport, Written};
 pub use vectors::is_vector;
+pub(crate) use vectors::item;
 pub use whole::Whole;
 pub use writes::Writes;

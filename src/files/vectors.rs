@@ -34,7 +34,7 @@ pub fn is_vector(data_type: &DataType) -> bool {
 }
 
 /// What the elements of a list are; `None` for what is none.
-pub(super) fn item(data_type: &DataType) -> Option<&FieldRef> {
+pub(crate) fn item(data_type: &DataType) -> Option<&FieldRef> {
     match data_type {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(item),
         _ => None,

@@ -24,13 +24,12 @@ use crate::model::{Found, Role};
 pub(crate) struct Embed {
     role: Role,
     settings: Settings,
-    signature: Signature,
     foreseen: Foreseen,
 }
 
 impl Embed {
     pub(super) fn new(role: Role, settings: Settings) -> Self {
-        Self { role, settings, signature: text::signature(), foreseen: Foreseen::default() }
+        Self { role, settings, foreseen: Foreseen::default() }
     }
 
     /// The same function for literals of a plan.
@@ -73,7 +72,7 @@ impl ScalarUDFImpl for Embed {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        text::signature()
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {

@@ -10,7 +10,6 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    TypeSignature, Volatility,
 };
 use datafusion_macros::user_doc;
 
@@ -46,21 +45,7 @@ Default: 0."
 )]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct EmbedChunks {
-    settings: Settings,
-    signature: Signature,
-}
-
-impl EmbedChunks {
-    pub(super) fn new(settings: Settings) -> Self {
-        // As of the other functions of texts.
-        let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::String(1)];
-        Self { settings, signature: Signature::one_of(kinds, Volatility::Immutable) }
-    }
-
-    #[cfg(feature = "cluster")]
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
+    pub(super) settings: Settings,
 }
 
 /// What stands behind the text.
@@ -108,7 +93,7 @@ impl ScalarUDFImpl for EmbedChunks {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        text::signature()
     }
 
     /// As of the other functions of texts: what is wrong is said where the type of the result is asked for.
@@ -132,7 +117,7 @@ impl ScalarUDFImpl for EmbedChunks {
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
-        Some(ScalarUDF::new_from_impl(Self::new(self.settings.updated(config))))
+        Some(ScalarUDF::new_from_impl(Self { settings: self.settings.updated(config) }))
     }
 
     fn is_strict(&self) -> bool {

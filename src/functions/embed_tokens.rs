@@ -30,19 +30,7 @@ rows that embed would truncate.",
 )]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct EmbedTokens {
-    settings: Settings,
-    signature: Signature,
-}
-
-impl EmbedTokens {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, signature: text::signature() }
-    }
-
-    #[cfg(feature = "cluster")]
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
+    pub(super) settings: Settings,
 }
 
 impl ScalarUDFImpl for EmbedTokens {
@@ -51,7 +39,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        text::signature()
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
@@ -68,7 +56,7 @@ impl ScalarUDFImpl for EmbedTokens {
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
-        Some(ScalarUDF::new_from_impl(Self::new(self.settings.updated(config))))
+        Some(ScalarUDF::new_from_impl(Self { settings: self.settings.updated(config) }))
     }
 
     fn is_strict(&self) -> bool {

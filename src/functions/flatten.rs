@@ -17,10 +17,10 @@ use datafusion::logical_expr::{ColumnarValue, Documentation, ScalarFunctionArgs,
 
 /// DataFusion's function, given lists without NULLs.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Flatten(Inner);
+pub(super) struct Flatten(Inner);
 
 impl Flatten {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Inner::new())
     }
 }

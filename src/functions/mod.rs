@@ -8,6 +8,7 @@
 //! | `vector/` | `vector_add` and its sisters, `cosine_similarity` and distances, `quantize_int8`, `vector_avg` |
 //! | `embed_models.rs` | `embed_models()` |
 //! | `embed_cache.rs` | `embed_cache()` |
+//! | `fixed_lists.rs` | casts to lists of a fixed length: Arrow's, mended |
 //! | `flatten.rs` | `flatten`: DataFusion's, mended |
 //! | `read_text.rs` | `read_text()`, `read_lines()`: only where files are read by their names |
 //! | `written.rs` | a function out of this session's plan as data, and back in another session |
@@ -21,6 +22,7 @@ mod embed_cache;
 mod embed_chunks;
 mod embed_models;
 mod embed_tokens;
+mod fixed_lists;
 mod flatten;
 mod literals;
 mod read_text;
@@ -44,7 +46,9 @@ use crate::model::Role;
 pub(crate) use embed::{Embed, vector, vectors};
 use embed_chunks::EmbedChunks;
 use embed_tokens::EmbedTokens;
-pub(crate) use flatten::Flatten;
+pub(crate) use fixed_lists::FixedLists;
+use fixed_lists::FromFirst;
+use flatten::Flatten;
 pub(crate) use literals::Literals;
 pub(crate) use read_text::ReadText;
 pub(crate) use settings::Settings;
@@ -58,8 +62,8 @@ pub(crate) use written::{WrittenCall, WrittenFunction};
 /// Puts every function into a session's state, and gives the names of the host's own functions that were in their place.
 pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<Vec<String>> {
     let mut functions: Vec<ScalarUDF> = Role::ALL.map(|role| Embed::new(role, settings.clone()).into()).into();
-    functions.push(EmbedTokens::new(settings.clone()).into());
-    functions.push(EmbedChunks::new(settings.clone()).into());
+    functions.push(EmbedTokens { settings: settings.clone() }.into());
+    functions.push(EmbedChunks { settings: settings.clone() }.into());
     functions.extend(VectorFunction::all().map(ScalarUDF::from));
     let mut replaced = Vec::new();
     for function in functions {
@@ -81,6 +85,11 @@ pub(crate) fn register(state: &mut SessionState, settings: &Settings) -> Result<
         state.register_udtf(table.name, Arc::new(table));
     }
     Ok(replaced)
+}
+
+/// What sessions of ours have mended of DataFusion and Arrow.
+pub(crate) fn mended() -> [Arc<ScalarUDF>; 2] {
+    [ScalarUDF::from(Flatten::new()), FromFirst::new().into()].map(Arc::new)
 }
 
 /// Those that make one value of many vectors.

@@ -1,5 +1,7 @@
 //! How the functions read their text column and the name of a model.
 
+use std::sync::LazyLock;
+
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, StringArray, StringViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
@@ -11,9 +13,12 @@ use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, Signature, TypeSi
 ///
 /// `UserDefined` decides, see [`coerce`]. `Nullary` lets a call without arguments reach this crate's own error. `String`
 /// is an example of a call: `SHOW FUNCTIONS` lists a function only where its signature gives one.
-pub(super) fn signature() -> Signature {
-    let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::String(1)];
-    Signature::one_of(kinds, Volatility::Immutable)
+pub(super) fn signature() -> &'static Signature {
+    static SIGNATURE: LazyLock<Signature> = LazyLock::new(|| {
+        let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::String(1)];
+        Signature::one_of(kinds, Volatility::Immutable)
+    });
+    &SIGNATURE
 }
 
 /// To which types the arguments of `function(text[, model])` are cast. A wrong type stays as it is and is refused by

@@ -43,10 +43,10 @@ impl WrittenFunction {
             return Some(Self::Embed(WrittenCall { literals, ..written }));
         }
         if let Some(embed_chunks) = inner.downcast_ref::<EmbedChunks>() {
-            return Some(Self::EmbedChunks(WrittenCall::new(embed_chunks.settings(), Role::Document)));
+            return Some(Self::EmbedChunks(WrittenCall::new(&embed_chunks.settings, Role::Document)));
         }
         let embed_tokens = inner.downcast_ref::<EmbedTokens>()?;
-        Some(Self::EmbedTokens(WrittenCall::new(embed_tokens.settings(), Role::Plain)))
+        Some(Self::EmbedTokens(WrittenCall::new(&embed_tokens.settings, Role::Plain)))
     }
 
     /// The function, with a session made anew: it runs in that of the configuration that it finds there.
@@ -60,10 +60,10 @@ impl WrittenFunction {
                 }
             }
             Self::EmbedChunks(WrittenCall { call, identities, .. }) => {
-                EmbedChunks::new(Settings::written(&call, identities)).into()
+                EmbedChunks { settings: Settings::written(&call, identities) }.into()
             }
             Self::EmbedTokens(WrittenCall { call, identities, .. }) => {
-                EmbedTokens::new(Settings::written(&call, identities)).into()
+                EmbedTokens { settings: Settings::written(&call, identities) }.into()
             }
         }
     }

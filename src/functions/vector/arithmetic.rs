@@ -2,10 +2,10 @@
 
 use std::ops::{Add, Mul, Sub};
 
-use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
+use datafusion::arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, AsArray, PrimitiveArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt64Type};
-use datafusion::common::{ScalarValue, exec_err, plan_err};
+use datafusion::common::{ScalarValue, exec_datafusion_err, exec_err, internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 
@@ -51,9 +51,9 @@ impl Arithmetic {
     /// One vector of the kind for each of so many rows.
     pub(super) fn column(self, args: &[ColumnarValue], kinds: &[Kind], kind: &Kind, rows: usize) -> Result<ArrayRef> {
         match (self, kind.item.data_type()) {
-            // Of slices every digit stays.
-            (Self::Slice, DataType::Int64) => return sliced::<Int64Type>(args, kind, rows),
-            (Self::Slice, DataType::UInt64) => return sliced::<UInt64Type>(args, kind, rows),
+            // Every digit stays, where Float64 has none for it.
+            (_, DataType::Int64) => return self.made_exactly::<Int64Type>(args, kind, rows),
+            (_, DataType::UInt64) => return self.made_exactly::<UInt64Type>(args, kind, rows),
             _ => {}
         }
         if kind.is_double() || kinds.iter().any(Kind::is_double) {
@@ -71,9 +71,9 @@ impl Arithmetic {
     ) -> Result<ArrayRef> {
         let (vectors, made) = (Vectors::<T>::of_argument(&args[0])?, Made::<T>::new(kind.clone(), rows));
         match self {
-            Self::Add => pairs(&vectors, &args[1], rows, made, T::Native::add),
-            Self::Subtract => pairs(&vectors, &args[1], rows, made, T::Native::sub),
-            Self::Multiply => pairs(&vectors, &args[1], rows, made, T::Native::mul),
+            Self::Add => pairs(&vectors, &args[1], rows, made, each(T::Native::add)),
+            Self::Subtract => pairs(&vectors, &args[1], rows, made, each(T::Native::sub)),
+            Self::Multiply => pairs(&vectors, &args[1], rows, made, each(T::Native::mul)),
             Self::Scale => {
                 let factors = cast(&args[1].to_array(rows)?, &T::DATA_TYPE)?;
                 let factors: &PrimitiveArray<T> = factors.as_primitive();
@@ -97,6 +97,34 @@ impl Arithmetic {
             }
             Self::Slice => sliced::<T>(args, kind, rows),
         }
+    }
+
+    /// Of whole numbers, which are an error beyond their type.
+    fn made_exactly<T: ArrowPrimitiveType>(self, args: &[ColumnarValue], kind: &Kind, rows: usize) -> Result<ArrayRef> {
+        let operator = match self {
+            Self::Add => T::Native::add_checked,
+            Self::Subtract => T::Native::sub_checked,
+            Self::Multiply => T::Native::mul_checked,
+            Self::Slice => return sliced::<T>(args, kind, rows),
+            Self::Scale | Self::Normalize => return internal_err!("vectors of {} that are scaled", T::DATA_TYPE),
+        };
+        let joined = |a: &[T::Native], b: &[T::Native], values: &mut Vec<T::Native>| {
+            for (&x, &y) in a.iter().zip(b) {
+                let beyond =
+                    |_| exec_datafusion_err!("a number is beyond what {} can be ({x:?} and {y:?})", T::DATA_TYPE);
+                values.push(operator(x, y).map_err(beyond)?);
+            }
+            Ok(())
+        };
+        pairs(&Vectors::<T>::of_argument(&args[0])?, &args[1], rows, Made::<T>::new(kind.clone(), rows), joined)
+    }
+}
+
+/// Floats of two vectors, place by place.
+fn each<N: Copy>(join: impl Fn(N, N) -> N) -> impl Fn(&[N], &[N], &mut Vec<N>) -> Result<()> {
+    move |a, b, values| {
+        values.extend(a.iter().zip(b).map(|(&x, &y)| join(x, y)));
+        Ok(())
     }
 }
 
@@ -130,13 +158,13 @@ fn sliced<T: ArrowPrimitiveType>(args: &[ColumnarValue], kind: &Kind, rows: usiz
     })
 }
 
-/// Two vectors of each row, place by place.
+/// Two vectors of each row.
 fn pairs<T: ArrowPrimitiveType>(
     vectors: &Vectors<T>,
     others: &ColumnarValue,
     rows: usize,
     made: Made<T>,
-    join: impl Fn(T::Native, T::Native) -> T::Native,
+    join: impl Fn(&[T::Native], &[T::Native], &mut Vec<T::Native>) -> Result<()>,
 ) -> Result<ArrayRef> {
     let others = Vectors::<T>::of_argument(others)?;
     made.filled(rows, |row, values| {
@@ -144,7 +172,7 @@ fn pairs<T: ArrowPrimitiveType>(
         if a.len() != b.len() {
             return exec_err!("vectors of {} and of {} values do not go together", a.len(), b.len());
         }
-        values.extend(a.iter().zip(b).map(|(&x, &y)| join(x, y)));
+        join(a, b, values)?;
         Ok(true)
     })
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, UInt64Type};
-use datafusion::common::{ScalarValue, exec_err, plan_err};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
     Accumulator, AggregateUDFImpl, DocSection, Documentation, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
-    TypeSignature, Volatility,
 };
 
+use super::Argument;
 use super::lists::{Kind, Made, Vectors};
 use crate::kernels::{Path, add_to_sum};
 
@@ -35,21 +35,13 @@ impl VectorTotal {
     }
 
     fn new(is_average: bool) -> Self {
-        // As of the scalar functions.
-        let example = TypeSignature::Exact(vec![DataType::new_list(DataType::Float32, true)]);
-        let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, example];
-        Self { is_average, signature: Signature::one_of(kinds, Volatility::Immutable) }
+        Self { is_average, signature: super::signature([Argument::Vector]) }
     }
 
     /// The vectors that are made of those of a type: Float64 of what is computed in it, else Float32.
     fn made(&self, types: &[DataType]) -> Result<Kind> {
-        let [data_type] = types else {
-            return plan_err!("{}(vector) got {} arguments", self.name(), types.len());
-        };
-        match Kind::of(data_type) {
-            Some(kind) => Ok(kind.with_numbers(kind.working())),
-            None => plan_err!("{}: argument 1 is {data_type}, not a list of numbers", self.name()),
-        }
+        let kind = super::vectors_of(self.name(), types)?;
+        Ok(kind.with_numbers(kind.working()))
     }
 
     fn totals(&self, return_field: &Field) -> Result<Totals> {
@@ -72,8 +64,7 @@ impl AggregateUDFImpl for VectorTotal {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let untyped = || DataType::new_list(DataType::Float32, true);
-        Ok(types.iter().map(|data_type| if data_type.is_null() { untyped() } else { data_type.clone() }).collect())
+        Ok(super::coerced_vectors(types))
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {

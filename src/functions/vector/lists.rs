@@ -16,6 +16,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 use half::slice::HalfFloatSliceExt;
 
+use crate::files::item;
+
 /// What the type of a column says of its vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kind {
@@ -158,6 +160,8 @@ pub(super) struct Vectors<T: ArrowPrimitiveType> {
     /// All numbers, and the first of them by the list's own count.
     values: PrimitiveArray<T>,
     first: usize,
+    /// How many each row has, where the rows lie one after the other without a NULL among their numbers.
+    width: Option<usize>,
 }
 
 impl<T: ArrowPrimitiveType> Vectors<T> {
@@ -171,12 +175,23 @@ impl<T: ArrowPrimitiveType> Vectors<T> {
 
     fn of(lists: Lists) -> Result<Self> {
         let (values, first) = lists.used()?;
-        let values = read(&values, &T::DATA_TYPE)?;
-        Ok(Self { lists, values: values.as_primitive::<T>().clone(), first })
+        let values = read(&values, &T::DATA_TYPE)?.as_primitive::<T>().clone();
+        let width = match lists.lists.data_type() {
+            DataType::FixedSizeList(_, length) => Some(*length as usize),
+            _ if lists.is_constant => Some(values.len()),
+            _ => None,
+        };
+        let width = width.filter(|_| values.null_count() == 0);
+        Ok(Self { lists, values, first, width })
     }
 
     /// The vector of a row; `None` for NULL.
     pub(super) fn get(&self, row: usize) -> Result<Option<&[T::Native]>> {
+        if let Some(width) = self.width {
+            let row = if self.is_constant() { 0 } else { row };
+            let is_there = self.nulls().is_none_or(|nulls| nulls.is_valid(row));
+            return Ok(is_there.then(|| &self.values.values()[row * width..][..width]));
+        }
         let Some(Range { start, end }) = self.lists.row(row) else { return Ok(None) };
         let (start, end) = (start - self.first, end - self.first);
         if let Some(nulls) = self.values.nulls().filter(|nulls| nulls.null_count() > 0)
@@ -190,12 +205,7 @@ impl<T: ArrowPrimitiveType> Vectors<T> {
     /// All numbers of the rows one after the other and how many each row has, where that is how they lie and no vector has a NULL
     /// among them; a row that is NULL has any.
     pub(super) fn block(&self) -> Option<(&[T::Native], usize)> {
-        let width = match self.lists.lists.data_type() {
-            DataType::FixedSizeList(_, length) => *length as usize,
-            _ if self.is_constant() => self.values.len(),
-            _ => return None,
-        };
-        (self.values.null_count() == 0).then(|| (self.values.values().as_ref(), width))
+        Some((self.values.values().as_ref(), self.width?))
     }
 
     pub(super) fn nulls(&self) -> Option<&NullBuffer> {
@@ -252,14 +262,6 @@ impl Pairs {
             (Some(a), Some(b)) => Ok(Some((a, b))),
             _ => exec_err!("a NULL where two vectors are wanted"),
         }
-    }
-}
-
-/// What a list has for values.
-pub(super) fn item(data_type: &DataType) -> Option<&FieldRef> {
-    match data_type {
-        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => Some(item),
-        _ => None,
     }
 }
 

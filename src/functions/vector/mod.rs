@@ -222,11 +222,8 @@ impl VectorFunction {
     /// All of them.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         FUNCTIONS.iter().map(|row| {
-            // UserDefined decides. Nullary lets a call without arguments reach our own error, and Exact is an example of a call,
-            // without which SHOW FUNCTIONS would not list the function.
-            let example = row.arguments.iter().map(|(_, argument)| argument.example()).collect();
-            let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::Exact(example)];
-            Self { body: row.body, signature: Signature::one_of(kinds, Volatility::Immutable) }
+            let arguments = row.arguments.iter().map(|(_, argument)| *argument);
+            Self { body: row.body, signature: signature(arguments) }
         })
     }
 
@@ -323,6 +320,30 @@ impl Argument {
     /// The type in which it is read: what it is, but for an untyped NULL. A number stays a literal.
     fn coerced(self, data_type: &DataType) -> DataType {
         if data_type.is_null() && self != Self::Number { self.example() } else { data_type.clone() }
+    }
+}
+
+/// What a function with such arguments takes.
+///
+/// UserDefined decides. Nullary lets a call without arguments reach our own error, and Exact is an example of a call, without which
+/// SHOW FUNCTIONS would not list the function.
+fn signature(arguments: impl IntoIterator<Item = Argument>) -> Signature {
+    let example = arguments.into_iter().map(Argument::example).collect();
+    let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, TypeSignature::Exact(example)];
+    Signature::one_of(kinds, Volatility::Immutable)
+}
+
+/// The types in which the one argument of an aggregate is read. What it must not be, [`vectors_of`] refuses.
+fn coerced_vectors(types: &[DataType]) -> Vec<DataType> {
+    types.iter().map(|data_type| Argument::Vector.coerced(data_type)).collect()
+}
+
+/// The one argument of an aggregate.
+fn vectors_of(name: &str, types: &[DataType]) -> Result<Kind> {
+    let [data_type] = types else { return plan_err!("{name}(vector) got {} arguments", types.len()) };
+    match Kind::of(data_type) {
+        Some(kind) => Ok(kind),
+        None => plan_err!("{name}: argument 1 is {data_type}, not {}", Argument::Vector.what()),
     }
 }
 

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
 use datafusion::common::utils::SingleRowListArrayBuilder;
-use datafusion::common::{ScalarValue, exec_err, plan_err};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{
-    Accumulator, AggregateUDFImpl, Documentation, ReversedUDAF, Signature, TypeSignature, Volatility,
-};
+use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, Documentation, ReversedUDAF, Signature};
 use datafusion_macros::user_doc;
 
-use super::lists::{Kind, Made, Vectors, item};
+use super::Argument;
+use super::lists::{Kind, Made, Vectors};
+use crate::files::item;
 
 /// The type of the vectors in a list of ranges.
 pub(super) fn kind_of(ranges: &DataType) -> Option<Kind> {
@@ -39,10 +39,7 @@ pub(crate) struct Int8Ranges {
 
 impl Int8Ranges {
     pub(crate) fn new() -> Self {
-        // As of the scalar functions.
-        let example = TypeSignature::Exact(vec![DataType::new_list(DataType::Float32, true)]);
-        let kinds = vec![TypeSignature::UserDefined, TypeSignature::Nullary, example];
-        Self { signature: Signature::one_of(kinds, Volatility::Immutable) }
+        Self { signature: super::signature([Argument::Vector]) }
     }
 }
 
@@ -60,18 +57,11 @@ impl AggregateUDFImpl for Int8Ranges {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let untyped = || DataType::new_list(DataType::Float32, true);
-        Ok(types.iter().map(|data_type| if data_type.is_null() { untyped() } else { data_type.clone() }).collect())
+        Ok(super::coerced_vectors(types))
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        let [data_type] = types else {
-            return plan_err!("int8_ranges(vector) got {} arguments", types.len());
-        };
-        match Kind::of(data_type) {
-            Some(kind) => Ok(ranges_of(&kind)),
-            None => plan_err!("int8_ranges: argument 1 is {data_type}, not a list of numbers"),
-        }
+        Ok(ranges_of(&super::vectors_of(self.name(), types)?))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {

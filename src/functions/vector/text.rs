@@ -4,7 +4,7 @@ use std::fmt::{Debug, Write};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, ArrowPrimitiveType, StringBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
+use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, UInt64Type};
 use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
@@ -55,7 +55,13 @@ fn shown(text: &str) -> String {
 
 /// The texts of vectors, which are read back to the same bits.
 pub(super) fn write(vectors: &ColumnarValue, kind: &Kind, rows: usize) -> Result<ArrayRef> {
-    if kind.is_double() { written::<Float64Type>(vectors, rows) } else { written::<Float32Type>(vectors, rows) }
+    match kind.item.data_type() {
+        // Float64 has not every digit of those.
+        DataType::Int64 => written::<Int64Type>(vectors, rows),
+        DataType::UInt64 => written::<UInt64Type>(vectors, rows),
+        _ if kind.is_double() => written::<Float64Type>(vectors, rows),
+        _ => written::<Float32Type>(vectors, rows),
+    }
 }
 
 fn written<T: ArrowPrimitiveType<Native: Debug>>(vectors: &ColumnarValue, rows: usize) -> Result<ArrayRef> {
