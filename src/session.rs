@@ -12,7 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::access::Access;
 #[cfg(feature = "cluster")]
 use crate::cluster::{Cluster, prepared};
-use crate::files::{CsvTexts, Stores, WholeSinks, Writes, reading_files};
+use crate::files::{CsvTexts, Stores, VectorScans, WholeSinks, Writes, reading_files};
 use crate::functions::{FixedLists, ReadText, mended};
 use crate::options::EmbedOptions;
 use crate::plan::rules_with_pages;
@@ -93,6 +93,7 @@ pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContex
         .with_physical_optimizer_rules(rules_with_pages())
         .with_physical_optimizer_rule(Arc::new(CsvTexts))
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
+        .with_physical_optimizer_rule(Arc::new(VectorScans))
         .build();
     mended().into_iter().try_for_each(|function| state.register_udf(function).map(|_| ()))?;
     // It builds a new context: nothing may be registered before.

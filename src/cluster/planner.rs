@@ -20,6 +20,7 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{Expr, LogicalPlan, PlanType, StringifiedPlan};
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_expr::expressions::lit;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -33,7 +34,7 @@ use datafusion::prelude::SessionConfig;
 use super::Cluster;
 use super::exec::ClusterExec;
 use crate::EmbedOptions;
-use crate::files::{SharedExport, is_of_files, known_here_only, scanned};
+use crate::files::{SharedExport, VectorScans, is_of_files, known_here_only, scanned};
 use crate::plan::{LiteralsExec, without_file_order};
 use crate::state::rebuild;
 
@@ -74,8 +75,10 @@ pub(crate) fn install(state: &mut SessionState) {
         let inner = Arc::clone(former.query_planner());
         let builder = builder.with_query_planner(Arc::new(ClusterPlanner { inner, cluster: cluster.as_ref().clone() }));
         let builder = builder.with_optimizer_rules(with_ballista_optimizer_rules(former.optimizers()));
-        // One operator that reads several partitions in their order is no part of a stage.
-        builder.with_physical_optimizer_rules(without_file_order(former.physical_optimizers()))
+        // One operator that reads several partitions in their order is no part of a stage, and a stage has DataFusion's scans.
+        let mut rules = without_file_order(former.physical_optimizers());
+        rules.retain(|rule| rule.name() != VectorScans.name());
+        builder.with_physical_optimizer_rules(rules)
     });
 }
 

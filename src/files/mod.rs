@@ -78,7 +78,7 @@ pub use home::expand_home;
 pub use marks::counts_as_data;
 pub use planner::FilePlanner;
 pub(crate) use planner::install;
-pub(crate) use reading::{Documents, Row};
+pub(crate) use reading::{Documents, Row, VectorScans};
 pub use reading::{FileKind, reading_files};
 #[cfg(feature = "cluster")]
 pub(crate) use reading::{dealt_by_rows, is_of_files, read_by_rows, read_scan, scanned};

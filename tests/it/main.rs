@@ -40,4 +40,5 @@ mod structure;
 mod support;
 mod tidy;
 mod types;
+mod vector_files;
 mod vectors;

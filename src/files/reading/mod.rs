@@ -20,6 +20,8 @@
 //! | `text.rs` | what DataFusion's sources of text lack |
 //! | `scans.rs` | a scan of text files in the bytes of a plan |
 //! | `parts.rs` | parts of Parquet files by rows, for a plan that runs elsewhere |
+//! | `vector_scan.rs` | Parquet files with vectors, read as blocks of numbers |
+//! | `vector_pages.rs` | their pages: levels and values to rows |
 //! | `decode.rs` | other encodings than UTF-8 |
 //! | `blame.rs` | where in a file it went wrong |
 //! | `bytes.rs` | a look into a file |
@@ -50,6 +52,8 @@ mod schema;
 mod table;
 mod tables;
 mod text;
+mod vector_pages;
+mod vector_scan;
 
 pub(crate) use documents::{Documents, Row};
 pub use kind::FileKind;
@@ -63,3 +67,4 @@ pub use tables::reading_files;
 pub(in crate::files) use tables::{NO_FILE, listing_table};
 #[cfg(feature = "cluster")]
 pub(crate) use text::{read_scan, scanned};
+pub(crate) use vector_scan::VectorScans;
