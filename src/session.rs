@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, prepared};
 use crate::files::{CsvTexts, Stores, VectorScans, WholeSinks, Writes, reading_files};
 use crate::functions::{FixedLists, ReadText, mended};
 use crate::options::EmbedOptions;
-use crate::plan::rules_with_pages;
+use crate::plan::rules_of_session;
 
 /// Rows in a Parquet row group. A writer holds a whole row group in memory: DataFusion's default of a million rows is
 /// 1.5 GB of 384-wide vectors, this is 30 MB.
@@ -90,7 +90,7 @@ pub(crate) fn without_functions(options: SessionOptions) -> Result<SessionContex
         .with_runtime_env(runtime)
         .with_default_features()
         .with_optimizer_rule(Arc::new(FixedLists::new()))
-        .with_physical_optimizer_rules(rules_with_pages())
+        .with_physical_optimizer_rules(rules_of_session())
         .with_physical_optimizer_rule(Arc::new(CsvTexts))
         .with_physical_optimizer_rule(Arc::new(WholeSinks))
         .with_physical_optimizer_rule(Arc::new(VectorScans))

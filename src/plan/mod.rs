@@ -13,6 +13,7 @@
 //! | `codec.rs` | a physical plan with such operators and functions as bytes, for engines of more than one machine |
 //! | `file_order.rs` | the physical rule that keeps rows in their order |
 //! | `pages.rs` | the physical rule that keeps a LIMIT around its own rows |
+//! | `probes.rs` | the physical rule that spreads the probed side of a join over all cores |
 //! | `expected.rs` | the rows that a plan will embed, for whoever shows how far it is |
 //! | `input.rs` | the input of an operator that has one |
 //! | `stream.rs` | one partition of it: texts to the engine, vectors back in order |
@@ -47,6 +48,7 @@ mod node;
 mod pages;
 mod planned;
 mod planner;
+mod probes;
 mod statement;
 mod stream;
 
@@ -63,7 +65,6 @@ pub(crate) use input::only_input;
 pub(crate) use lift::fail_on_broken_rule;
 #[cfg(feature = "cluster")]
 pub(crate) use literals::LiteralsExec;
-pub(crate) use pages::rules_with_pages;
 pub use planner::EmbedPlanner;
-pub(crate) use planner::install;
+pub(crate) use planner::{install, rules_of_session};
 pub use statement::{create_logical_plan, reset_settings, sql_to_statement};

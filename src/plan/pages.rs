@@ -18,7 +18,6 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_optimizer::output_requirements::OutputRequirements;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
@@ -28,13 +27,7 @@ use datafusion::physical_plan::{
 
 use super::exec::EmbedExec;
 
-type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
-
-/// DataFusion's physical rules, with this one around the one that meets orders and partitionings, for all plans of a session.
-pub(crate) fn rules_with_pages() -> Vec<Rule> {
-    let rules = PhysicalOptimizer::new().rules;
-    Pages::around(&rules, false).unwrap_or(rules)
-}
+pub(super) type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 /// DataFusion's rule, in which no row passes a limit.
 #[derive(Debug)]
@@ -72,7 +65,7 @@ impl Pages {
     }
 }
 
-fn is<T: 'static>(rule: &Rule) -> bool {
+pub(super) fn is<T: 'static>(rule: &Rule) -> bool {
     (rule.as_ref() as &dyn std::any::Any).is::<T>()
 }
 

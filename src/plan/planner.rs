@@ -12,6 +12,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{ExprSchemable, LogicalPlan, ScalarUDFImpl, UserDefinedLogicalNode};
 use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
@@ -22,8 +23,9 @@ use super::file_order::FileOrder;
 use super::lift::lift;
 use super::literals::{self, LiteralCalls, with_literals};
 use super::node::EmbedNode;
-use super::pages::Pages;
+use super::pages::{Pages, Rule};
 use super::planned::PlannedCall;
+use super::probes::Probes;
 #[cfg(feature = "cluster")]
 use crate::cluster::Cluster;
 use crate::engine::Identity;
@@ -116,6 +118,13 @@ impl QueryPlanner for EmbedQueryPlanner {
         let physical = planner.create_physical_plan(&lift(&checked(plan.clone())?)?, session).await?;
         if has_literals { with_literals(physical) } else { Ok(physical) }
     }
+}
+
+/// DataFusion's physical rules, with [`Pages`] around the one that meets orders and partitionings and [`Probes`] for joins, for all plans
+/// of a session of ours.
+pub(crate) fn rules_of_session() -> Vec<Rule> {
+    let rules = Probes::among(PhysicalOptimizer::new().rules);
+    Pages::around(&rules, false).unwrap_or(rules)
 }
 
 /// Gives a session the planner and the rule for DELETE and UPDATE that it plans, unless it has a planner of its own, and the

@@ -8,6 +8,8 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use datafusion_embed::{SessionOptions, create_logical_plan};
@@ -356,4 +358,91 @@ async fn operators_of_pgvector() {
     assert_eq!(crate::support::count(&host, "SELECT CAST(vector('[1,0]') <=> vector('[-3,0]') AS BIGINT)").await, 2);
     let error = ctx.sql("SELECT vector('[0]') <-> vector('[1]')").await.expect_err("not generic").to_string();
     assert!(error.contains("Expected"), "{error}");
+}
+
+/// The first column of some rows as text, in a session of ours.
+async fn shown(ctx: &SessionContext, sql: &str) -> Vec<String> {
+    let batches = ctx.sql(sql).await.expect(sql).collect().await.expect(sql);
+    let options = FormatOptions::default().with_null("NULL");
+    let rows = batches.iter().flat_map(|batch| {
+        let column = ArrayFormatter::try_new(batch.column(0), &options).expect("a column");
+        (0..batch.num_rows()).map(|row| column.value(row).to_string()).collect::<Vec<_>>()
+    });
+    rows.collect()
+}
+
+/// Arrow's own cast takes the first values of a column for those of a row behind an OFFSET.
+#[tokio::test]
+async fn casts_to_a_fixed_length_have_the_values_of_their_rows() {
+    let mut options = SessionOptions::default();
+    options.config = options.config.with_target_partitions(1);
+    let ctx = datafusion_embed::session(options).expect("a session");
+    run(&ctx, "CREATE TABLE pairs AS SELECT value AS i, [value, -value] AS v FROM generate_series(1, 100)").await;
+    let page = "(SELECT *, arrow_cast(v, 'LargeList(Int64)') AS w, {'a': v} AS s FROM pairs LIMIT 3 OFFSET 40)";
+    let of_page = ["[41, -41]", "[42, -42]", "[43, -43]"];
+    for (cast, expected) in [
+        ("arrow_cast(v, 'FixedSizeList(2, Int8)')", of_page.map(str::to_owned)),
+        ("arrow_try_cast(v, 'FixedSizeList(2, Int8)')", of_page.map(str::to_owned)),
+        ("arrow_cast(w, 'FixedSizeList(2, Int8)')", of_page.map(str::to_owned)),
+        ("arrow_cast(v, 'FixedSizeList(2, Float32)')[1]::INT::TEXT", ["41", "42", "43"].map(str::to_owned)),
+        ("arrow_cast([v, v], 'List(FixedSizeList(2, Int8))')", of_page.map(|row| format!("[{row}, {row}]"))),
+        (
+            "arrow_cast(CASE WHEN i <> 42 THEN v END, 'FixedSizeList(2, Int8)')",
+            ["[41, -41]", "NULL", "[43, -43]"].map(str::to_owned),
+        ),
+    ] {
+        assert_eq!(shown(&ctx, &format!("SELECT {cast} FROM {page}")).await, expected, "{cast}");
+        let twice = format!("SELECT {cast} FROM {page} WHERE {cast} IS NOT DISTINCT FROM {cast}");
+        assert_eq!(shown(&ctx, &twice).await, expected, "{twice}");
+    }
+    let one = "SELECT arrow_cast(arrow_cast(NULL, 'List(Int64)'), 'FixedSizeList(2, Float32)')";
+    assert_eq!(shown(&ctx, one).await, ["NULL"]);
+    let rows = run(&ctx, &format!("SELECT arrow_cast(v, 'FixedSizeList(2, Int8)') FROM {page}")).await;
+    assert_eq!(rows[0].schema().field(0).name(), "arrow_cast(pairs.v,Utf8(\"FixedSizeList(2, Int8)\"))");
+    let wrong = ctx.sql(&format!("SELECT arrow_cast(v, 'FixedSizeList(3, Int8)') FROM {page}")).await.expect("a plan");
+    let error = wrong.collect().await.expect_err("two are not three").to_string();
+    assert!(error.contains("Cannot cast to FixedSizeList(3): value at index 0 has length 2"), "{error}");
+}
+
+/// What is probed in a join is dealt out to all partitions; a host's own session does it as before, and both have the same rows.
+#[tokio::test]
+async fn a_join_of_a_small_table_uses_all_partitions() {
+    let mut options = SessionOptions::default();
+    options.config = options.config.with_target_partitions(4);
+    let ours = datafusion_embed::session(options).expect("a session");
+    let theirs = session(4, 8192);
+    let table = "CREATE TABLE t AS SELECT value AS id, [value % 97, value % 89] AS v FROM generate_series(1, 3000)";
+    for ctx in [&ours, &theirs] {
+        run(ctx, table).await;
+    }
+    let near = "SELECT a.id, b.id AS other FROM t AS a JOIN t AS b ON a.id < b.id AND l1_distance(a.v, b.v) < 1";
+    let plan = shown_all(&ours, &format!("EXPLAIN {near}")).await;
+    assert!(plan.contains("partitions=4, partition_sizes=[1, 1, 1, 1]"), "{plan}");
+    let plan = shown_all(&theirs, &format!("EXPLAIN {near}")).await;
+    assert!(!plan.contains("partition_sizes=[1, 1, 1, 1]"), "{plan}");
+    for join in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "LEFT SEMI JOIN", "RIGHT ANTI JOIN"] {
+        let columns = if join.contains("SEMI") {
+            "a.id"
+        } else if join.contains("ANTI") {
+            "b.id"
+        } else {
+            "a.id, b.id"
+        };
+        for on in ["a.id + 1000 < b.id AND a.v <-> b.v < 2", "a.id = b.id + 7", "a.id = b.id * 2 AND a.v[1] < b.v[2]"] {
+            let on = on.replace("a.v <-> b.v", "l2_distance(a.v, b.v)");
+            let sql = format!(
+                "SELECT {columns} FROM t AS a {join} (SELECT id, v FROM t WHERE id % 3 > 0) AS b ON {on} ORDER BY 1, 2"
+            );
+            let sql = if columns.contains(',') { sql } else { sql.replace(" ORDER BY 1, 2", " ORDER BY 1") };
+            assert_eq!(shown_all(&ours, &sql).await, shown_all(&theirs, &sql).await, "{sql}");
+        }
+    }
+    // Rows of a table of a few are in their order, wherever they go.
+    run(&ours, "CREATE TABLE few AS SELECT * FROM t LIMIT 500").await;
+    let plan = shown_all(&ours, "EXPLAIN SELECT b.id FROM few AS a JOIN few AS b ON a.v[1] < b.v[1]").await;
+    assert!(!plan.contains("partitions=4"), "{plan}");
+}
+
+async fn shown_all(ctx: &SessionContext, sql: &str) -> String {
+    pretty_format_batches(&ctx.sql(sql).await.expect(sql).collect().await.expect(sql)).expect("a table").to_string()
 }
