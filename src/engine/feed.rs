@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::ahead::{self, Ahead};
 use super::call::{Call, Machine};
 use super::counters::Counters;
 use super::encoding::{Encoding, Loaded};
@@ -39,6 +40,8 @@ pub(crate) struct Feed {
     /// Stands for the call in the keys of its texts.
     seed: u64,
     most_in_flight: usize,
+    /// Tokens of texts that come next, where the device outruns the stream.
+    ahead: Option<Ahead>,
     /// The batches that the next texts go to, one for each class of lengths that should not be mixed.
     open: Vec<(u32, Arc<Ticket>)>,
     /// The batch that the next text goes to whose vector may be kept.
@@ -102,6 +105,7 @@ impl Feed {
             most_in_flight: BATCHES_PER_WORKER * concurrency.clamp(1, lane.most_workers()),
             query: Arc::clone(query),
             encoding: Arc::new(encoding),
+            ahead: (place.device != Device::Cpu).then(Ahead::default),
             open: Vec::new(),
             in_flight: VecDeque::new(),
             finished: 0,
@@ -112,6 +116,23 @@ impl Feed {
     /// A row has no text.
     pub(crate) fn null(&self) {
         self.encoding.count(Counters::null);
+    }
+
+    /// Tells of the texts that come next, before the one of this row is pushed: `text` gives that of a row of so many.
+    pub(crate) fn foresee<'a>(&mut self, row: usize, rows: usize, text: impl Fn(usize) -> Option<&'a str>) {
+        if !self.ahead.as_ref().is_some_and(|ahead| ahead.begins_at(row)) {
+            return;
+        }
+        let mut texts = HashMap::new();
+        for text in ahead::next_rows(row, rows).filter_map(text) {
+            let key = self.query.key(self.seed, text);
+            let is_kept = self.encoding.space.is_some() && self.may_be_kept(&Space::key_of(text));
+            if !is_kept && self.query.memo().find(key).is_none() {
+                texts.insert(key, text);
+            }
+        }
+        let encoding = Arc::clone(&self.encoding);
+        self.ahead.get_or_insert_default().fill(&texts, |text| encoding.tokenize(text).ok());
     }
 
     /// Takes a text and says where its vector will be. Texts fill model batches; a full one goes to the lane at once.
@@ -126,7 +147,10 @@ impl Feed {
         let kept_under = self.encoding.space.as_ref().map(|_| Space::key_of(text));
         let work = match kept_under {
             Some(key) if self.may_be_kept(&key) => Work::Read(key),
-            key => Work::Compute(self.encoding.tokenize(text)?, key),
+            kept_under => {
+                let ahead = self.ahead.as_mut().and_then(|ahead| ahead.take(key));
+                Work::Compute(ahead.map_or_else(|| self.encoding.tokenize(text), Ok)?, kept_under)
+            }
         };
         let query = Arc::clone(&self.query);
         let mut memo = query.memo();
@@ -275,8 +299,12 @@ mod tests {
     }
 
     fn two(most_bytes: usize) -> Two {
+        two_on(Device::Cpu, most_bytes)
+    }
+
+    fn two_on(device: Device, most_bytes: usize) -> Two {
         let common = Arc::<Common>::default();
-        let options = EmbedOptions::default().model("tests/fixtures/tiny-bert").concurrency(2);
+        let options = EmbedOptions::default().model("tests/fixtures/tiny-bert").concurrency(2).device(device);
         let machine = Machine::new(options.clone(), 2, Access::local());
         let call = Call::new(&options, Role::Plain, None);
         let query = Query::start(&common, most_bytes);
@@ -342,5 +370,31 @@ mod tests {
         common.generation.fetch_add(1, Ordering::Relaxed);
         assert_eq!(a.push("late").expect_err("cancelled"), Error::Cancelled);
         assert_eq!(a.wait(&slot).expect_err("cancelled"), Error::Cancelled);
+    }
+
+    #[cfg(feature = "candle")]
+    #[test]
+    fn texts_that_are_foreseen_have_the_vectors_that_they_have_otherwise() {
+        let texts: Vec<String> = (0..1200).map(|number| format!("text {} of {number}", number % 700)).collect();
+        let embed = |is_foreseen: bool| {
+            let Two { common, mut a, .. } = two_on(Device::Candle, usize::MAX);
+            let mut vectors = Vec::new();
+            for (row, text) in texts.iter().enumerate() {
+                if is_foreseen {
+                    // Every third row is NULL to whoever looks ahead, and the last is no row at all.
+                    a.foresee(row, 1199, |row| (row % 3 > 0).then(|| texts[row].as_str()));
+                    assert!(
+                        a.ahead
+                            .as_ref()
+                            .is_some_and(|ahead| row % 3 == 0 || row > 1198 || ahead.has(a.query.key(a.seed, text)))
+                    );
+                }
+                let slot = [Some(a.push(text).expect("a slot"))];
+                vectors.extend(a.wait(&slot).expect("a vector"));
+            }
+            assert_eq!(counts(&common), (1200, 0));
+            vectors
+        };
+        assert_eq!(embed(true), embed(false));
     }
 }

@@ -7,6 +7,7 @@
 //! | `identity.rs` | what a plan was made with: whoever runs it has to come to the same |
 //! | `query.rs` | one query: each distinct text once |
 //! | `feed.rs` | a stream's access to its query: texts in, slots out |
+//! | `ahead.rs` | tokens of texts that come next, for a device that outruns a stream |
 //! | `batch.rs` | tokens -> model batches under a token budget |
 //! | `ticket.rs` | a model batch on its way to its vectors, wanted by any number of streams |
 //! | `encoding.rs` | what a model batch needs to become vectors |
@@ -14,7 +15,7 @@
 //! | `lane.rs` | the workers of a device; the only place that starts threads |
 //! | `counters.rs` | what `embed_models()` and EXPLAIN ANALYZE show |
 //!
-//! A stream tokenises on its caller's thread and hands every full model batch to its device's lane at once, so that tokenising
+//! A stream tokenises on its caller's thread (for a GPU on all cores, a few hundred texts ahead) and hands every full model batch to its device's lane at once, so that tokenising
 //! overlaps with encoding and one stream keeps every worker busy.
 //!
 //! # Many queries at once
@@ -38,6 +39,7 @@
 //! | ticket | its first text | the last slot, and the memo's |
 //! | slot | its row goes in | its row leaves |
 
+mod ahead;
 mod batch;
 mod call;
 mod counters;

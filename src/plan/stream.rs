@@ -45,7 +45,13 @@ impl StreamCall {
         Self { planned, machine, counters, feed: None }
     }
 
-    fn push(&mut self, text: &str, execution: &Execution) -> Result<Slot> {
+    /// Takes the text of a row, of so many that the texts have.
+    fn push(&mut self, texts: &TextColumn, row: usize, rows: usize, execution: &Execution) -> Result<Option<Slot>> {
+        let text = texts.get(row);
+        if text.is_none() && self.feed.is_none() {
+            self.counters.null();
+            return Ok(None);
+        }
         let feed = match &mut self.feed {
             Some(feed) => feed,
             None => {
@@ -54,14 +60,12 @@ impl StreamCall {
                 self.feed.insert(Feed::open(&execution.query, call, &self.machine, &planned, counters)?)
             }
         };
-        Ok(feed.push(text)?)
-    }
-
-    fn null(&self) {
-        match &self.feed {
-            Some(feed) => feed.null(),
-            None => self.counters.null(),
-        }
+        feed.foresee(row, rows, |row| texts.get(row));
+        let Some(text) = text else {
+            feed.null();
+            return Ok(None);
+        };
+        Ok(Some(feed.push(text)?))
     }
 
     /// The vector column of some rows.
@@ -193,11 +197,7 @@ impl EmbedStream {
                 }
                 let Some(rows) = self.waiting.back_mut() else { return Ok(false) };
                 for ((call, texts), slots) in self.calls.iter_mut().zip(&rows.texts).zip(&mut rows.slots) {
-                    let text = texts.get(rows.fed);
-                    if text.is_none() {
-                        call.null();
-                    }
-                    slots.push(text.map(|text| call.push(text, &self.execution)).transpose()?);
+                    slots.push(call.push(texts, rows.fed, rows.batch.num_rows(), &self.execution)?);
                 }
                 rows.fed += 1;
                 continue;
