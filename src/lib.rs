@@ -316,3 +316,8 @@ fn session_of(ctx: &SessionContext) -> Option<Arc<Session>> {
     let embed = function.inner().downcast_ref::<Embed>()?;
     Some(Arc::clone(embed.session()))
 }
+
+/// The Rust of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

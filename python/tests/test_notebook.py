@@ -35,3 +35,14 @@ def test_the_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     for cell, expected in cells:
         run(cell, names)
         assert capsys.readouterr().out == expected, cell
+
+
+def test_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(ROOT)
+    cells = CELL.findall((ROOT / "README.md").read_text())
+    assert cells
+    names: dict[str, Any] = {"df": pandas.read_parquet("sql/docs.parquet")}
+    for cell, _ in cells:
+        run(cell, names)

@@ -23,6 +23,7 @@ mod limits;
 #[cfg(feature = "cli")]
 mod mistakes;
 mod models;
+mod pages;
 mod plan;
 #[cfg(feature = "cli")]
 mod program;

@@ -261,11 +261,11 @@ fn tests_build_no_dependency_of_the_program_again() {
 }
 
 #[test]
-fn the_readme_shows_the_quickstart_and_every_setting() {
-    let readme = read("README.md");
+fn the_readme_shows_the_quickstart_and_docs_every_setting() {
+    let (readme, settings) = (read("README.md"), read("docs/tuning.md"));
     let block = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next());
     assert_eq!(block.expect("README.md has no sql block").trim(), read("sql/quickstart.sql").trim());
     for entry in EmbedOptions::default().entries() {
-        assert!(readme.contains(&format!("`{}`", entry.key)), "README.md lacks `{}`", entry.key);
+        assert!(settings.contains(&format!("`{}`", entry.key)), "docs/tuning.md lacks `{}`", entry.key);
     }
 }
