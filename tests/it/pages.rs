@@ -113,8 +113,11 @@ fn run(block: &Block, folder: &Path) -> String {
     printed
 }
 
-/// Words, and numbers that need be near only: those with a point. What is said of speed and size is left out.
-fn compared(line: &str) -> (Vec<String>, Vec<f64>) {
+/// Words of a line, and its numbers that need be near only: those with a point.
+type Compared = (Vec<String>, Vec<f64>);
+
+/// What is said of speed and size is left out.
+fn compared(line: &str) -> Compared {
     let is_edge = |c: char| c.is_whitespace() || "[](),|;:\"".contains(c);
     let words: Vec<&str> = line.split(is_edge).filter(|word| !word.is_empty()).collect();
     let (mut plain, mut numbers) = (Vec::new(), Vec::new());
@@ -137,7 +140,7 @@ fn same(printed: &str, said: &str) -> bool {
     let (printed, said): (Vec<_>, Vec<_>) =
         (printed.lines().filter(is_shown).map(compared).collect(), said.lines().map(compared).collect());
     let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 2e-3 * b.abs().max(1.0);
-    let is_same = |((words, numbers), (others, said)): (&(Vec<String>, Vec<f64>), &(Vec<String>, Vec<f64>))| {
+    let is_same = |((words, numbers), (others, said)): (&Compared, &Compared)| {
         words == others && numbers.len() == said.len() && numbers.iter().zip(said).all(near)
     };
     printed.len() == said.len() && printed.iter().zip(&said).all(is_same)

@@ -214,7 +214,7 @@ impl Levels<'_> {
             at += run.count();
             is_right
         });
-        (are_there && begin_alike && self.count % length == 0).then_some(self.count / length)
+        (are_there && begin_alike && self.count.is_multiple_of(length)).then_some(self.count / length)
     }
 
     /// Which vectors are there, where some are NULL; `None` where there is anything else.
