@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 out="$(realpath -m "${1:-target/book}")"
 pages="$(mktemp -d)"
 trap 'rm -rf "$pages"' EXIT
-cp docs/*.md docs/book.toml "$pages"
+cp -r docs/*.md docs/book.toml docs/pictures "$pages"
 sed 's|](docs/|](|g' README.md > "$pages/README.md"
 sed -i 's|](../README.md|](README.md|g' "$pages"/*.md
 mdbook build --dest-dir "$out" "$pages"

@@ -1,9 +1,10 @@
-"""The cells of docs/notebook.md give what stands below them, and those of the README run."""
+"""The cells of docs/notebook.md give what stands below them, and those of the other pages run."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,15 @@ def test_the_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         assert capsys.readouterr().out == expected, cell
 
 
-def test_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    monkeypatch.chdir(ROOT)
-    cells = CELL.findall((ROOT / "README.md").read_text())
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for package in ("pandas", "polars", "pyarrow"):
+        pytest.importorskip(package)
+    cells = CELL.findall((ROOT / page).read_text())
     assert cells
-    names: dict[str, Any] = {"df": pandas.read_parquet("sql/docs.parquet")}
+    shutil.copytree(ROOT / "sql", tmp_path / "sql")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("import pandas\ndf = pandas.read_parquet('sql/docs.parquet')", names)
     for cell, _ in cells:
         run(cell, names)
