@@ -118,6 +118,11 @@ impl Feed {
         self.encoding.count(Counters::null);
     }
 
+    /// So many rows had no text before this was opened: the stream has counted them, and its session has not.
+    pub(crate) fn nulls_before(&self, rows: u64) {
+        (0..rows).for_each(|_| self.encoding.counters[0].null());
+    }
+
     /// Tells of the texts that come next, before the one of this row is pushed: `text` gives that of a row of so many.
     pub(crate) fn foresee<'a>(&mut self, row: usize, rows: usize, text: impl Fn(usize) -> Option<&'a str>) {
         if !self.ahead.as_ref().is_some_and(|ahead| ahead.begins_at(row)) {

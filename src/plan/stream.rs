@@ -38,11 +38,13 @@ pub(super) struct StreamCall {
     counters: Arc<Counters>,
     /// Opened with the first text: a stream without texts loads no model.
     feed: Option<Feed>,
+    /// Rows before that one.
+    nulls_before: u64,
 }
 
 impl StreamCall {
     pub(super) fn new(planned: PlannedCall, machine: Machine, counters: Arc<Counters>) -> Self {
-        Self { planned, machine, counters, feed: None }
+        Self { planned, machine, counters, feed: None, nulls_before: 0 }
     }
 
     /// Takes the text of a row, of so many that the texts have.
@@ -50,6 +52,7 @@ impl StreamCall {
         let text = texts.get(row);
         if text.is_none() && self.feed.is_none() {
             self.counters.null();
+            self.nulls_before += 1;
             return Ok(None);
         }
         let feed = match &mut self.feed {
@@ -57,7 +60,9 @@ impl StreamCall {
             None => {
                 let (call, planned) = (&self.planned.call, self.planned.planned());
                 let counters = Arc::clone(&self.counters);
-                self.feed.insert(Feed::open(&execution.query, call, &self.machine, &planned, counters)?)
+                let feed = Feed::open(&execution.query, call, &self.machine, &planned, counters)?;
+                feed.nulls_before(self.nulls_before);
+                self.feed.insert(feed)
             }
         };
         feed.foresee(row, rows, |row| texts.get(row));

@@ -789,6 +789,10 @@ fn a_copy_says_what_it_did() {
     assert!(ended.stderr.ends_with("): 2 from the cache, 1 equal to others, 1 NULL\n"), "{}", ended.stderr);
     let ended = embedsql(["-q", "-c", copy]).folder(&folder).end();
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+    // Rows before the first text count too.
+    let copy = copy.replace("('a'), ('b'), ('a'), (NULL)", "(NULL), (NULL), ('a'), (NULL)");
+    let ended = embedsql(["-c", &copy]).folder(&folder).end();
+    assert!(ended.stderr.contains("): 1 embedded, 3 NULL; "), "{}", ended.stderr);
 }
 
 #[test]

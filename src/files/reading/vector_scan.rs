@@ -24,11 +24,12 @@ use datafusion::datasource::physical_plan::{
 use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::ObjectStore;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use datafusion::parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use datafusion::parquet::errors::ParquetError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -278,7 +279,9 @@ impl Files {
             let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
             file.range.as_ref().is_none_or(|range| (range.start..range.end).contains(&start))
         };
-        let groups = (0..parquet.num_row_groups()).filter(is_in_part).collect();
+        // A column of a row group without rows may have no bytes that could be asked for.
+        let has_rows = |group: &usize| parquet.row_group(*group).num_rows() > 0;
+        let groups = (0..parquet.num_row_groups()).filter(has_rows).filter(is_in_part).collect();
         // The order of the file, which is that of the reader's columns.
         others.sort_by_key(|(_, root)| *root);
         let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(types)));
@@ -377,7 +380,7 @@ impl Reading {
         }
         let Self { scan, others, vectors, left } = self;
         let others = match others {
-            Some(stream) => Some(stream.try_next().await?.ok_or_else(|| too_few(scan))?),
+            Some(stream) => Some(stream.try_next().await?.ok_or_else(too_few)?),
             None => None,
         };
         let rows = others.as_ref().map_or(scan.files.batch_size, RecordBatch::num_rows).min(*left);
@@ -395,8 +398,9 @@ impl Reading {
     }
 }
 
-fn too_few(scan: &Scan) -> datafusion::error::DataFusionError {
-    internal_datafusion_err!("{} has fewer rows than its row groups say", scan.file.object_meta.location)
+/// A file that is damaged.
+fn too_few() -> DataFusionError {
+    ParquetError::EOF("fewer rows than the footer says".to_owned()).into()
 }
 
 /// A column of vectors that is being read.
@@ -422,7 +426,7 @@ impl Column {
         let mut parts: Vec<ArrayRef> = Vec::new();
         let mut missing = rows;
         while missing > 0 {
-            let group = *scan.groups.get(self.group).ok_or_else(|| too_few(scan))?;
+            let group = *scan.groups.get(self.group).ok_or_else(too_few)?;
             match &mut self.at {
                 At::Start => {
                     let column = scan.metadata.metadata().row_group(group).column(vector.leaf);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, Float32Array, GenericListArray, OffsetSizeTrait,
-    PrimitiveArray,
+    PrimitiveArray, new_null_array,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
@@ -321,8 +321,12 @@ impl<T: ArrowPrimitiveType> Made<T> {
         let values: ArrayRef = Arc::new(PrimitiveArray::<T>::new(self.values.into(), None));
         let options = CastOptions { safe: false, ..CastOptions::default() };
         let numbers = self.kind.item.data_type();
-        let values = cast_with_options(&values, numbers, &options)
-            .map_err(|error| exec_datafusion_err!("a number is beyond what {numbers} can be ({error})"))?;
+        let values = match numbers {
+            // Of `[]`, which has none.
+            DataType::Null => new_null_array(numbers, values.len()),
+            _ => cast_with_options(&values, numbers, &options)
+                .map_err(|error| exec_datafusion_err!("a number is beyond what {numbers} can be ({error})"))?,
+        };
         let (item, nulls) = (Arc::clone(&self.kind.item), NullBuffer::from(self.valid));
         let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
         let lengths = || {
