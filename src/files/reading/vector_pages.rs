@@ -5,16 +5,19 @@
 //! copied as they lie. Any other page is left to parquet's own reader.
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
 use datafusion::arrow::array::{ArrayData, ArrayRef, BooleanBufferBuilder, FixedSizeListArray, make_array};
 use datafusion::arrow::buffer::{MutableBuffer, NullBuffer};
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::error::Result;
-use datafusion::parquet::basic::{Encoding, Type};
+use datafusion::parquet::basic::{Compression, Encoding, Type};
 use datafusion::parquet::column::page::{Page, PageReader};
-use datafusion::parquet::errors::Result as ParquetResult;
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::metadata::ColumnChunkMetaData;
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 use datafusion::parquet::file::serialized_reader::SerializedPageReader;
@@ -56,48 +59,71 @@ impl Shape {
         })
     }
 
+    /// Whether every vector of a column of so many rows has all its numbers: a NULL has one level, and a vector has one for each.
+    pub(super) fn has_all(&self, column: &ColumnChunkMetaData, rows: usize) -> bool {
+        usize::try_from(column.num_values()).ok() == rows.checked_mul(self.length)
+    }
+
     fn vector_bytes(&self) -> usize {
         self.length * self.bytes
     }
+
+    /// Bits of a definition level.
+    fn definition_bits(&self) -> u32 {
+        u8::BITS - self.there.leading_zeros()
+    }
 }
 
-/// The bytes of a column in a row group, which its offsets in the file find.
+/// Bytes of a column in a row group, which its offsets in the file find.
 struct Chunk {
-    bytes: Bytes,
     start: u64,
+    bytes: [Bytes; 2],
+    /// Where what was taken of them last ends.
+    taken: AtomicU64,
 }
 
 impl Length for Chunk {
     fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+        self.start + self.bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>()
     }
 }
 
 impl ChunkReader for Chunk {
-    type T = bytes::buf::Reader<Bytes>;
+    type T = bytes::buf::Reader<Chain<Bytes, Bytes>>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let [first, second] = &self.bytes;
+        let mut bytes = first.clone().chain(second.clone());
         let from = usize::try_from(start.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        Ok(self.bytes.slice(from.min(self.bytes.len())..).reader())
+        bytes.advance(from.min(bytes.remaining()));
+        Ok(bytes.reader())
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let read = self.get_read(start)?.into_inner();
-        if length > read.len() {
-            return Err(datafusion::parquet::errors::ParquetError::EOF(format!(
-                "a page of {length} bytes where {} are left",
-                read.len()
-            )));
+        let mut bytes = self.get_read(start)?.into_inner();
+        let left = bytes.remaining();
+        if length > left {
+            return Err(ParquetError::EOF(format!("a page of {length} bytes where {left} are left")));
         }
-        Ok(read.slice(..length))
+        self.taken.store(start + length as u64, Ordering::Relaxed);
+        // Copied only where it begins in the first and ends in the second.
+        Ok(bytes.copy_to_bytes(length))
     }
 }
 
-/// A column of vectors in a row group.
+/// A column of vectors in a row group, whose bytes come part by part.
 pub(super) struct VectorPages {
-    pages: SerializedPageReader<Chunk>,
     shape: Shape,
+    column: ColumnChunkMetaData,
+    rows: usize,
+    /// Where the next page begins in the file, and the last one ends.
+    next: u64,
+    end: u64,
+    /// What came of these.
+    bytes: [Bytes; 2],
     page: Option<Rows>,
+    /// Vectors at the beginning that nobody wants.
+    skipped: usize,
 }
 
 /// How far a read came.
@@ -105,6 +131,8 @@ pub(super) struct VectorPages {
 pub(super) enum Came {
     /// As far as was asked.
     There,
+    /// To a page that is not wholly there.
+    ToMissing,
     /// To the end of the row group.
     ToEnd,
     /// To a page that is not as the head of this file says.
@@ -112,11 +140,30 @@ pub(super) enum Came {
 }
 
 impl VectorPages {
-    /// `bytes` are those of the column in a row group of so many rows.
-    pub(super) fn new(shape: &Shape, column: &ColumnChunkMetaData, bytes: Bytes, rows: usize) -> Result<Self> {
-        let chunk = Chunk { bytes, start: column.byte_range().0 };
-        let pages = SerializedPageReader::new(Arc::new(chunk), column, rows, None)?;
-        Ok(Self { pages, shape: shape.clone(), page: None })
+    /// For a column of a row group of so many rows, of which so many at its beginning are passed over: none unless
+    /// [`Shape::has_all`].
+    pub(super) fn new(shape: &Shape, column: &ColumnChunkMetaData, rows: usize, skipped: usize) -> Self {
+        let (next, length) = column.byte_range();
+        let (shape, column, end) = (shape.clone(), column.clone(), next.saturating_add(length));
+        Self { shape, column, rows, next, end, bytes: Default::default(), page: None, skipped }
+    }
+
+    /// Bytes that are there and not looked at.
+    pub(super) fn kept(&self) -> u64 {
+        self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// Where in the file the next bytes are, so many at most; `None` behind the last.
+    pub(super) fn missing(&self, most: u64) -> Option<Range<u64>> {
+        let start = self.next + self.kept();
+        (start < self.end).then(|| start..start.saturating_add(most).min(self.end))
+    }
+
+    /// Takes the next bytes.
+    pub(super) fn give(&mut self, more: Bytes) {
+        let [first, second] = std::mem::take(&mut self.bytes);
+        let kept = if second.is_empty() { first } else { [first, second].concat().into() };
+        self.bytes = if kept.is_empty() { [more, kept] } else { [kept, more] };
     }
 
     /// Reads until so many vectors are there.
@@ -124,16 +171,69 @@ impl VectorPages {
         while vectors.rows() < wanted {
             match &mut self.page {
                 Some(page) if !page.is_empty() => vectors.take(page, wanted - vectors.rows()),
-                _ => match self.pages.get_next_page()? {
-                    None => return Ok(Came::ToEnd),
-                    Some(page) => match Rows::of(page, &self.shape) {
-                        Some(rows) => self.page = Some(rows),
+                _ if self.next == self.end => return Ok(Came::ToEnd),
+                _ => match self.next_page() {
+                    Ok(None) => return Ok(Came::ToEnd),
+                    Ok(Some(page)) => match Rows::of(page, &self.shape) {
+                        Some(mut rows) => {
+                            rows.skip(std::mem::take(&mut self.skipped), &self.shape);
+                            self.page = Some(rows);
+                        }
                         None => return Ok(Came::ToOther),
                     },
+                    // Whatever is wrong with a page is wrong as well when all of it is there.
+                    Err(_) if self.next + self.kept() < self.end => return Ok(Came::ToMissing),
+                    Err(error) => return Err(error.into()),
                 },
             }
         }
         Ok(Came::There)
+    }
+
+    /// The next page that has a vector which is not passed over.
+    fn next_page(&mut self) -> ParquetResult<Option<Page>> {
+        while self.skipped > 0 {
+            let (page, taken) = self.look(Compression::UNCOMPRESSED)?;
+            let rows = match page {
+                Some(Page::DataPage { num_values, .. }) if !(num_values as usize).is_multiple_of(self.shape.length) => {
+                    break;
+                }
+                Some(Page::DataPage { num_values, .. }) => num_values as usize / self.shape.length,
+                Some(Page::DataPageV2 { num_rows, .. }) => num_rows as usize,
+                Some(Page::DictionaryPage { .. }) | None => break,
+            };
+            if rows > self.skipped {
+                break;
+            }
+            self.skipped -= rows;
+            self.advance(taken);
+        }
+        let (page, taken) = self.look(self.column.compression())?;
+        self.advance(taken);
+        Ok(page)
+    }
+
+    /// The page that begins at `next`, and where it ends, by parquet's own reader. That cannot wait for bytes: it gets a column of what
+    /// is left.
+    fn look(&self, compression: Compression) -> ParquetResult<(Option<Page>, u64)> {
+        let left = self.column.clone().into_builder().set_compression(compression).set_dictionary_page_offset(None);
+        let left = left.set_data_page_offset(self.next as i64).set_total_compressed_size((self.end - self.next) as i64);
+        let chunk = Arc::new(Chunk { start: self.next, bytes: self.bytes.clone(), taken: AtomicU64::new(self.end) });
+        let page = SerializedPageReader::new(Arc::clone(&chunk), &left.build()?, self.rows, None)?.get_next_page()?;
+        Ok((page, chunk.taken.load(Ordering::Relaxed)))
+    }
+
+    fn advance(&mut self, to: u64) {
+        let [first, second] = &mut self.bytes;
+        let length = (to - self.next) as usize;
+        match length.checked_sub(first.len()) {
+            Some(of_second) => {
+                second.advance(of_second.min(second.len()));
+                self.bytes = [std::mem::take(second), Bytes::new()];
+            }
+            None => first.advance(length),
+        }
+        self.next = to;
     }
 }
 
@@ -182,6 +282,14 @@ impl Rows {
     fn is_empty(&self) -> bool {
         self.next == self.rows
     }
+
+    /// Passes over the first so many.
+    fn skip(&mut self, rows: usize, shape: &Shape) {
+        self.next = rows.min(self.rows);
+        let passed =
+            self.valid.as_ref().map_or(self.next, |valid| valid[..self.next].iter().filter(|there| **there).count());
+        self.values.advance(passed * shape.vector_bytes());
+    }
 }
 
 /// Levels of the numbers of a page.
@@ -194,9 +302,8 @@ struct Levels<'a> {
 impl Levels<'_> {
     /// How many vectors there are, where none is NULL and each has all its numbers.
     fn whole_vectors(&self, shape: &Shape) -> Option<usize> {
-        let bits = u8::BITS - shape.there.leading_zeros();
         let length = shape.length;
-        let are_there = each_run(self.definition, bits, self.count, |run| match run {
+        let are_there = each_run(self.definition, shape.definition_bits(), self.count, |run| match run {
             Run::Repeated { level, .. } => level == shape.there,
             Run::Packed { levels } => levels.iter().all(|level| *level == shape.there),
         });
@@ -221,7 +328,7 @@ impl Levels<'_> {
     fn vectors(&self, shape: &Shape) -> Option<Vec<bool>> {
         let null = shape.null?;
         let repetition = all_levels(self.repetition, 1, self.count)?;
-        let definition = all_levels(self.definition, u8::BITS - shape.there.leading_zeros(), self.count)?;
+        let definition = all_levels(self.definition, shape.definition_bits(), self.count)?;
         let (mut valid, mut at) = (Vec::new(), 0);
         while at < self.count {
             let is_there = definition[at] == shape.there;
@@ -399,18 +506,22 @@ mod tests {
         (bytes.into(), data_type)
     }
 
-    /// What is read, in so many rows at once, and how far that came.
-    fn read(bytes: &Bytes, data_type: &DataType, most: usize) -> (Vec<Option<f32>>, Came) {
+    /// What is read behind so many rows, in so many rows at once and parts of so many bytes, and how far that came.
+    fn read(bytes: &Bytes, data_type: &DataType, skipped: usize, most: usize, part: u64) -> (Vec<Option<f32>>, Came) {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(bytes).expect("metadata");
         let shape = Shape::of(data_type, &metadata.file_metadata().schema_descr().column(0)).expect("vectors");
         let group = metadata.row_group(0);
-        let (start, length) = group.column(0).byte_range();
-        let chunk = bytes.slice(start as usize..(start + length) as usize);
-        let mut pages = VectorPages::new(&shape, group.column(0), chunk, group.num_rows() as usize).expect("pages");
+        let mut pages = VectorPages::new(&shape, group.column(0), group.num_rows() as usize, skipped);
+        assert!(skipped == 0 || shape.has_all(group.column(0), group.num_rows() as usize));
         let mut rows = Vec::new();
         loop {
             let mut vectors = Vectors::new(&shape, most);
-            let came = pages.read(&mut vectors, most).expect("read");
+            let mut came = pages.read(&mut vectors, most).expect("read");
+            while came == Came::ToMissing {
+                let Range { start, end } = pages.missing(part).expect("more");
+                pages.give(bytes.slice(start as usize..end as usize));
+                came = pages.read(&mut vectors, most).expect("read");
+            }
             let column = vectors.finish().expect("a column");
             let lists = column.as_fixed_size_list();
             rows.extend((0..lists.len()).map(|row| {
@@ -431,12 +542,17 @@ mod tests {
         let some: Vec<_> = (0..40).map(|row| (row % 5 > 0).then_some(row as f32)).collect();
         for rows in [all, some, vec![None; 40]] {
             let (bytes, data_type) = file(&rows, None);
-            for most in [1, 3, 7, 40, 100] {
-                assert_eq!(read(&bytes, &data_type, most), (rows.clone(), Came::ToEnd));
+            for (most, part) in [(1, 1), (3, 60), (7, 100), (40, 300), (100, u64::MAX)] {
+                assert_eq!(read(&bytes, &data_type, 0, most, part), (rows.clone(), Came::ToEnd));
+                for skipped in [1, 7, 15, 39, 40] {
+                    let behind = (rows[skipped..].to_vec(), Came::ToEnd);
+                    let has_all = rows.iter().all(Option::is_some);
+                    assert!(!has_all || read(&bytes, &data_type, skipped, most, part) == behind);
+                }
             }
             let (bytes, data_type) = file(&rows, Some(31 * 3 + 1));
             if rows[31].is_some() {
-                let (before, came) = read(&bytes, &data_type, 100);
+                let (before, came) = read(&bytes, &data_type, 0, 100, 50);
                 assert_eq!(came, Came::ToOther);
                 assert!((7..=31).contains(&before.len()) && before[..] == rows[..before.len()], "{}", before.len());
             }

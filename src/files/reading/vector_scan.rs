@@ -3,8 +3,13 @@
 //! A scan of vectors that asks for nothing but rows gets a source of its own, late, when DataFusion has decided what it pushes into a
 //! scan: one with a condition, a limit or an order keeps DataFusion's. So does a file whose columns are not of the table's types, and
 //! in a file of other vectors (see `vector_pages.rs`) the rest of a row group is read by parquet's own reader.
+//!
+//! DataFusion gives each partition a part of a file's bytes, and reads the row groups that begin in it: of a file with one, all of it by
+//! one core. Here a partition has the rows of these bytes, where no vector is NULL, so that the pages before them need not be read.
 
 use std::fmt;
+use std::future::ready;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,20 +31,26 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::object_store::ObjectStore;
-use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelector};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use datafusion::parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
-use datafusion::parquet::errors::ParquetError;
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::metadata::RowGroupMetaData;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::vector_pages::{Came, Shape, VectorPages, Vectors};
+
+/// What is read at once of a file on this machine, where another read costs little: so much stays in the processor's cache until it
+/// is looked at, and its memory is used again. Of other stores a row group is one request.
+const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// The rule that gives scans of vectors their source.
 #[derive(Debug)]
@@ -128,6 +139,7 @@ impl FileSource for VectorSource {
             partition,
             metrics: self.inner.metrics().clone(),
             schema: Arc::new(file_schema.project(&self.split.file_indices)?),
+            at_once: if scan.object_store_url.as_str().starts_with("file:") { BYTES_AT_ONCE } else { u64::MAX },
             batch_size: self.batch_size.ok_or_else(|| internal_datafusion_err!("a scan without a batch size"))?,
         };
         let split = (self.split.clone(), Arc::clone(file_schema));
@@ -241,6 +253,8 @@ struct Files {
     /// The columns that are read, of the table's types.
     schema: SchemaRef,
     batch_size: usize,
+    /// Bytes of a column that are read at once.
+    at_once: u64,
 }
 
 impl fmt::Debug for Files {
@@ -274,21 +288,35 @@ impl Files {
                 None => return Ok(None),
             }
         }
-        let is_in_part = |group: &usize| {
-            let column = parquet.row_group(*group).column(0);
-            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
-            file.range.as_ref().is_none_or(|range| (range.start..range.end).contains(&start))
+        let vectors_are_whole = |group: &RowGroupMetaData| {
+            vectors.iter().all(|vector| vector.shape.has_all(group.column(vector.leaf), group.num_rows() as usize))
         };
+        let may_part = parquet.row_groups().iter().all(vectors_are_whole);
+        let groups = parquet.row_groups().iter().map(|group| part_of(group, file, may_part)).enumerate();
         // A column of a row group without rows may have no bytes that could be asked for.
-        let has_rows = |group: &usize| parquet.row_group(*group).num_rows() > 0;
-        let groups = (0..parquet.num_row_groups()).filter(has_rows).filter(is_in_part).collect();
+        let parts = groups.map(|(group, rows)| Part { group, rows }).filter(|part| !part.rows.is_empty()).collect();
         // The order of the file, which is that of the reader's columns.
         others.sort_by_key(|(_, root)| *root);
         let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(types)));
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(&parquet), options)?;
         let file = file.clone();
-        Ok((!vectors.is_empty()).then(|| Arc::new(Scan { files: self, file, metadata, groups, vectors, others })))
+        Ok((!vectors.is_empty()).then(|| Arc::new(Scan { files: self, file, metadata, parts, vectors, others })))
     }
+}
+
+/// Rows of a row group that are read for a part of a file: those of its bytes, or else all where it begins.
+fn part_of(group: &RowGroupMetaData, file: &PartitionedFile, may_part: bool) -> Range<usize> {
+    let rows = group.num_rows() as usize;
+    let Some(range) = &file.range else { return 0..rows };
+    let first = group.column(0);
+    let start = first.dictionary_page_offset().unwrap_or(first.data_page_offset());
+    if !may_part {
+        return if (range.start..range.end).contains(&start) { 0..rows } else { 0..0 };
+    }
+    // What ends behind the file would be nobody's.
+    let length = group.compressed_size().min(file.object_meta.size as i64 - start).max(1);
+    let row_at = |place: i64| ((place - start).clamp(0, length) as u128 * rows as u128 / length as u128) as usize;
+    row_at(range.start)..row_at(range.end)
 }
 
 /// Whether parquet's reader gives a column of a type as another.
@@ -297,16 +325,24 @@ fn is_read_as(there: &DataType, wanted: &DataType) -> bool {
     there == wanted || is_text(there) && is_text(wanted)
 }
 
+type Builder = ParquetRecordBatchStreamBuilder<Box<dyn AsyncFileReader>>;
+
 /// How a file is read.
 struct Scan {
     files: Arc<Files>,
     file: PartitionedFile,
     metadata: ArrowReaderMetadata,
-    /// The row groups that are read.
-    groups: Vec<usize>,
+    /// What is read, in the order of the file.
+    parts: Vec<Part>,
     vectors: Vec<Vector>,
     /// Where each other column goes, and which of the file it is.
     others: Vec<(usize, usize)>,
+}
+
+/// Rows of a row group.
+struct Part {
+    group: usize,
+    rows: Range<usize>,
 }
 
 /// A column of vectors.
@@ -323,10 +359,23 @@ impl Scan {
     }
 
     /// Parquet's own reader.
-    fn generic(&self) -> Result<ParquetRecordBatchStreamBuilder<Box<dyn AsyncFileReader>>> {
+    fn generic(&self) -> Result<Builder> {
         let reader = self.files.reader(&self.file)?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, self.metadata.clone());
         Ok(builder.with_batch_size(self.files.batch_size))
+    }
+
+    /// The same of the rows that are read.
+    fn selected(&self, builder: Builder) -> Builder {
+        let builder = builder.with_row_groups(self.parts.iter().map(|part| part.group).collect());
+        if self.parts.iter().all(|part| part.rows.len() == self.rows_of(part.group)) {
+            return builder;
+        }
+        let selectors = self.parts.iter().flat_map(|Part { group, rows }| {
+            let behind = self.rows_of(*group) - rows.end;
+            [RowSelector::skip(rows.start), RowSelector::select(rows.len()), RowSelector::skip(behind)]
+        });
+        builder.with_row_selection(selectors.filter(|selector| selector.row_count > 0).collect::<Vec<_>>().into())
     }
 
     fn mask_of_leaf(&self, leaf: usize) -> ProjectionMask {
@@ -337,14 +386,14 @@ impl Scan {
         let roots = ProjectionMask::roots(self.metadata.parquet_schema(), self.others.iter().map(|(_, root)| *root));
         let others = match self.others.is_empty() {
             true => None,
-            false => Some(self.generic()?.with_projection(roots).with_row_groups(self.groups.clone()).build()?),
+            false => Some(self.selected(self.generic()?.with_projection(roots)).build()?),
         };
         let vectors = self.vectors.iter().map(|_| {
-            let reader = self.files.reader(&self.file)?;
-            Ok(Column { reader, group: 0, at: At::Start })
+            let reader = Reader { idle: Some(self.files.reader(&self.file)?), coming: None };
+            Ok(Column { reader, part: 0, done: 0, at: At::Start })
         });
         let vectors = vectors.collect::<Result<_>>()?;
-        let left = self.groups.iter().map(|group| self.rows_of(*group)).sum();
+        let left = self.parts.iter().map(|part| part.rows.len()).sum();
         Ok(Reading { others, vectors, left, scan: self })
     }
 }
@@ -405,17 +454,55 @@ fn too_few() -> DataFusionError {
 
 /// A column of vectors that is being read.
 struct Column {
-    reader: Box<dyn AsyncFileReader>,
-    /// The place of the row group among those that are read.
-    group: usize,
+    reader: Reader,
+    /// Which part of the file, and how many of its rows are read.
+    part: usize,
+    done: usize,
     at: At,
+}
+
+/// Reads the next part while one is looked at.
+struct Reader {
+    idle: Option<Box<dyn AsyncFileReader>>,
+    coming: Option<BoxFuture<'static, Read>>,
+}
+
+/// The reader again, and what it read.
+type Read = (Box<dyn AsyncFileReader>, ParquetResult<Bytes>);
+
+impl Reader {
+    /// Begins to read, if there is anything.
+    async fn begin(&mut self, range: Option<Range<u64>>) {
+        if let Some(coming) = self.coming.take() {
+            // Of a row group that was left before its end.
+            self.idle = Some(coming.await.0);
+        }
+        let Some((range, mut reader)) = range.and_then(|range| Some((range, self.idle.take()?))) else { return };
+        let mut coming = async move {
+            let bytes = reader.get_bytes(range).await;
+            (reader, bytes)
+        }
+        .boxed();
+        // A file on this machine is read by another thread, which the first look sets to work.
+        self.coming = Some(match (&mut coming).now_or_never() {
+            Some(done) => ready(done).boxed(),
+            None => coming,
+        });
+    }
+
+    /// What it began to read.
+    async fn take(&mut self) -> Result<Bytes> {
+        let (reader, bytes) = self.coming.take().ok_or_else(too_few)?.await;
+        self.idle = Some(reader);
+        // Of a file that has been cut meanwhile.
+        Some(bytes?).filter(|bytes| !bytes.is_empty()).ok_or_else(too_few)
+    }
 }
 
 /// Where in a row group.
 enum At {
     Start,
-    /// Behind so many rows of its pages.
-    Pages(VectorPages, usize),
+    Pages(Box<VectorPages>),
     /// In what parquet's own reader reads, with what is left of its last batch.
     Rest(ParquetRecordBatchStream<Box<dyn AsyncFileReader>>, Option<ArrayRef>),
 }
@@ -423,47 +510,67 @@ enum At {
 impl Column {
     /// So many rows, of one row group or several.
     async fn next(&mut self, scan: &Scan, vector: &Vector, rows: usize) -> Result<ArrayRef> {
-        let mut parts: Vec<ArrayRef> = Vec::new();
+        let mut read: Vec<ArrayRef> = Vec::new();
         let mut missing = rows;
         while missing > 0 {
-            let group = *scan.groups.get(self.group).ok_or_else(too_few)?;
-            match &mut self.at {
-                At::Start => {
-                    let column = scan.metadata.metadata().row_group(group).column(vector.leaf);
-                    let (start, length) = column.byte_range();
-                    let bytes: Bytes = self.reader.get_bytes(start..start + length).await?;
-                    let pages = VectorPages::new(&vector.shape, column, bytes, scan.rows_of(group))?;
-                    self.at = At::Pages(pages, 0);
-                }
-                At::Pages(pages, done) => {
-                    let mut vectors = Vectors::new(&vector.shape, missing);
-                    let came = pages.read(&mut vectors, missing)?;
-                    missing -= vectors.rows();
-                    *done += vectors.rows();
-                    let done = *done;
-                    parts.push(vectors.finish()?);
-                    if came == Came::ToEnd {
-                        (self.group, self.at) = (self.group + 1, At::Start);
-                    } else if came == Came::ToOther {
-                        let rest = scan.generic()?.with_projection(scan.mask_of_leaf(vector.leaf));
-                        self.at = At::Rest(rest.with_row_groups(vec![group]).with_offset(done).build()?, None);
-                    }
-                }
-                At::Rest(stream, left) => match left.take() {
-                    Some(part) => {
-                        let taken = part.len().min(missing);
-                        *left = (taken < part.len()).then(|| part.slice(taken, part.len() - taken));
-                        missing -= taken;
-                        parts.push(part.slice(0, taken));
-                    }
-                    None => match stream.try_next().await? {
-                        Some(batch) => *left = Some(Arc::clone(batch.column(0))),
-                        None => (self.group, self.at) = (self.group + 1, At::Start),
-                    },
-                },
+            let part = scan.parts.get(self.part).ok_or_else(too_few)?;
+            let wanted = missing.min(part.rows.len() - self.done);
+            if wanted == 0 {
+                (self.part, self.done, self.at) = (self.part + 1, 0, At::Start);
+                continue;
+            }
+            if let Some(vectors) = self.read(scan, vector, part, wanted).await? {
+                missing -= vectors.len();
+                self.done += vectors.len();
+                read.push(vectors);
             }
         }
-        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).filter(|part| !part.is_empty()).collect();
-        Ok(concat(&parts)?)
+        let read: Vec<&dyn Array> = read.iter().map(AsRef::as_ref).filter(|part| !part.is_empty()).collect();
+        Ok(concat(&read)?)
+    }
+
+    /// So many rows of a part at most; `None` where it goes on elsewhere.
+    async fn read(&mut self, scan: &Scan, vector: &Vector, part: &Part, wanted: usize) -> Result<Option<ArrayRef>> {
+        match &mut self.at {
+            At::Start => {
+                let column = scan.metadata.metadata().row_group(part.group).column(vector.leaf);
+                let pages = VectorPages::new(&vector.shape, column, scan.rows_of(part.group), part.rows.start);
+                self.reader.begin(pages.missing(scan.files.at_once)).await;
+                self.at = At::Pages(Box::new(pages));
+                Ok(None)
+            }
+            At::Pages(pages) => {
+                let mut vectors = Vectors::new(&vector.shape, wanted);
+                let mut came = pages.read(&mut vectors, wanted)?;
+                while came == Came::ToMissing {
+                    // More at once where a page is larger than a part.
+                    let most = scan.files.at_once.max(pages.kept());
+                    pages.give(self.reader.take().await?);
+                    self.reader.begin(pages.missing(most)).await;
+                    came = pages.read(&mut vectors, wanted)?;
+                }
+                if came == Came::ToEnd {
+                    return Err(too_few());
+                }
+                if came == Came::ToOther {
+                    let rest = scan.generic()?.with_projection(scan.mask_of_leaf(vector.leaf));
+                    let before = part.rows.start + self.done + vectors.rows();
+                    self.at = At::Rest(rest.with_row_groups(vec![part.group]).with_offset(before).build()?, None);
+                }
+                Ok(Some(vectors.finish()?))
+            }
+            At::Rest(stream, left) => match left.take() {
+                Some(batch) => {
+                    let taken = batch.len().min(wanted);
+                    *left = (taken < batch.len()).then(|| batch.slice(taken, batch.len() - taken));
+                    Ok(Some(batch.slice(0, taken)))
+                }
+                None => {
+                    let batch = stream.try_next().await?.ok_or_else(too_few)?;
+                    *left = Some(Arc::clone(batch.column(0)));
+                    Ok(None)
+                }
+            },
+        }
     }
 }
