@@ -16,6 +16,7 @@
 //! | `rope.rs` | rotary positions as a configuration describes them |
 //! | `settings.rs` | what stands beside `config.json`: prompts, limits, the tokenizer's settings |
 //! | `tokenizer.rs` | text -> tokens |
+//! | `words.rs` | the same for tokenizers of BERT's kind, without what nobody asks for |
 //! | `tokenizer_file.rs` | what a `tokenizer.json` may not say |
 //! | `pieces/` | where a long text can be cut before that |
 //! | `chunks.rs` | a long text in parts that the model reads whole |
@@ -67,6 +68,7 @@ mod steps;
 mod tokenizer;
 mod tokenizer_file;
 mod weights;
+mod words;
 
 pub(crate) use crate::kernels::Team;
 pub(crate) use backend::{BatchShape, Pass};

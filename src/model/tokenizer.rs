@@ -8,13 +8,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokenizers::normalizers::{BertNormalizer, Lowercase, Sequence};
-use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection};
+use tokenizers::{
+    ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TruncationDirection,
+};
 
 use super::description::Description;
 use super::pieces::{Allowance, Cuts, Short};
 use super::settings::{Letters, TokenizerSettings};
 use super::snapshot::Files;
 use super::tokenizer_file;
+use super::words::Words;
 use crate::error::{Error, Result};
 
 /// Bytes of a piece of a long text. A text of up to two of them is read as a whole.
@@ -47,8 +50,12 @@ pub(crate) struct TextTokenizer {
     may_be_empty: bool,
     /// How an error names the model.
     label: String,
+    /// What it puts around the tokens of any text; `None` where that depends on them.
+    around: Option<(Vec<u32>, Vec<u32>)>,
     /// Where long texts can be cut, looked up for the first of them.
     cuts: OnceLock<Cuts>,
+    /// A shorter way than the tokenizer's own where it has one, looked up for the first text.
+    words: OnceLock<Option<Words>>,
     /// Bytes of a piece, see [`PIECE`].
     pub(super) piece: usize,
     /// Held while more than two pieces are read at once: the memory for that is there once, not once per thread.
@@ -112,13 +119,15 @@ impl TextTokenizer {
         let (longest, cut_start) = cut;
         let direction = if cut_start { TruncationDirection::Left } else { TruncationDirection::Right };
         Ok(Self {
-            tokenizer,
             special: probe.len(),
             longest,
             direction,
             may_be_empty: is_static,
             label: files.label(),
+            around: around(&tokenizer),
+            tokenizer,
             cuts: OnceLock::new(),
+            words: OnceLock::new(),
             piece: PIECE,
             whole: Mutex::new(()),
             #[cfg(test)]
@@ -130,9 +139,15 @@ impl TextTokenizer {
     #[cfg(test)]
     pub(super) fn with(mut self, json: &str) -> Self {
         self.tokenizer = json.parse().expect("a tokenizer");
-        self.cuts = OnceLock::new();
+        (self.cuts, self.words, self.around) = (OnceLock::new(), OnceLock::new(), around(&self.tokenizer));
         self.special = self.tokenizer.encode_fast("", true).expect("no text").len();
         self
+    }
+
+    /// The library's own.
+    #[cfg(test)]
+    pub(super) fn library(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// Tokens of `prompt + text`, cut to `max_tokens`, special tokens counted and kept.
@@ -143,22 +158,23 @@ impl TextTokenizer {
         max_tokens: usize,
         allowance: &Allowance<'_>,
     ) -> Result<Tokens> {
-        let failed = |error: tokenizers::Error| Error::Text(format!("{}: tokenizer: {error}", self.label));
-        let mut encoding = if self.is_long(text) {
-            let enough = max_tokens.saturating_sub(self.special);
-            let ids = self.read_until(prompt, text, enough, allowance)?;
-            ids.into_iter().map(|id| (id, String::new(), (0, 0), None, 0)).collect()
+        let mut ids = if self.is_long(text) {
+            self.read_until(prompt, text, max_tokens.saturating_sub(self.special), allowance)?
         } else {
-            self.encode(prompt, text, false)?
+            self.encode(prompt, text, false)?.ids
         };
-        let max_tokens = max_tokens.min(self.longest);
-        let full_length = encoding.len() + self.special;
-        if full_length > max_tokens {
-            encoding.truncate(max_tokens.saturating_sub(self.special), 0, self.direction);
-            encoding.take_overflowing();
+        let full_length = ids.len() + self.special;
+        let most = max_tokens.min(self.longest).saturating_sub(self.special);
+        match self.direction {
+            TruncationDirection::Left => drop(ids.drain(..ids.len().saturating_sub(most))),
+            TruncationDirection::Right => ids.truncate(most),
         }
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
-        if encoding.get_ids().is_empty() && !self.may_be_empty {
+        let ids = match &self.around {
+            Some((before, after)) => [before.as_slice(), &ids, after].concat(),
+            None => framed(&self.tokenizer, &ids)
+                .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))?,
+        };
+        if ids.is_empty() && !self.may_be_empty {
             let start: String = text.chars().take(40).collect();
             return Err(Error::Text(format!(
                 "{}: text {start:?} has no tokens, and the tokenizer adds none of its own; leave such rows out, or make \
@@ -166,7 +182,7 @@ impl TextTokenizer {
                 self.label
             )));
         }
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), full_length })
+        Ok(Tokens { ids, full_length })
     }
 
     /// Number of tokens that a prompt puts before every text, those included that the tokenizer puts first; not the special
@@ -180,7 +196,7 @@ impl TextTokenizer {
     /// Number of tokens of `prompt + text` before truncation, special tokens counted.
     pub(crate) fn count(&self, prompt: &str, text: &str, allowance: &Allowance<'_>) -> Result<usize> {
         if !self.is_long(text) {
-            return Ok(self.encode(prompt, text, false)?.len() + self.special);
+            return Ok(self.encode(prompt, text, false)?.ids.len() + self.special);
         }
         let (mut count, mut start) = (self.special, 0);
         while start < text.len() {
@@ -227,9 +243,9 @@ impl TextTokenizer {
                 true => self.cuts().at_or_after(text, start + self.piece, allowance)?,
                 false => text.len(),
             };
-            let Read { encoding, known, short, start: first } =
+            let Read { encoded, known, short, start: first } =
                 self.read_piece("", text, start..end, true, allowance)?;
-            for &(_, token_end) in encoding.get_offsets().get(known..).unwrap_or_default() {
+            for &token_end in encoded.ends.get(known..).unwrap_or_default() {
                 last = (first + short.end_in_text(token_end)).clamp(last, end);
                 ends.push(last);
             }
@@ -240,8 +256,8 @@ impl TextTokenizer {
 
     /// Tokens of a piece of `prompt + text`. It begins and ends where the text can be cut.
     fn read(&self, prompt: &str, text: &str, piece: Range<usize>, allowance: &Allowance<'_>) -> Result<Vec<u32>> {
-        let Read { encoding, known, .. } = self.read_piece(prompt, text, piece, false, allowance)?;
-        Ok(encoding.get_ids().get(known..).unwrap_or_default().to_vec())
+        let Read { encoded, known, .. } = self.read_piece(prompt, text, piece, false, allowance)?;
+        Ok(encoded.ids.get(known..).unwrap_or_default().to_vec())
     }
 
     /// The same with what was read for it.
@@ -257,7 +273,7 @@ impl TextTokenizer {
         // A text's beginning is special: a piece that is not one begins with the character before it, see `pieces.rs`.
         let before = text[..piece.start].chars().next_back().map_or(0, char::len_utf8);
         let start = piece.start - before;
-        let known = if before == 0 { 0 } else { self.encode("", &text[start..piece.start], false)?.len() };
+        let known = if before == 0 { 0 } else { self.encode("", &text[start..piece.start], false)?.ids.len() };
         let prompt = if before == 0 { prompt } else { "" };
         let mut short = Short::whole(&text[start..piece.end]);
         let mut alone = None;
@@ -269,9 +285,9 @@ impl TextTokenizer {
             alone = Some(self.whole.lock());
             allowance.check()?;
         }
-        let encoding = self.encode(prompt, &short.text, has_offsets)?;
+        let encoded = self.encode(prompt, &short.text, has_offsets)?;
         drop(alone);
-        Ok(Read { encoding, known, short, start })
+        Ok(Read { encoded, known, short, start })
     }
 
     /// Whether there is memory for what has to be read as a whole.
@@ -293,8 +309,8 @@ impl TextTokenizer {
         Err(Error::Limit { setting: "embed.memory", got: needed, limit: allowance.memory, message })
     }
 
-    /// Tokens without the special ones, and where each of them stands, if that is asked for.
-    fn encode(&self, prompt: &str, text: &str, has_offsets: bool) -> Result<tokenizers::Encoding> {
+    /// Tokens without the special ones, and where each of them ends, if that is asked for.
+    fn encode(&self, prompt: &str, text: &str, has_ends: bool) -> Result<Encoded> {
         let joined;
         let input = if prompt.is_empty() {
             text
@@ -304,17 +320,49 @@ impl TextTokenizer {
         };
         #[cfg(test)]
         self.read.fetch_add(input.len(), Ordering::Relaxed);
-        let encoding = match has_offsets {
-            true => self.tokenizer.encode(input, false),
-            false => self.tokenizer.encode_fast(input, false),
-        };
-        encoding.map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))
+        let failed = |error: tokenizers::Error| Error::Text(format!("{}: tokenizer: {error}", self.label));
+        if has_ends {
+            let encoding = self.tokenizer.encode(input, false).map_err(failed)?;
+            let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
+            return Ok(Encoded { ids: encoding.get_ids().to_vec(), ends });
+        }
+        let library = |text: &str| Ok(self.tokenizer.encode_fast(text, false).map_err(failed)?.get_ids().to_vec());
+        let words = self.words.get_or_init(|| {
+            let is_of_words = matches!(self.tokenizer.get_model(), ModelWrapper::WordPiece(_));
+            is_of_words.then(|| Words::of(&self.tokenizer, self.cuts())).flatten()
+        });
+        let ids = words.as_ref().map_or_else(|| library(input), |words| words.tokens(input, library))?;
+        Ok(Encoded { ids, ends: Vec::new() })
     }
+}
+
+/// Tokens of a text or a piece of one.
+struct Encoded {
+    ids: Vec<u32>,
+    /// Where each of them ends, in bytes, if that was asked for.
+    ends: Vec<usize>,
+}
+
+/// What a tokenizer makes of the tokens of a text, which the special ones are still to come around.
+fn framed(tokenizer: &Tokenizer, ids: &[u32]) -> tokenizers::Result<Vec<u32>> {
+    let encoding = ids.iter().map(|&id| (id, String::new(), (0, 0), None, 0)).collect();
+    Ok(tokenizer.post_process(encoding, None, true)?.get_ids().to_vec())
+}
+
+/// What a tokenizer puts before and behind the tokens of any text.
+fn around(tokenizer: &Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
+    // No vocabulary has so many.
+    let text = [u32::MAX - 1, u32::MAX];
+    let whole = framed(tokenizer, &text).ok()?;
+    let place = whole.windows(2).position(|tokens| tokens == text)?;
+    let (before, after) = (&whole[..place], &whole[place + 2..]);
+    let is_all = framed(tokenizer, &[]).is_ok_and(|empty| empty == [before, after].concat());
+    is_all.then(|| (before.to_vec(), after.to_vec()))
 }
 
 /// What the tokenizer made of a piece of a text.
 struct Read<'t> {
-    encoding: tokenizers::Encoding,
+    encoded: Encoded,
     /// Tokens at its beginning that are those of the character before the piece.
     known: usize,
     /// What it read, and where in the text that begins.

@@ -169,6 +169,8 @@ struct Added {
     inner: HashSet<(char, char)>,
     /// Characters that come last: what follows an added token begins like a text.
     last: HashSet<char>,
+    /// Characters that come first.
+    first: HashSet<char>,
     /// Characters that stand in one elsewhere than last, or than first.
     not_last: HashSet<char>,
     not_first: HashSet<char>,
@@ -220,6 +222,22 @@ impl Cuts {
             _ => None,
         };
         Self { normalizer, pre_tokenizer, added, bert, merges, longest_word }
+    }
+
+    /// Whether the tokens of a text are those of its parts between blanks (see [`is_blank`]).
+    pub(super) fn parts_at_blanks(&self) -> bool {
+        self.bert.is_some()
+    }
+
+    /// What the normalizer makes of a character of ASCII alone, and where texts are parted at blanks also among others of ASCII.
+    pub(super) fn image_of_ascii(&self, byte: u8) -> Option<String> {
+        normalized(self.normalizer.as_ref()?, char::from(byte).encode_utf8(&mut [0; 4]))
+    }
+
+    /// Whether an added token may begin with a character of ASCII, as it stands in the text.
+    pub(super) fn may_begin_added(&self, byte: u8) -> bool {
+        let same = |first: &char| first.eq_ignore_ascii_case(&char::from(byte));
+        self.added.first.iter().any(same)
     }
 
     /// The same tokens with less to read: BERT's blanks only part words, and WordPiece makes one unknown token of a word beyond
@@ -349,6 +367,7 @@ impl Added {
         self.word |= token.bytes().all(|byte| byte.is_ascii_alphanumeric());
         self.longest = self.longest.max(token.len());
         self.inner.extend(pairs(token));
+        self.first.extend(token.chars().next());
         self.last.extend(token.chars().next_back());
         self.not_last.extend(token.chars().rev().skip(1));
         self.not_first.extend(token.chars().skip(1));
@@ -405,7 +424,8 @@ fn is_letter(c: char) -> bool {
     c.is_ascii_alphabetic() || LETTERS.iter().any(|&(first, last)| (first..=last).contains(&c))
 }
 
-fn is_blank(c: char) -> bool {
+/// What texts of BERT's kind are parted at, whatever stands around it.
+pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
