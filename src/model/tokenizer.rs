@@ -50,8 +50,8 @@ pub(crate) struct TextTokenizer {
     may_be_empty: bool,
     /// How an error names the model.
     label: String,
-    /// What it puts around the tokens of any text; `None` where that depends on them.
-    around: Option<(Vec<u32>, Vec<u32>)>,
+    /// What it puts before and behind the tokens of any text.
+    around: (Vec<u32>, Vec<u32>),
     /// Where long texts can be cut, looked up for the first of them.
     cuts: OnceLock<Cuts>,
     /// A shorter way than the tokenizer's own where it has one, looked up for the first text.
@@ -124,7 +124,7 @@ impl TextTokenizer {
             direction,
             may_be_empty: is_static,
             label: files.label(),
-            around: around(&tokenizer),
+            around: around(&tokenizer).map_err(wrong)?,
             tokenizer,
             cuts: OnceLock::new(),
             words: OnceLock::new(),
@@ -139,7 +139,8 @@ impl TextTokenizer {
     #[cfg(test)]
     pub(super) fn with(mut self, json: &str) -> Self {
         self.tokenizer = json.parse().expect("a tokenizer");
-        (self.cuts, self.words, self.around) = (OnceLock::new(), OnceLock::new(), around(&self.tokenizer));
+        (self.cuts, self.words) = (OnceLock::new(), OnceLock::new());
+        self.around = around(&self.tokenizer).expect("a frame");
         self.special = self.tokenizer.encode_fast("", true).expect("no text").len();
         self
     }
@@ -169,11 +170,8 @@ impl TextTokenizer {
             TruncationDirection::Left => drop(ids.drain(..ids.len().saturating_sub(most))),
             TruncationDirection::Right => ids.truncate(most),
         }
-        let ids = match &self.around {
-            Some((before, after)) => [before.as_slice(), &ids, after].concat(),
-            None => framed(&self.tokenizer, &ids)
-                .map_err(|error| Error::Text(format!("{}: tokenizer: {error}", self.label)))?,
-        };
+        let (before, after) = &self.around;
+        let ids = [before.as_slice(), &ids, after].concat();
         if ids.is_empty() && !self.may_be_empty {
             let start: String = text.chars().take(40).collect();
             return Err(Error::Text(format!(
@@ -343,21 +341,21 @@ struct Encoded {
     ends: Vec<usize>,
 }
 
-/// What a tokenizer makes of the tokens of a text, which the special ones are still to come around.
-fn framed(tokenizer: &Tokenizer, ids: &[u32]) -> tokenizers::Result<Vec<u32>> {
-    let encoding = ids.iter().map(|&id| (id, String::new(), (0, 0), None, 0)).collect();
-    Ok(tokenizer.post_process(encoding, None, true)?.get_ids().to_vec())
-}
-
 /// What a tokenizer puts before and behind the tokens of any text.
-fn around(tokenizer: &Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
+fn around(tokenizer: &Tokenizer) -> std::result::Result<(Vec<u32>, Vec<u32>), String> {
+    let framed = |ids: &[u32]| {
+        let encoding = ids.iter().map(|&id| (id, String::new(), (0, 0), None, 0)).collect();
+        let framed = tokenizer.post_process(encoding, None, true).map_err(|error| error.to_string())?;
+        Ok::<_, String>(framed.get_ids().to_vec())
+    };
     // No vocabulary has so many.
     let text = [u32::MAX - 1, u32::MAX];
-    let whole = framed(tokenizer, &text).ok()?;
-    let place = whole.windows(2).position(|tokens| tokens == text)?;
-    let (before, after) = (&whole[..place], &whole[place + 2..]);
-    let is_all = framed(tokenizer, &[]).is_ok_and(|empty| empty == [before, after].concat());
-    is_all.then(|| (before.to_vec(), after.to_vec()))
+    let (whole, empty) = (framed(&text)?, framed(&[])?);
+    let place = whole.windows(2).position(|tokens| tokens == text);
+    let parts = place.map(|place| (whole[..place].to_vec(), whole[place + 2..].to_vec()));
+    parts
+        .filter(|(before, after)| [before.as_slice(), after].concat() == empty)
+        .ok_or_else(|| "post_processor: it does more with a text than to put tokens around it".to_owned())
 }
 
 /// What the tokenizer made of a piece of a text.
