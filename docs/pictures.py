@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
-"""Draws docs/pictures/ and writes the table of engines in docs/speed.md, from benches/record/: docs/pictures.py [--check]
+"""Draws docs/pictures/ and writes the tables of pages, from benches/record/: docs/pictures.py [--check]
 
-A record is a CSV file for a processor and a day, with the columns below. Whoever measures another processor with benches/rivals/run.sh
-adds a file; the table and the bars are those of the newest file of FIRST. Needs Python alone.
+A record is a table that a bench printed, of a processor and a day (benches/record.py keeps them). A page says which it wants in the
+line above the table: `<!-- record: amd-epyc-zen5/engines -->` is the newest of that name. Needs Python alone.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from html import escape
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-RECORD = DOCS.parent / "benches" / "record"
-#: The processor of the table and the picture.
-FIRST = "amd-epyc-zen5"
-COLUMNS = ["task", "engine", "precision", "threads", "tokens_per_s", "peak_mib", "cosine_least", "cosine_mean"]
+ROOT = DOCS.parent
+RECORD = ROOT / "benches" / "record"
+#: Of the picture and of the README's first screen.
+ENGINES = "amd-epyc-zen4/engines"
+#: A mark and the table below it.
+MARK = re.compile(r"(<!-- record: (\S+) -->\n)((?:\|.*\n)*)")
 STYLE = """
   text { font: 14px ui-sans-serif, system-ui, sans-serif; fill: #1f2328 }
   .code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 13px }
@@ -30,29 +33,40 @@ STYLE = """
 """
 
 
-def record() -> list[dict[str, str]]:
-    """The newest results of the first processor, the fastest first."""
-    newest = max((RECORD / FIRST).glob("*.csv"))
-    with newest.open(newline="") as file:
-        reader = csv.DictReader(file)
-        assert reader.fieldnames == COLUMNS, f"{newest}: {reader.fieldnames}"
-        return sorted(reader, key=lambda row: -int(row["tokens_per_s"]))
+def record(name: str) -> list[dict[str, str]]:
+    """The rows of the newest table of a processor and a bench."""
+    processor, _, bench = name.partition("/")
+    found = sorted((RECORD / processor).glob(f"????-??-??-{bench}.csv"))
+    if not found:
+        sys.exit(f"benches/record has no {name}")
+    with found[-1].open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def grouped(number: str) -> str:
-    return f"{int(number):,}".replace(",", " ")
+    """Digits in groups of three, where there are more than three."""
+    return f"{int(number):,}".replace(",", " ") if re.fullmatch(r"[0-9]{4,}", number) else number
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    lines = [
-        "| engine | precision | tokens/s | peak MiB | cosine to sentence-transformers f32, least / mean |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cosines = f"{row['cosine_least']} / {row['cosine_mean']}"
-        cells = (row["engine"], row["precision"], grouped(row["tokens_per_s"]), row["peak_mib"], cosines)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def table(name: str) -> str:
+    rows = record(name)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([grouped(cell) for cell in row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page(path: Path, engines: list[dict[str, str]]) -> str:
+    """With its tables, and the README with the speed that it boasts of, as they were recorded."""
+    text = MARK.sub(lambda mark: mark[1] + table(mark[2]), path.read_text())
+    if path.name == "README.md" and path.parent == ROOT:
+        speed = {(row["engine"].split()[0], row["precision"]): float(row["tokens/s"]) for row in engines}
+        ours = [speed["embedsql", precision] for precision in ("f32", "int8")]
+        theirs = speed["sentence-transformers", "f32"]
+        first, second = (f"{number / theirs:.1f} times" for number in ours)
+        f32, int8, rival = (grouped(f"{number:.0f}") for number in (*ours, theirs))
+        boast = f"{first} its speed in f32, {second} in int8** on the same two cores: {f32} and {int8} tokens/s against {rival} "
+        text, found = re.subn(r"[0-9.]+ times its speed in f32, [^(]*", lambda _: boast, text)
+        assert found == 1, "the README's boast of speed"
+    return text
 
 
 def picture(width: int, height: int, title: str, body: list[str], style: str = "") -> str:
@@ -65,13 +79,14 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 
 
 def speed(rows: list[dict[str, str]]) -> str:
-    most, body = max(int(row["tokens_per_s"]) for row in rows), []
+    rows = sorted(rows, key=lambda row: -float(row["tokens/s"]))
+    most, body = max(float(row["tokens/s"]) for row in rows), []
     for number, row in enumerate(rows):
-        y, length = 20 + 26 * number, 420 * int(row["tokens_per_s"]) / most
+        y, length = 20 + 26 * number, 420 * float(row["tokens/s"]) / most
         kind = "ours" if row["engine"] == "embedsql" else "others"
         body.append(text(250, y + 15, f"{row['engine']}, {row['precision']}", "strong" if kind == "ours" else "", "end"))
         body.append(f'<rect x="260" y="{y}" width="{length:.0f}" height="20" rx="2" class="{kind}"/>')
-        body.append(text(266 + length, y + 15, grouped(row["tokens_per_s"]), "small"))
+        body.append(text(266 + length, y + 15, grouped(row["tokens/s"]), "small"))
     below = 40 + 26 * len(rows)
     body.append(text(260, below, "tokens/s, two threads, 600 package descriptions", "small"))
     return picture(760, below + 16, "Tokens per second of engines on one processor", body)
@@ -170,26 +185,19 @@ def prompt() -> str:
 
 
 def main() -> None:
-    rows = record()
-    speed_page = DOCS / "speed.md"
-    page = speed_page.read_text()
-    start = page.index("| engine | precision |")
-    end = page.index("\n\n", start) + 1
-    made = {
-        speed_page: page[:start] + table(rows) + page[end:],
-        DOCS / "pictures" / "speed.svg": speed(rows),
-        DOCS / "pictures" / "flow.svg": flow(),
-        DOCS / "pictures" / "plan.svg": plan(),
-        DOCS / "pictures" / "prompt.svg": prompt(),
-    }
+    engines = record(ENGINES)
+    pages = [ROOT / "README.md", ROOT / "benches" / "README.md", *sorted(DOCS.glob("*.md"))]
+    made = {path: page(path, engines) for path in pages}
+    for name, drawn in (("speed", speed(engines)), ("flow", flow()), ("plan", plan()), ("prompt", prompt())):
+        made[DOCS / "pictures" / f"{name}.svg"] = drawn
     old = [path for path, content in made.items() if not path.exists() or path.read_text() != content]
     if "--check" in sys.argv[1:]:
         if old:
-            sys.exit("docs/pictures.py would write anew: " + ", ".join(path.name for path in old))
+            sys.exit("docs/pictures.py would write anew: " + ", ".join(str(path.relative_to(ROOT)) for path in old))
         return
     for path in old:
         path.write_text(made[path])
-        print(path.relative_to(DOCS.parent))
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
