@@ -37,6 +37,7 @@ use datafusion::object_store::{ObjectMeta, ObjectStoreExt, Result};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::below::{Below, failed};
 use super::marks::{List, MARK, Mark, Mode, Replaced, RunId, below, counts_as_data, is_list};
@@ -391,6 +392,8 @@ struct Progress {
     done: Vec<Path>,
     /// Files that are being completed, which nobody can stop.
     completing: Vec<Path>,
+    /// Goes when the last of them is, where all has been removed: the program does not end before.
+    settled: Option<oneshot::Sender<()>>,
     phase: Phase,
     /// Whether others write files of the run too, of which nobody knows when they end: as long as the list is there theirs count
     /// for nothing.
@@ -465,6 +468,9 @@ impl Record for RunFiles {
         }
         let list = (state.completing.is_empty() && !state.is_shared).then(|| self.list.clone());
         self.remove(file.into_iter().chain(list).collect());
+        if state.completing.is_empty() {
+            state.settled = None;
+        }
     }
 }
 
@@ -479,7 +485,11 @@ impl Unfinished for RunFiles {
         // Those that are being completed go too, as soon as they are.
         let gone = files.iter().chain(&state.completing).map(|file| self.below.name(file));
         self.writes.forget_completed(gone.collect());
-        if state.completing.is_empty() && !state.is_shared {
+        if !state.completing.is_empty() {
+            let (settled, wait) = oneshot::channel();
+            state.settled = Some(settled);
+            self.writes.add_abort(self.runtime.spawn(async { drop(wait.await) }));
+        } else if !state.is_shared {
             files.push(self.list.clone());
         }
         self.remove(files);
@@ -691,12 +701,19 @@ mod tests {
             files.enter(late.clone()).expect("open");
             drop(below.put(&late, b"late".to_vec()).await.expect("written"));
             drop(failing);
-            writes.settle().await;
-            assert_eq!(names(&folder).await.1.len(), 5);
+            let settled = tokio::spawn({
+                let writes = writes.clone();
+                async move { writes.settle().await }
+            });
+            while names(&folder).await.1.len() > 5 {
+                tokio::task::yield_now().await;
+            }
             writes.add_completed(below.name(&late));
             assert_eq!(writes.completed(), [""; 0], "it goes");
+            assert!(!settled.is_finished(), "a file is being completed");
             files.leave(late.clone(), true);
             files.enter(late).expect_err("it has ended");
+            settled.await.expect("no panic");
             writes.settle().await;
             let other = other.filename().expect("a name").to_owned();
             assert_eq!(names(&folder).await.1, sorted([MARK.to_owned(), "old.parquet".to_owned(), other]));

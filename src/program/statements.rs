@@ -73,8 +73,11 @@ async fn run_text(job: &Job, statement: &Statement, text: String) -> Result<(), 
 async fn run_plan(job: &Job, plan: LogicalPlan) -> Result<(), Failure> {
     let is_plan = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let place = match &plan {
-        // What follows a ? may be a key.
-        LogicalPlan::Copy(copy) => copy.output_url.split('?').next().map(str::to_owned),
+        // What follows a ? in an address may be a key.
+        LogicalPlan::Copy(copy) if copy.output_url.contains("://") => {
+            copy.output_url.split('?').next().map(str::to_owned)
+        }
+        LogicalPlan::Copy(copy) => Some(copy.output_url.clone()),
         _ => None,
     };
     let (start, before, elsewhere) = (Instant::now(), counts(&job.ctx), rows_elsewhere(&job.ctx));

@@ -793,6 +793,9 @@ fn a_copy_says_what_it_did() {
     let copy = copy.replace("('a'), ('b'), ('a'), (NULL)", "(NULL), (NULL), ('a'), (NULL)");
     let ended = embedsql(["-c", &copy]).folder(&folder).end();
     assert!(ended.stderr.contains("): 1 embedded, 3 NULL; "), "{}", ended.stderr);
+    // A name is no address, whose query would be nobody's affair.
+    let ended = embedsql(["-c", "COPY (SELECT 1 AS x) TO 'what?[1].csv'"]).folder(&folder).end();
+    assert!(ended.stderr.starts_with("COPY 1 row to \"what?[1].csv\" ("), "{}", ended.stderr);
 }
 
 #[test]

@@ -116,15 +116,16 @@ const FUNCTIONS: [Row; 17] = [
         body: Body::Arithmetic(Arithmetic::Scale),
         name: "vector_scale",
         arguments: &[("vector", Argument::Vector), ("factor", Argument::Number)],
-        description: "A vector times a number, of the vector's type; of whole numbers it is Float32.",
+        description: "A vector times a number, of the vector's type; of whole numbers it is Float32, of those of 32 and 64 bits \
+                      Float64.",
         example: "SELECT vector_text(vector_scale(vector('[1,2]'), 0.5)); -- [0.5,1]",
     },
     Row {
         body: Body::Arithmetic(Arithmetic::Normalize),
         name: "vector_normalize",
         arguments: &[("vector", Argument::Vector)],
-        description: "The vector of length 1 in the same direction, of the vector's type; of whole numbers it is Float32. A vector of \
-                      zeros stays as it is.",
+        description: "The vector of length 1 in the same direction, of the vector's type; of whole numbers it is Float32, of those of \
+                      32 and 64 bits Float64. A vector of zeros stays as it is.",
         example: "SELECT vector_text(vector_normalize(vector('[3,4]'))); -- [0.6,0.8]",
     },
     Row {
