@@ -236,6 +236,14 @@ impl Iterator for Words<'_> {
             let first = part.chars().next()?;
             if first.is_whitespace() {
                 lines += part.chars().map(lines_of).sum::<usize>();
+                // Unicode joins what only changes other characters with the blanks before it. A mark is one character with the last
+                // of them, and the word begins with that.
+                let blanks = part.len() - part.trim_start().len();
+                if blanks < part.len() {
+                    let last = part[..blanks].char_indices().next_back().map_or(0, |(last, _)| last);
+                    let start = if is_boundary(self.text, start + blanks) { start + blanks } else { start + last };
+                    return Some(Word { start, is_paragraph: lines > 1 });
+                }
             } else if before.is_none_or(char::is_whitespace) || has_no_blanks(first, before) {
                 return Some(Word { start, is_paragraph: lines > 1 });
             }
@@ -277,9 +285,12 @@ fn sentences(text: &str, part: Range<usize>) -> impl Iterator<Item = usize> + '_
         }
         start
     });
-    // A mark behind blanks is one character with the last of them.
-    let is_boundary = |place: &usize| GraphemeCursor::new(*place, text.len(), true).is_boundary(text, 0) == Ok(true);
-    starts.filter(|place| *place < text.len()).filter(is_boundary)
+    starts.filter(|place| *place < text.len() && is_boundary(text, *place))
+}
+
+/// Whether a character begins at a place: a mark is a part of the one before it.
+fn is_boundary(text: &str, place: usize) -> bool {
+    GraphemeCursor::new(place, text.len(), true).is_boundary(text, 0) == Ok(true)
 }
 
 #[cfg(test)]
@@ -369,8 +380,12 @@ mod tests {
 
     /// Whether a word may be cut at a place.
     fn is_between_words(text: &str, place: usize) -> bool {
-        let (before, after) = (text[..place].chars().next_back(), text[place..].chars().next());
-        before.is_some_and(char::is_whitespace) || after.is_none_or(|after| has_no_blanks(after, before))
+        let (before, after) = (text[..place].chars().next_back(), text[place..].graphemes(true).next());
+        before.is_some_and(char::is_whitespace)
+            || after.is_none_or(|after| {
+                let is_marked = after.starts_with(char::is_whitespace) && !after.trim().is_empty();
+                is_marked || after.starts_with(|first| has_no_blanks(first, before))
+            })
     }
 
     /// The promises of chunks, on one text.
@@ -396,6 +411,17 @@ mod tests {
             (start, done) = (first, end);
         }
         assert_eq!(done, text.len(), "{name}: {text:?}");
+    }
+
+    #[test]
+    fn a_word_may_begin_with_a_mark() {
+        let tokenizer = load(BUNDLED_NAME);
+        for blanks in [" ", "  ", "\n", " \u{ad}"] {
+            let text = format!("one two three{blanks}\u{301}four-and-twenty blackbirds");
+            for size in [(8, 0), (9, 0), (10, 4), (11, 0)] {
+                check("the default", &tokenizer, "", &text, size);
+            }
+        }
     }
 
     #[test]
